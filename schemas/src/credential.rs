@@ -1,0 +1,177 @@
+//! Credentials: what the relay shows an upstream. The log holds references and fingerprints; the secret lies sealed in the vault.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::aggregate::At;
+use crate::event::Event;
+use crate::id::{CredentialId, TenantId, UpstreamId};
+use crate::stream::Stream;
+use crate::time::Timestamp;
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct CredentialAdded {
+    pub upstream: UpstreamId,
+    /// The origin the secret is bound to (`https://api.example.com`): it unseals for no other.
+    pub origin: String,
+    /// `<pepper version>:<hex>`, a keyed digest: equal texts mean equal secrets, and nothing else can be told from it.
+    pub fingerprint: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct CredentialReplaced {
+    /// The number of the secret in the vault: 2, 3, ...
+    pub secret_version: u32,
+    pub fingerprint: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct CredentialRevoked {}
+
+/// The state of a credential.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Credential {
+    pub id: CredentialId,
+    pub tenant: TenantId,
+    pub upstream: UpstreamId,
+    pub origin: String,
+    /// The version of the secret in use; part of its address in the vault.
+    pub secret_version: u32,
+    pub fingerprint: String,
+    pub changed_at: Timestamp,
+    pub revoked: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CredentialCommand {
+    Add(CredentialAdded),
+    Replace(CredentialReplaced),
+    Revoke,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum CredentialError {
+    #[error("the credential exists already")]
+    Exists,
+    #[error("there is no such credential")]
+    NotFound,
+    #[error("the credential is revoked")]
+    Revoked,
+    #[error("secret {given} does not follow secret {current}")]
+    SecretVersion { current: u32, given: u32 },
+}
+
+impl Credential {
+    pub(crate) fn decide(state: Option<&Self>, command: &CredentialCommand) -> Result<Vec<Event>, CredentialError> {
+        match (state, command) {
+            (None, CredentialCommand::Add(added)) => Ok(vec![Event::CredentialAdded(added.clone())]),
+            (Some(_), CredentialCommand::Add(_)) => Err(CredentialError::Exists),
+            (None, _) => Err(CredentialError::NotFound),
+            (Some(Self { revoked: true, .. }), CredentialCommand::Revoke) => Ok(vec![]),
+            (Some(Self { revoked: true, .. }), _) => Err(CredentialError::Revoked),
+            (Some(credential), CredentialCommand::Replace(replaced)) => {
+                let (current, given) = (credential.secret_version, replaced.secret_version);
+                if Some(given) != current.checked_add(1) {
+                    return Err(CredentialError::SecretVersion { current, given });
+                }
+                Ok(vec![Event::CredentialReplaced(replaced.clone())])
+            }
+            (Some(_), CredentialCommand::Revoke) => Ok(vec![Event::CredentialRevoked(CredentialRevoked {})]),
+        }
+    }
+
+    pub(crate) fn apply(state: Option<Self>, stream: &Stream, event: &Event, at: &At) -> Option<Self> {
+        match (state, event) {
+            (None, Event::CredentialAdded(added)) => Some(Self {
+                id: CredentialId::from_bytes(*stream.id()),
+                tenant: stream.tenant().clone(),
+                upstream: added.upstream,
+                origin: added.origin.clone(),
+                secret_version: 1,
+                fingerprint: added.fingerprint.clone(),
+                changed_at: at.time,
+                revoked: false,
+            }),
+            (Some(credential), Event::CredentialReplaced(replaced)) => Some(Self {
+                secret_version: replaced.secret_version,
+                fingerprint: replaced.fingerprint.clone(),
+                changed_at: at.time,
+                ..credential
+            }),
+            (Some(credential), Event::CredentialRevoked(_)) => Some(Self { revoked: true, changed_at: at.time, ..credential }),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::aggregate::{Aggregate, Command};
+    use crate::rules::{self, Given, later, tenant};
+
+    fn given(events: impl IntoIterator<Item = Event>) -> Given {
+        rules::given(Stream::credential(tenant(), CredentialId::from_bytes([1; 16])), events)
+    }
+
+    fn addition() -> CredentialAdded {
+        CredentialAdded {
+            upstream: UpstreamId::from_bytes([2; 16]),
+            origin: "https://api.example.com".into(),
+            fingerprint: "1:0123".into(),
+        }
+    }
+
+    fn added() -> Event {
+        Event::CredentialAdded(addition())
+    }
+
+    fn replacement(secret_version: u32) -> CredentialReplaced {
+        CredentialReplaced { secret_version, fingerprint: "1:4567".into() }
+    }
+
+    fn replace(secret_version: u32) -> Command {
+        Command::Credential(CredentialCommand::Replace(replacement(secret_version)))
+    }
+
+    fn revoked() -> Event {
+        Event::CredentialRevoked(CredentialRevoked {})
+    }
+
+    const REVOKE: Command = Command::Credential(CredentialCommand::Revoke);
+
+    #[test]
+    fn a_replaced_secret_follows_the_one_before() {
+        let given = given([added()]).after(5).when(replace(2)).then([Event::CredentialReplaced(replacement(2))]);
+        let Aggregate::Credential(credential) = given.state() else { panic!("not a credential") };
+        assert_eq!((credential.secret_version, credential.fingerprint.as_str()), (2, "1:4567"));
+        assert_eq!((credential.origin.as_str(), credential.changed_at), ("https://api.example.com", later(5)));
+    }
+
+    #[test]
+    fn a_secret_that_does_not_follow_is_refused() {
+        for wrong in [0, 1, 3] {
+            given([added()]).when(replace(wrong)).then_refused(CredentialError::SecretVersion { current: 1, given: wrong });
+        }
+    }
+
+    #[test]
+    fn a_credential_is_added_once() {
+        let add = Command::Credential(CredentialCommand::Add(addition()));
+        given([]).when(add.clone()).then([added()]).when(add.clone()).then_refused(CredentialError::Exists);
+        given([added(), revoked()]).when(add).then_refused(CredentialError::Exists);
+    }
+
+    #[test]
+    fn a_credential_that_was_never_added_can_be_neither_replaced_nor_revoked() {
+        given([]).when(replace(2)).then_refused(CredentialError::NotFound);
+        given([]).when(REVOKE).then_refused(CredentialError::NotFound);
+    }
+
+    #[test]
+    fn a_revoked_credential_stays_revoked() {
+        let given = given([added()]).when(REVOKE).then([revoked()]).when(REVOKE).then_nothing();
+        given.when(replace(2)).then_refused(CredentialError::Revoked);
+    }
+}

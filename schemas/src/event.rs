@@ -1,0 +1,131 @@
+//! All events, and how each is stored.
+//!
+//! An event is stored as (type number, schema version, postcard bytes). The struct of one (type, version) is frozen once released: it is
+//! never edited, its golden file in `golden/` holds its bytes. A change is a new version of the struct under the same type
+//! number, and an arm in `upcast.rs` that turns the old shape into the current one on reading.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::stream::StreamKind;
+use crate::upcast;
+use crate::{cluster, credential, key, pool, tenant, upstream, writer};
+
+/// Why a stored event cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum DecodeEventError {
+    #[error("event type {event_type} is not known to this release")]
+    UnknownType { event_type: u16 },
+    #[error("{name} has schema version {schema_version}, this release reads up to {current}")]
+    NewerVersion { name: &'static str, schema_version: u8, current: u8 },
+    #[error("the bytes of {name} (schema version {schema_version}) do not have its shape")]
+    Shape { name: &'static str, schema_version: u8 },
+}
+
+macro_rules! events {
+    ($($(#[$doc:meta])* $number:literal $name:ident($payload:ty) of $kind:ident, version $version:literal;)*) => {
+        /// Any event, in its current shape.
+        #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+        #[serde(tag = "type", content = "data")]
+        pub enum Event {
+            $($(#[$doc])* $name($payload),)*
+        }
+
+        impl Event {
+            /// The names of all events, in the order of their numbers.
+            pub const NAMES: &'static [&'static str] = &[$(stringify!($name)),*];
+
+            /// The event's name, as the API shows it: `KeyCreated`.
+            pub const fn name(&self) -> &'static str {
+                match self { $(Self::$name(_) => stringify!($name),)* }
+            }
+
+            /// The number that stands in the payload. It never changes and is never used again.
+            pub const fn type_number(&self) -> u16 {
+                match self { $(Self::$name(_) => $number,)* }
+            }
+
+            /// The schema version that this release writes.
+            pub const fn schema_version(&self) -> u8 {
+                match self { $(Self::$name(_) => $version,)* }
+            }
+
+            /// The kind of stream on which this event may stand.
+            pub const fn stream_kind(&self) -> StreamKind {
+                match self { $(Self::$name(_) => StreamKind::$kind,)* }
+            }
+
+            /// The postcard bytes of the event alone.
+            pub fn encode(&self) -> Vec<u8> {
+                match self {
+                    $(Self::$name(event) => postcard::to_allocvec(event),)*
+                }
+                .expect("an event is plain data; encoding to memory cannot fail")
+            }
+
+            /// Reads an event of this or an older schema version.
+            pub fn decode(event_type: u16, schema_version: u8, bytes: &[u8]) -> Result<Self, DecodeEventError> {
+                match event_type {
+                    $($number => {
+                        let name = stringify!($name);
+                        if schema_version > $version {
+                            return Err(DecodeEventError::NewerVersion { name, schema_version, current: $version });
+                        }
+                        if schema_version < $version {
+                            return upcast::decode(event_type, schema_version, bytes).ok_or(DecodeEventError::Shape { name, schema_version });
+                        }
+                        exactly(bytes).map(Self::$name).ok_or(DecodeEventError::Shape { name, schema_version })
+                    })*
+                    _ => Err(DecodeEventError::UnknownType { event_type }),
+                }
+            }
+        }
+
+        /// The JSON Schema of each event's `data`, by name.
+        pub fn json_schemas() -> Vec<(&'static str, schemars::Schema)> {
+            vec![$((stringify!($name), schemars::schema_for!($payload))),*]
+        }
+    };
+}
+
+/// Decodes all of the bytes, or nothing.
+pub(crate) fn exactly<'de, T: Deserialize<'de>>(bytes: &'de [u8]) -> Option<T> {
+    let (value, rest) = postcard::take_from_bytes(bytes).ok()?;
+    rest.is_empty().then_some(value)
+}
+
+events! {
+    /// The log begins: sequence 1.
+    0x0101 ClusterFounded(cluster::ClusterFounded) of Cluster, version 1;
+    /// A node may sign records from here on.
+    0x0801 WriterEnrolled(writer::WriterEnrolled) of Writer, version 1;
+    /// A node may sign no more.
+    0x0802 WriterRetired(writer::WriterRetired) of Writer, version 1;
+    0x0901 TenantCreated(tenant::TenantCreated) of Tenant, version 1;
+    0x0201 KeyCreated(key::KeyCreated) of Key, version 1;
+    /// The expiry was moved; a recorded expiry is lifted.
+    0x0202 KeyRenewed(key::KeyRenewed) of Key, version 1;
+    /// The key has a new secret; the old one is good until the overlap ends.
+    0x0203 KeyRotated(key::KeyRotated) of Key, version 1;
+    0x0204 KeyDisabled(key::KeyDisabled) of Key, version 1;
+    0x0205 KeyEnabled(key::KeyEnabled) of Key, version 1;
+    /// The expiry has passed. The key was refused from that moment on, whether or not this was recorded yet.
+    0x0206 KeyExpired(key::KeyExpired) of Key, version 1;
+    0x0207 KeyRevoked(key::KeyRevoked) of Key, version 1;
+    /// Details or limits were changed.
+    0x0208 KeyChanged(key::KeyChanged) of Key, version 1;
+    0x0301 UpstreamAdded(upstream::UpstreamAdded) of Upstream, version 1;
+    0x0302 UpstreamChanged(upstream::UpstreamChanged) of Upstream, version 1;
+    0x0303 UpstreamDisabled(upstream::UpstreamDisabled) of Upstream, version 1;
+    0x0304 UpstreamEnabled(upstream::UpstreamEnabled) of Upstream, version 1;
+    0x0305 UpstreamRemoved(upstream::UpstreamRemoved) of Upstream, version 1;
+    0x0401 CredentialAdded(credential::CredentialAdded) of Credential, version 1;
+    /// An operator entered another secret for the same account.
+    0x0402 CredentialReplaced(credential::CredentialReplaced) of Credential, version 1;
+    /// The credential is out of use; its sealed secret is destroyed after this.
+    0x0403 CredentialRevoked(credential::CredentialRevoked) of Credential, version 1;
+    0x0501 PoolCreated(pool::PoolCreated) of Pool, version 1;
+    0x0502 PoolChanged(pool::PoolChanged) of Pool, version 1;
+    0x0503 PoolRemoved(pool::PoolRemoved) of Pool, version 1;
+}

@@ -1,0 +1,193 @@
+//! `given(events).when(command).then(events)`: the words that the rule tests of every aggregate are written in.
+//!
+//! Whatever a test expects of a decision, these words also check what holds of every decision: its events stand on the aggregate's kind
+//! of stream, and they can be applied to the state they were decided on.
+
+use proptest::prelude::*;
+
+use crate::aggregate::{self, Aggregate, At, Command, Context, Rejection};
+use crate::cluster::{ClusterCommand, ClusterFounded};
+use crate::credential::{CredentialAdded, CredentialCommand, CredentialReplaced};
+use crate::id::{ClusterId, CredentialId, Digest, PoolId, PublicKey, TenantId, UpstreamId, WriterId};
+use crate::pool::PoolCommand;
+use crate::tenant::TenantCommand;
+use crate::upstream::{Dialect, UpstreamCommand, UpstreamDetails, UpstreamPatch};
+use crate::writer::{CounterSignature, WriterCommand, WriterEnrolled, WriterRetired};
+use crate::{Actor, Event, Stream, Timestamp};
+
+/// When everything that is given happened, and when a command comes unless [`Given::after`] says otherwise.
+pub(crate) const NOW: Timestamp = Timestamp::from_micros(1_800_000_000_000_000);
+
+/// A time some seconds after [`NOW`].
+pub(crate) fn later(seconds: u64) -> Timestamp {
+    NOW.plus_seconds(seconds)
+}
+
+pub(crate) fn tenant() -> TenantId {
+    TenantId::default_tenant()
+}
+
+/// The aggregate that these events lead to.
+pub(crate) fn given(stream: Stream, events: impl IntoIterator<Item = Event>) -> Given {
+    let at = At { time: NOW, actor: Actor::Owner };
+    let fold = |state, event| Some(aggregate::apply(state, &stream, &event, &at).unwrap());
+    let state = events.into_iter().fold(None, fold);
+    Given { stream, state, now: NOW }
+}
+
+pub(crate) struct Given {
+    stream: Stream,
+    state: Option<Aggregate>,
+    now: Timestamp,
+}
+
+impl Given {
+    /// Lets some seconds pass.
+    pub(crate) fn after(self, seconds: u64) -> Self {
+        Self { now: self.now.plus_seconds(seconds), ..self }
+    }
+
+    pub(crate) fn when(self, command: Command) -> Decided {
+        let context = Context { now: self.now, actor: Actor::Owner };
+        let decision = aggregate::decide(self.state.as_ref(), &command, &context);
+        let at = At { time: self.now, actor: Actor::Owner };
+        let state = decision.iter().flatten().fold(self.state, |state, event| {
+            assert_eq!(event.stream_kind(), self.stream.kind());
+            Some(aggregate::apply(state, &self.stream, event, &at).unwrap())
+        });
+        Decided { decision, given: Given { state, ..self } }
+    }
+
+    pub(crate) fn state(self) -> Aggregate {
+        self.state.unwrap()
+    }
+}
+
+pub(crate) struct Decided {
+    decision: Result<Vec<Event>, Rejection>,
+    given: Given,
+}
+
+impl Decided {
+    /// The command was accepted with exactly these events; what follows goes on from the state they lead to.
+    pub(crate) fn then(self, events: impl IntoIterator<Item = Event>) -> Given {
+        assert_eq!(self.decision, Ok(events.into_iter().collect()));
+        self.given
+    }
+
+    /// The command was accepted and had nothing to change.
+    pub(crate) fn then_nothing(self) -> Given {
+        self.then([])
+    }
+
+    pub(crate) fn then_refused(self, error: impl Into<Rejection>) -> Given {
+        assert_eq!(self.decision, Err(error.into()));
+        self.given
+    }
+}
+
+fn any_command() -> impl Strategy<Value = Command> {
+    prop_oneof![
+        any_upstream_command().prop_map(Command::Upstream),
+        any_credential_command().prop_map(Command::Credential),
+        prop_oneof![
+            "[a-c ]{0,2}".prop_map(|name| PoolCommand::Create { name }),
+            "[a-c ]{0,2}".prop_map(|name| PoolCommand::Change { name }),
+            Just(PoolCommand::Remove),
+        ]
+        .prop_map(Command::Pool),
+        prop_oneof![
+            any::<[u8; 32]>().prop_map(|key| WriterCommand::Enrol(WriterEnrolled {
+                public_key: PublicKey::from_bytes(key),
+                cluster_signature: CounterSignature([0; 64]),
+            })),
+            Just(WriterCommand::Retire(WriterRetired { cluster_signature: None })),
+        ]
+        .prop_map(Command::Writer),
+        "[a-c ]{0,2}".prop_map(|name| Command::Tenant(TenantCommand::Create { name })),
+        any::<[u8; 32]>().prop_map(|bytes| {
+            Command::Cluster(ClusterCommand::Found(ClusterFounded {
+                cluster_id: ClusterId::from_bytes([1; 16]),
+                format_level: 1,
+                cluster_public_key: PublicKey::from_bytes(bytes),
+                root_key_commitment: Digest::from_bytes(bytes),
+                owner_token_hash: Digest::from_bytes(bytes),
+            }))
+        }),
+    ]
+}
+
+fn any_upstream_command() -> impl Strategy<Value = UpstreamCommand> {
+    let base_url = || prop_oneof![Just("https://a.example/v1"), Just("http://b.example"), Just("ftp://c.example")].prop_map(String::from);
+    let credential = || proptest::option::of((1_u8..3).prop_map(|n| CredentialId::from_bytes([n; 16])));
+    prop_oneof![
+        ("[a-c ]{0,2}", base_url(), 0_u32..20_000, credential()).prop_map(|(name, base_url, priority, credential)| UpstreamCommand::Add {
+            details: Box::new(UpstreamDetails {
+                name,
+                dialect: Dialect::Openai,
+                base_url,
+                pool: PoolId::from_bytes([1; 16]),
+                priority,
+                weight: 1,
+                models: vec![],
+            }),
+            credential,
+        }),
+        (proptest::option::of("[a-c ]{0,2}"), proptest::option::of(base_url()), proptest::option::of(credential())).prop_map(
+            |(name, base_url, credential)| {
+                UpstreamCommand::Change(Box::new(UpstreamPatch { name, base_url, credential, ..UpstreamPatch::default() }))
+            }
+        ),
+        Just(UpstreamCommand::Disable { reason: None }),
+        Just(UpstreamCommand::Enable),
+        Just(UpstreamCommand::Remove),
+    ]
+}
+
+fn any_credential_command() -> impl Strategy<Value = CredentialCommand> {
+    prop_oneof![
+        Just(CredentialCommand::Add(CredentialAdded {
+            upstream: UpstreamId::from_bytes([1; 16]),
+            origin: "https://a.example".into(),
+            fingerprint: "1:00".into(),
+        })),
+        (0_u32..6).prop_map(|secret_version| CredentialCommand::Replace(CredentialReplaced { secret_version, fingerprint: "1:01".into() })),
+        Just(CredentialCommand::Revoke),
+    ]
+}
+
+fn any_stream() -> impl Strategy<Value = Stream> {
+    proptest::sample::select(vec![
+        Stream::CLUSTER,
+        Stream::writer(WriterId::from_bytes([1; 16])),
+        Stream::tenant_of(tenant()),
+        Stream::upstream(tenant(), UpstreamId::from_bytes([1; 16])),
+        Stream::credential(tenant(), CredentialId::from_bytes([1; 16])),
+        Stream::pool(tenant(), PoolId::from_bytes([1; 16])),
+    ])
+}
+
+proptest! {
+    /// `when` unwraps every application, so that a decision which cannot be applied fails here. Keys have a property of their own.
+    #[test]
+    fn what_is_decided_can_be_applied(stream in any_stream(), commands in proptest::collection::vec(any_command(), 0..60)) {
+        let kind = stream.kind();
+        commands.into_iter().filter(|command| command.stream_kind() == kind).fold(given(stream, []), |given, command| given.when(command).given);
+    }
+}
+
+#[test]
+fn a_command_for_another_kind_of_aggregate_is_refused() {
+    let pool =
+        || given(Stream::pool(tenant(), PoolId::from_bytes([1; 16])), [Event::PoolCreated(crate::pool::PoolCreated { name: "a".into() })]);
+    pool().when(Command::Credential(CredentialCommand::Revoke)).then_refused(Rejection::WrongStream);
+    pool().when(Command::Upstream(UpstreamCommand::Enable)).then_refused(Rejection::WrongStream);
+}
+
+#[test]
+fn an_event_of_another_kind_of_aggregate_cannot_be_applied() {
+    let event = Event::PoolCreated(crate::pool::PoolCreated { name: "a".into() });
+    let stream = Stream::upstream(tenant(), UpstreamId::from_bytes([1; 16]));
+    let error = aggregate::apply(None, &stream, &event, &At { time: NOW, actor: Actor::Owner }).unwrap_err();
+    assert_eq!(error, aggregate::ApplyError { stream, event: "PoolCreated" });
+}

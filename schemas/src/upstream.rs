@@ -1,0 +1,231 @@
+//! Upstreams: one account at one provider each.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+use utoipa::ToSchema;
+
+use crate::aggregate::At;
+use crate::event::Event;
+use crate::id::{CredentialId, PoolId, TenantId, UpstreamId};
+use crate::key::Fact;
+use crate::name::{self, NameError};
+use crate::sealed::Sealed;
+use crate::stream::Stream;
+use crate::time::Timestamp;
+
+/// The API shape an upstream speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Dialect {
+    Openai,
+    Anthropic,
+}
+
+impl Dialect {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Openai => "openai",
+            Self::Anthropic => "anthropic",
+        }
+    }
+}
+
+/// The largest priority and weight.
+pub const RANK_MAX: u32 = 10_000;
+
+/// What of an upstream can be changed, but for its credential.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct UpstreamDetails {
+    pub name: String,
+    pub dialect: Dialect,
+    /// Scheme, host, optional port and path, without a trailing slash. An OpenAI one ends in `/v1`, an Anthropic one has no version.
+    pub base_url: String,
+    pub pool: PoolId,
+    /// Lower is tried first.
+    pub priority: u32,
+    /// Share of the requests among upstreams of the same priority. 0 is used only when no other is left.
+    pub weight: u32,
+    /// Patterns of the models it serves; empty is all.
+    pub models: Vec<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct UpstreamAdded {
+    pub details: UpstreamDetails,
+    pub credential: Option<CredentialId>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct UpstreamChanged {
+    /// The details after the change, whole.
+    pub details: UpstreamDetails,
+    pub credential: Option<CredentialId>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct UpstreamDisabled {
+    pub reason: Option<Sealed>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct UpstreamEnabled {}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct UpstreamRemoved {}
+
+/// The state of an upstream.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Upstream {
+    pub id: UpstreamId,
+    pub tenant: TenantId,
+    pub details: UpstreamDetails,
+    /// None until one is entered, and after the base URL changed.
+    pub credential: Option<CredentialId>,
+    pub created_at: Timestamp,
+    pub disabled: Option<Fact>,
+    pub removed: bool,
+}
+
+/// A change; an absent field stays as it is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct UpstreamPatch {
+    pub name: Option<String>,
+    pub base_url: Option<String>,
+    pub pool: Option<PoolId>,
+    pub priority: Option<u32>,
+    pub weight: Option<u32>,
+    pub models: Option<Vec<String>>,
+    /// Another credential; an inner `None` takes the upstream's credential away.
+    pub credential: Option<Option<CredentialId>>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum UpstreamCommand {
+    Add { details: Box<UpstreamDetails>, credential: Option<CredentialId> },
+    Change(Box<UpstreamPatch>),
+    Disable { reason: Option<Sealed> },
+    Enable,
+    Remove,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum UpstreamError {
+    #[error("the upstream exists already")]
+    Exists,
+    #[error("there is no such upstream")]
+    NotFound,
+    #[error("the base URL must be http or https with a host, without credentials, query or fragment, and must not end in a slash")]
+    BaseUrl,
+    #[error("{field} is at most {RANK_MAX}")]
+    Rank { field: &'static str },
+    #[error(transparent)]
+    Name(#[from] NameError),
+}
+
+/// The origin of a base URL in our canonical form: `scheme://host[:port]`. None where the text is no such URL.
+///
+/// The edge has parsed the URL in full; this only takes the canonical text apart, so that rules need no URL library.
+pub fn origin(base_url: &str) -> Option<&str> {
+    let host_at = ["https://", "http://"].into_iter().find(|scheme| base_url.starts_with(scheme))?.len();
+    let end = base_url[host_at..].find('/').map_or(base_url.len(), |slash| host_at + slash);
+    let authority = &base_url[host_at..end];
+    let clean =
+        !base_url.ends_with('/') && !base_url.chars().any(|c| c.is_whitespace() || c.is_control() || matches!(c, '?' | '#' | '@' | '\\'));
+    (!authority.is_empty() && clean).then_some(&base_url[..end])
+}
+
+impl Upstream {
+    /// The origin that a credential of this upstream is bound to.
+    pub fn origin(&self) -> &str {
+        origin(&self.details.base_url).unwrap_or_default()
+    }
+
+    /// Whether requests may be sent to it, as far as operators decide.
+    pub fn is_enabled(&self) -> bool {
+        self.disabled.is_none() && !self.removed
+    }
+
+    pub(crate) fn decide(state: Option<&Self>, command: &UpstreamCommand) -> Result<Vec<Event>, UpstreamError> {
+        let upstream = match (state, command) {
+            (None, UpstreamCommand::Add { details, credential }) => {
+                check_details(details)?;
+                return Ok(vec![Event::UpstreamAdded(UpstreamAdded { details: (**details).clone(), credential: *credential })]);
+            }
+            (Some(_), UpstreamCommand::Add { .. }) => return Err(UpstreamError::Exists),
+            (None | Some(Self { removed: true, .. }), _) => return Err(UpstreamError::NotFound),
+            (Some(upstream), _) => upstream,
+        };
+        match command {
+            UpstreamCommand::Add { .. } => Err(UpstreamError::Exists),
+            UpstreamCommand::Change(patch) => {
+                let (details, credential) = patch.applied_to(upstream);
+                check_details(&details)?;
+                let changes = details != upstream.details || credential != upstream.credential;
+                Ok(if changes { vec![Event::UpstreamChanged(UpstreamChanged { details, credential })] } else { vec![] })
+            }
+            UpstreamCommand::Disable { .. } if upstream.disabled.is_some() => Ok(vec![]),
+            UpstreamCommand::Disable { reason } => Ok(vec![Event::UpstreamDisabled(UpstreamDisabled { reason: reason.clone() })]),
+            UpstreamCommand::Enable if upstream.disabled.is_none() => Ok(vec![]),
+            UpstreamCommand::Enable => Ok(vec![Event::UpstreamEnabled(UpstreamEnabled {})]),
+            UpstreamCommand::Remove => Ok(vec![Event::UpstreamRemoved(UpstreamRemoved {})]),
+        }
+    }
+
+    pub(crate) fn apply(state: Option<Self>, stream: &Stream, event: &Event, at: &At) -> Option<Self> {
+        match (state, event) {
+            (None, Event::UpstreamAdded(added)) => Some(Self {
+                id: UpstreamId::from_bytes(*stream.id()),
+                tenant: stream.tenant().clone(),
+                details: added.details.clone(),
+                credential: added.credential,
+                created_at: at.time,
+                disabled: None,
+                removed: false,
+            }),
+            (Some(upstream), Event::UpstreamChanged(changed)) => {
+                Some(Self { details: changed.details.clone(), credential: changed.credential, ..upstream })
+            }
+            (Some(upstream), Event::UpstreamDisabled(disabled)) => {
+                Some(Self { disabled: Some(Fact { at: at.time, by: at.actor, reason: disabled.reason.clone() }), ..upstream })
+            }
+            (Some(upstream), Event::UpstreamEnabled(_)) => Some(Self { disabled: None, ..upstream }),
+            (Some(upstream), Event::UpstreamRemoved(_)) => Some(Self { credential: None, removed: true, ..upstream }),
+            _ => None,
+        }
+    }
+}
+
+impl UpstreamPatch {
+    /// Another base URL drops the credential unless the patch brings one: a secret goes only where it was entered for.
+    fn applied_to(&self, upstream: &Upstream) -> (UpstreamDetails, Option<CredentialId>) {
+        let (patch, details) = (self.clone(), &upstream.details);
+        let details = UpstreamDetails {
+            name: patch.name.unwrap_or_else(|| details.name.clone()),
+            dialect: details.dialect,
+            base_url: patch.base_url.unwrap_or_else(|| details.base_url.clone()),
+            pool: patch.pool.unwrap_or(details.pool),
+            priority: patch.priority.unwrap_or(details.priority),
+            weight: patch.weight.unwrap_or(details.weight),
+            models: patch.models.unwrap_or_else(|| details.models.clone()),
+        };
+        let same_base = details.base_url == upstream.details.base_url;
+        let credential = patch.credential.unwrap_or(if same_base { upstream.credential } else { None });
+        (details, credential)
+    }
+}
+
+fn check_details(details: &UpstreamDetails) -> Result<(), UpstreamError> {
+    name::check("name", &details.name)?;
+    name::check_list("models", &details.models)?;
+    for (field, rank) in [("priority", details.priority), ("weight", details.weight)] {
+        if rank > RANK_MAX {
+            return Err(UpstreamError::Rank { field });
+        }
+    }
+    if details.base_url.len() > 2048 || origin(&details.base_url).is_none() { Err(UpstreamError::BaseUrl) } else { Ok(()) }
+}
+
+#[cfg(test)]
+#[path = "upstream_tests.rs"]
+mod tests;

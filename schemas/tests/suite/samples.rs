@@ -1,0 +1,180 @@
+//! Fixed keys and ids, and one fully populated sample of every event. Golden files hold the bytes of these, so they never change: a new
+//! event adds a sample, a new version of an event replaces its sample and leaves the older golden file to be decoded.
+
+use ed25519_dalek::SigningKey;
+use schemas::cluster::ClusterFounded;
+use schemas::credential::{CredentialAdded, CredentialReplaced, CredentialRevoked};
+use schemas::key::{
+    Endpoint, Expiry, KeyChanged, KeyCreated, KeyDetails, KeyDisabled, KeyEnabled, KeyExpired, KeyRenewed, KeyRevoked, KeyRotated, Limits,
+};
+use schemas::pool::{PoolChanged, PoolCreated, PoolRemoved};
+use schemas::record::{Header, Seen};
+use schemas::tenant::TenantCreated;
+use schemas::upstream::{Dialect, UpstreamAdded, UpstreamChanged, UpstreamDetails, UpstreamDisabled, UpstreamEnabled, UpstreamRemoved};
+use schemas::writer::{CounterSignature, WriterEnrolled, WriterRetired};
+use schemas::{
+    Actor, ClusterId, CommandId, CredentialId, Digest, Event, KeyId, PoolId, PublicKey, RecordId, Sealed, Sequence, SessionId, Stream,
+    TenantId, Timestamp, UpstreamId, Version, WriterId,
+};
+
+pub(crate) fn cluster_key() -> SigningKey {
+    SigningKey::from_bytes(&[0xc1; 32])
+}
+
+pub(crate) fn writer_key() -> SigningKey {
+    SigningKey::from_bytes(&[0xa1; 32])
+}
+
+pub(crate) fn public_key(key: &SigningKey) -> PublicKey {
+    PublicKey::from_bytes(key.verifying_key().to_bytes())
+}
+
+pub(crate) fn writer_id(key: &SigningKey) -> WriterId {
+    WriterId::of(&public_key(key))
+}
+
+pub(crate) fn cluster_id() -> ClusterId {
+    ClusterId::from_bytes(bytes(0x10))
+}
+
+pub(crate) fn tenant() -> TenantId {
+    "acme-1".parse().unwrap()
+}
+
+pub(crate) fn key_id() -> KeyId {
+    KeyId::from_bytes(bytes(0x20))
+}
+
+pub(crate) fn key_stream() -> Stream {
+    Stream::key(tenant(), key_id())
+}
+
+pub(crate) fn upstream_id() -> UpstreamId {
+    UpstreamId::from_bytes(bytes(0x30))
+}
+
+pub(crate) fn credential_id() -> CredentialId {
+    CredentialId::from_bytes(bytes(0x40))
+}
+
+pub(crate) fn pool_id() -> PoolId {
+    PoolId::from_bytes(bytes(0x50))
+}
+
+/// 16 bytes that count up, so that a byte out of place is seen.
+pub(crate) fn bytes(first: u8) -> [u8; 16] {
+    std::array::from_fn(|index| first + index as u8)
+}
+
+fn digest(first: u8) -> Digest {
+    Digest::from_bytes(std::array::from_fn(|index| first.wrapping_add(index as u8)))
+}
+
+/// 2026-11-22T08:00:00.123456Z.
+pub(crate) const TIME: Timestamp = Timestamp::from_micros(1_795_334_400_123_456);
+
+/// A header whose every field is filled.
+pub(crate) fn header() -> Header {
+    Header {
+        writer: writer_id(&writer_key()),
+        record_id: RecordId::from_bytes(bytes(0x60)),
+        command_id: CommandId::from_bytes(bytes(0x70)),
+        request_digest: digest(0x80),
+        stream: key_stream(),
+        version: Version(1),
+        actor: Actor::Session(SessionId::from_bytes(bytes(0x90))),
+        causation: Some(RecordId::from_bytes(bytes(0xa0))),
+        correlation: CommandId::from_bytes(bytes(0xb0)),
+        time: TIME,
+        seen: Seen { sequence: Sequence(41), root: digest(0xd0) },
+    }
+}
+
+pub(crate) fn founding() -> Event {
+    Event::ClusterFounded(ClusterFounded {
+        cluster_id: cluster_id(),
+        format_level: 1,
+        cluster_public_key: public_key(&cluster_key()),
+        root_key_commitment: digest(0x01),
+        owner_token_hash: digest(0x41),
+    })
+}
+
+/// The header of the founding record.
+pub(crate) fn founding_header() -> Header {
+    let founder = writer_id(&cluster_key());
+    Header { writer: founder, stream: Stream::CLUSTER, actor: Actor::Node(founder), causation: None, seen: Seen::nothing(), ..header() }
+}
+
+pub(crate) fn enrolment() -> Event {
+    let public_key = public_key(&writer_key());
+    let cluster_signature = schemas::judge::sign_enrolment(cluster_id(), &public_key, &cluster_key());
+    Event::WriterEnrolled(WriterEnrolled { public_key, cluster_signature })
+}
+
+fn sealed() -> Sealed {
+    Sealed { subject: key_stream(), bytes: (0..48).collect() }
+}
+
+fn key_details() -> KeyDetails {
+    KeyDetails {
+        name: "ci für alle".into(),
+        description: Some(sealed()),
+        owner: Some("ada".into()),
+        tags: vec!["build".into(), "nightly".into()],
+        pools: vec![pool_id(), PoolId::from_bytes(bytes(0xe0))],
+        models: vec!["gpt-*".into(), "claude-*".into()],
+        endpoints: vec![Endpoint::ChatCompletions, Endpoint::Messages, Endpoint::Models],
+        limits: Limits { requests_per_minute: Some(600), concurrency: Some(4) },
+    }
+}
+
+fn upstream_details(dialect: Dialect) -> UpstreamDetails {
+    UpstreamDetails {
+        name: "primary".into(),
+        dialect,
+        base_url: "https://api.example.com/v1".into(),
+        pool: pool_id(),
+        priority: 50,
+        weight: 300,
+        models: vec!["gpt-*".into()],
+    }
+}
+
+/// One sample of every event, in the order of [`Event::NAMES`].
+pub(crate) fn events() -> Vec<Event> {
+    vec![
+        founding(),
+        enrolment(),
+        Event::WriterRetired(WriterRetired { cluster_signature: Some(CounterSignature(std::array::from_fn(|index| index as u8))) }),
+        Event::TenantCreated(TenantCreated { name: "Acme".into() }),
+        Event::KeyCreated(KeyCreated { details: key_details(), hash: digest(0x02), expiry: Expiry::At(TIME.plus_seconds(86_400)) }),
+        Event::KeyRenewed(KeyRenewed { expiry: Expiry::Never }),
+        Event::KeyRotated(KeyRotated { number: 300, hash: digest(0x03), previous_valid_until: TIME.plus_seconds(3_600) }),
+        Event::KeyDisabled(KeyDisabled { reason: Some(sealed()) }),
+        Event::KeyEnabled(KeyEnabled {}),
+        Event::KeyExpired(KeyExpired { expired_at: TIME }),
+        Event::KeyRevoked(KeyRevoked { reason: Some(sealed()) }),
+        Event::KeyChanged(KeyChanged { details: key_details() }),
+        Event::UpstreamAdded(UpstreamAdded { details: upstream_details(Dialect::Openai), credential: Some(credential_id()) }),
+        Event::UpstreamChanged(UpstreamChanged { details: upstream_details(Dialect::Anthropic), credential: Some(credential_id()) }),
+        Event::UpstreamDisabled(UpstreamDisabled { reason: Some(sealed()) }),
+        Event::UpstreamEnabled(UpstreamEnabled {}),
+        Event::UpstreamRemoved(UpstreamRemoved {}),
+        Event::CredentialAdded(CredentialAdded {
+            upstream: upstream_id(),
+            origin: "https://api.example.com".into(),
+            fingerprint: "1:000102030405060708090a0b0c0d0e0f".into(),
+        }),
+        Event::CredentialReplaced(CredentialReplaced { secret_version: 300, fingerprint: "2:101112131415161718191a1b1c1d1e1f".into() }),
+        Event::CredentialRevoked(CredentialRevoked {}),
+        Event::PoolCreated(PoolCreated { name: "default".into() }),
+        Event::PoolChanged(PoolChanged { name: "fast".into() }),
+        Event::PoolRemoved(PoolRemoved {}),
+    ]
+}
+
+#[test]
+fn every_event_has_a_sample() {
+    assert_eq!(events().iter().map(Event::name).collect::<Vec<_>>(), Event::NAMES);
+}
