@@ -1,0 +1,77 @@
+//! Any history on the embedded log gives the answers that it gives in memory.
+
+use event_log::{EventLog, Expect, Stored};
+use proptest::prelude::*;
+use schemas::Sequence;
+
+use crate::backend;
+use crate::records::bytes;
+
+/// Small numbers, so that histories meet retries, conflicts and right expectations often.
+#[derive(Debug, Clone)]
+enum Step {
+    Append {
+        subject: u8,
+        expect: u64,
+        log: Option<u64>,
+        record: u8,
+    },
+    /// Appends where the subject is, so that the log grows.
+    Grow {
+        subject: u8,
+        record: u8,
+    },
+    Reopen,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let append = (0..3_u8, 0..12_u64, proptest::option::of(0..12_u64), 0..3_u8);
+    prop_oneof![
+        6 => append.prop_map(|(subject, expect, log, record)| Step::Append { subject, expect, log, record }),
+        6 => (0..3_u8, 0..3_u8).prop_map(|(subject, record)| Step::Grow { subject, record }),
+        1 => Just(Step::Reopen),
+    ]
+}
+
+async fn everything(log: &dyn EventLog) -> Vec<Stored> {
+    let mut all = log.read_range(Sequence(1), 100).await.unwrap();
+    for subject in 0..3 {
+        all.extend(log.read_subject(&format!("s.{subject}"), Sequence(2), 100).await.unwrap());
+    }
+    all
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_history_has_the_same_answers(steps in proptest::collection::vec(step(), 1..30)) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let (embedded, memory) = (backend::embedded(), backend::memory().open());
+            let mut log = embedded.open();
+            for step in steps {
+                let (subject, expect, record) = match step {
+                    Step::Reopen => {
+                        drop(log);
+                        log = embedded.open();
+                        continue;
+                    }
+                    Step::Append { subject, expect, log, record } => {
+                        (format!("s.{subject}"), Expect { subject: Sequence(expect), log: log.map(Sequence) }, record)
+                    }
+                    Step::Grow { subject, record } => {
+                        let subject = format!("s.{subject}");
+                        let expect = Expect { subject: memory.last(&subject).await.unwrap(), log: None };
+                        (subject, expect, record)
+                    }
+                };
+                let record = bytes(record.to_string());
+                let answers = (log.append(&subject, expect, record.clone()).await, memory.append(&subject, expect, record).await);
+                assert_eq!(answers.0, answers.1);
+                assert_eq!(log.last(&subject).await, memory.last(&subject).await);
+            }
+            assert_eq!(everything(log.as_ref()).await, everything(memory.as_ref()).await);
+        });
+    }
+}
