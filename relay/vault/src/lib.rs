@@ -1,0 +1,34 @@
+//! The vault: the only place that sees plaintext credentials at rest.
+//!
+//! From the root key only a wrapping key and a commitment are derived. Every secret has its own random data key; the data key is
+//! wrapped under the root's wrapping key and kept beside, not in, the sealed bytes. So changing the root key touches no secret, and
+//! destroying a data key erases one secret wherever its sealed bytes were copied.
+//!
+//! Where to look first: [`vault`] for what callers do, [`seal`] and [`wrap`] for the bytes, [`key_store`] for the contract of the store,
+//! [`files`] for secrets that are files.
+//!
+//! Nothing here knows a clock, a log or a network: times are arguments, and what may be swept is the caller's judgement. Every call
+//! blocks on the store; asynchronous callers run it off their executor.
+
+pub mod address;
+mod aead;
+pub mod cluster_secrets;
+pub mod field;
+pub mod files;
+pub mod key_store;
+pub mod memory_store;
+pub mod rocks_store;
+pub mod root_key;
+pub mod seal;
+pub mod sweep;
+pub mod vault;
+pub mod wrap;
+
+pub use address::{SecretAddress, Slot};
+pub use aead::NoRandomness;
+pub use field::{SealFieldError, UnsealFieldError};
+pub use key_store::{Entry, KeyStore, Put, StoreError, Swap};
+pub use memory_store::MemoryKeyStore;
+pub use rocks_store::{OpenStoreError, RocksKeyStore};
+pub use root_key::{ParseRootKeyError, RootKey, RootKeyVersion};
+pub use vault::{Lifetime, OpenError, SealError, Sealing, UnsealError, Vault};

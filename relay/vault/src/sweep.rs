@@ -1,0 +1,86 @@
+//! Sweeping: removing secrets that no one will ask for. What is known to the log is the caller's to say; the time is an argument.
+
+use schemas::Timestamp;
+
+use crate::address::Slot;
+use crate::cluster_secrets;
+use crate::field;
+use crate::key_store::{Entry, StoreError, Swap};
+use crate::vault::Vault;
+use crate::wrap::{Header, Times};
+
+/// How long a secret may lie without an event before it counts as an orphan: far longer than an append can stay unresolved.
+pub const ORPHAN_SECONDS: u64 = 24 * 3600;
+
+/// Slots looked at between two reads of the store.
+const PAGE: usize = 512;
+
+impl Vault {
+    /// Removes secrets that were sealed longer ago than `older_than_seconds` and that `keep` does not claim, and what an erase that was cut
+    /// short left behind. Gives their number. `keep` must claim every secret that the log refers to, as of a position not older than `now`
+    /// less that age. Secrets that expire, the cluster's own and subject keys are not asked about and stay.
+    pub fn sweep(&self, now: Timestamp, older_than_seconds: u64, keep: impl Fn(&Slot) -> bool) -> Result<usize, StoreError> {
+        let orphans = self.sweep_wrapped(|slot, times| {
+            let old = times.touched_at.plus_seconds(older_than_seconds) < now;
+            old && times.expires_at.is_none() && is_swept(slot) && !keep(slot)
+        })?;
+        Ok(orphans + self.sweep_leftovers()?)
+    }
+
+    /// Removes secrets whose time is over. Gives their number. Until then they unseal, so the caller runs this often enough.
+    pub fn sweep_expired(&self, now: Timestamp) -> Result<usize, StoreError> {
+        self.sweep_wrapped(|_, times| times.expires_at.is_some_and(|time| time <= now))
+    }
+
+    fn sweep_wrapped(&self, is_over: impl Fn(&Slot, &Times) -> bool) -> Result<usize, StoreError> {
+        let mut swept = Vec::new();
+        self.each(Entry::Wrapped, |slot, wrapped| {
+            // What does not parse is left for an unseal to report.
+            if !Header::parse(wrapped).is_ok_and(|header| is_over(slot, &header.times)) {
+                return Ok(());
+            }
+            let sealed = self.store.read(Entry::Sealed, slot)?;
+            // A conflict means that someone seals here just now: no orphan after all.
+            if self.store.swap_wrapped(slot, Some(wrapped), None)? == Swap::Swapped {
+                if let Some(sealed) = sealed {
+                    self.store.delete_sealed(slot, &sealed)?;
+                }
+                swept.push(slot.clone());
+            }
+            Ok(())
+        })?;
+        self.store.scrub(&swept)?;
+        Ok(swept.len())
+    }
+
+    /// Sealed bytes without a data key: no one can open them, and sealing never makes them, for it writes the data key first.
+    fn sweep_leftovers(&self) -> Result<usize, StoreError> {
+        let mut count = 0;
+        self.each(Entry::Sealed, |slot, sealed| {
+            if self.store.read(Entry::Wrapped, slot)?.is_none() {
+                self.store.delete_sealed(slot, sealed)?;
+                count += 1;
+            }
+            Ok(())
+        })?;
+        Ok(count)
+    }
+
+    fn each(&self, entry: Entry, mut visit: impl FnMut(&Slot, &[u8]) -> Result<(), StoreError>) -> Result<(), StoreError> {
+        let mut after: Option<Slot> = None;
+        loop {
+            let page = self.store.scan(entry, after.as_ref(), PAGE)?;
+            for (slot, bytes) in &page {
+                visit(slot, bytes)?;
+            }
+            match page.into_iter().last() {
+                Some((last, _)) => after = Some(last),
+                None => return Ok(()),
+            }
+        }
+    }
+}
+
+fn is_swept(slot: &Slot) -> bool {
+    slot.owner_kind != cluster_secrets::OWNER_KIND && !slot.owner_kind.starts_with(field::OWNER_KIND_PREFIX)
+}

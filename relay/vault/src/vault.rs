@@ -1,0 +1,226 @@
+//! What callers do with secrets: seal, unseal, erase.
+//!
+//! A secret is two entries in one slot. The wrapped data key is written first, then the sealed bytes; so a crash in between leaves a data
+//! key without a secret, which a later seal takes over and a sweep removes. Erasing goes the same way: the data key first, and with it the
+//! secret, then the bytes.
+
+use std::fmt;
+use std::sync::Arc;
+
+use schemas::{TenantId, Timestamp};
+use thiserror::Error;
+use zeroize::Zeroizing;
+
+use crate::address::{SecretAddress, Slot};
+use crate::aead::{DataKey, Forged, NoRandomness};
+use crate::cluster_secrets::Pepper;
+use crate::key_store::{Entry, KeyStore, Put, StoreError, Swap};
+use crate::root_key::{RootKey, RootKeyVersion};
+use crate::seal;
+use crate::wrap::{Times, UnwrapError, WrappingKey};
+
+/// The longest secret: far above any credential, so that a mistake does not fill the store.
+pub const SECRET_BYTES_MAX: usize = 64 * 1024;
+
+/// How often a compare-and-swap is tried against others at the same slot before giving up.
+pub(crate) const SWAP_ATTEMPTS: usize = 16;
+
+/// When a secret was sealed and until when it is kept. The vault has no clock; the caller says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lifetime {
+    pub sealed_at: Timestamp,
+    /// None for a secret that is kept until it is erased. See [`Vault::sweep_expired`].
+    pub expires_at: Option<Timestamp>,
+}
+
+impl Lifetime {
+    /// Kept until erased.
+    pub const fn lasting(now: Timestamp) -> Self {
+        Self { sealed_at: now, expires_at: None }
+    }
+
+    /// Kept for a number of seconds.
+    pub fn of_seconds(now: Timestamp, seconds: u64) -> Self {
+        Self { sealed_at: now, expires_at: Some(now.plus_seconds(seconds)) }
+    }
+}
+
+/// What came of a seal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use = "where a secret exists already, the caller's plaintext was not stored"]
+pub enum Sealing {
+    /// The secret is durable.
+    Sealed,
+    /// Another secret is durable at this address, sealed earlier or just now; the caller unseals it and goes on with that.
+    Exists,
+}
+
+/// Why a vault does not open.
+#[derive(Debug, Error)]
+pub enum OpenError {
+    #[error("the root key is not the one that this key store was written under: it is {given}, the store names {named}")]
+    WrongRootKey { given: RootKeyVersion, named: RootKeyVersion },
+    #[error("the vault's pepper is lost or damaged: the key store was changed from outside, or restored in part")]
+    PepperDamaged,
+    #[error(transparent)]
+    NoRandomness(#[from] NoRandomness),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Why a secret was not sealed.
+#[derive(Debug, Error)]
+pub enum SealError {
+    #[error("a secret has at most {SECRET_BYTES_MAX} bytes, this one has {bytes}")]
+    TooLarge { bytes: usize },
+    #[error("the secret at this address was erased in part; erasing must be finished before another is sealed here")]
+    Erased,
+    #[error("the data key at this address was changed from outside")]
+    Tampered,
+    #[error("the data key at this address is wrapped under another root key, {named}")]
+    WrongRootKey { named: RootKeyVersion },
+    #[error("too many others write at this address")]
+    Contended,
+    #[error(transparent)]
+    NoRandomness(#[from] NoRandomness),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Why a secret does not unseal.
+#[derive(Debug, Error)]
+pub enum UnsealError {
+    #[error("there is no secret at this address")]
+    Missing,
+    #[error("the secret is erased: its data key is gone")]
+    Erased,
+    #[error("the secret was changed, or does not belong to this address and origin")]
+    Tampered,
+    #[error("the data key is wrapped under another root key, {named}")]
+    WrongRootKey { named: RootKeyVersion },
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Seals and unseals the secrets of one key store under one root key. All calls may run in parallel; all block on the store.
+pub struct Vault {
+    pub(crate) wrapping: WrappingKey,
+    pub(crate) store: Arc<dyn KeyStore>,
+    pub(crate) pepper: Pepper,
+}
+
+impl Vault {
+    /// Opens the vault. The first open of an empty store draws the pepper; every later one proves the root key on it, so that a wrong root
+    /// key is refused here and not at the first request.
+    pub fn open(root: RootKey, store: Arc<dyn KeyStore>) -> Result<Self, OpenError> {
+        let wrapping = WrappingKey::of(&root);
+        let mut vault = Self { wrapping, store, pepper: Pepper::none() };
+        vault.pepper = vault.load_pepper()?;
+        Ok(vault)
+    }
+
+    /// The root key this vault was opened with.
+    pub fn root_key_version(&self) -> RootKeyVersion {
+        self.wrapping.version()
+    }
+
+    /// Seals a secret where there is none. It is durable when this returns.
+    pub fn seal(&self, address: &SecretAddress, plaintext: &[u8], lifetime: Lifetime) -> Result<Sealing, SealError> {
+        if plaintext.len() > SECRET_BYTES_MAX {
+            return Err(SealError::TooLarge { bytes: plaintext.len() });
+        }
+        let slot = address.slot();
+        for _ in 0..SWAP_ATTEMPTS {
+            let exists = self.store.read(Entry::Sealed, &slot)?.is_some();
+            let Some(key) = self.claim_key(&slot, exists, lifetime)? else {
+                continue;
+            };
+            if exists {
+                return Ok(Sealing::Exists);
+            }
+            let sealed = seal::seal(&key, address, plaintext)?;
+            return Ok(match self.store.put_sealed(&slot, &sealed)? {
+                Put::Stored => Sealing::Sealed,
+                Put::Exists => Sealing::Exists,
+            });
+        }
+        Err(SealError::Contended)
+    }
+
+    /// The data key to seal with, written again with the present time so that no sweep takes it for an old orphan; none if another writer
+    /// was quicker. Who finds a key uses it and never replaces it: its owner may be about to put bytes under it.
+    fn claim_key(&self, slot: &Slot, exists: bool, lifetime: Lifetime) -> Result<Option<DataKey>, SealError> {
+        let found = self.store.read(Entry::Wrapped, slot)?;
+        let (key, times) = match &found {
+            None if exists => return Err(SealError::Erased),
+            None => (DataKey::generate()?, Times { touched_at: lifetime.sealed_at, expires_at: lifetime.expires_at }),
+            Some(wrapped) => {
+                let (key, times) = self.wrapping.unwrap(wrapped, slot)?;
+                let expires_at = if exists { times.expires_at } else { lifetime.expires_at };
+                (key, Times { touched_at: times.touched_at.max(lifetime.sealed_at), expires_at })
+            }
+        };
+        let wrapped = self.wrapping.wrap(&key, slot, times)?;
+        match self.store.swap_wrapped(slot, found.as_deref(), Some(&wrapped))? {
+            Swap::Swapped => Ok(Some(key)),
+            Swap::Conflict => Ok(None),
+        }
+    }
+
+    /// Opens a secret.
+    pub fn unseal(&self, address: &SecretAddress) -> Result<Zeroizing<Vec<u8>>, UnsealError> {
+        let slot = address.slot();
+        let sealed = self.store.read(Entry::Sealed, &slot)?.ok_or(UnsealError::Missing)?;
+        let wrapped = self.store.read(Entry::Wrapped, &slot)?.ok_or(UnsealError::Erased)?;
+        let (key, _) = self.wrapping.unwrap(&wrapped, &slot)?;
+        seal::unseal(&key, address, &sealed).map_err(|Forged| UnsealError::Tampered)
+    }
+
+    /// Destroys the data key, then the bytes. Doing it again is safe, and is how an erase that failed half way is finished.
+    pub fn erase(&self, address: &SecretAddress) -> Result<(), StoreError> {
+        self.erase_slots(&[address.slot()])
+    }
+
+    /// Erases every secret of one owner.
+    pub fn erase_owner(&self, tenant: &TenantId, owner_kind: &str, owner_id: &[u8; 16]) -> Result<(), StoreError> {
+        self.erase_slots(&self.store.owner_slots(tenant, owner_kind, owner_id)?)
+    }
+
+    pub(crate) fn erase_slots(&self, slots: &[Slot]) -> Result<(), StoreError> {
+        for slot in slots {
+            let sealed = self.store.read(Entry::Sealed, slot)?;
+            // Each conflict means that another writer got on; it ends when they do.
+            while let Some(wrapped) = self.store.read(Entry::Wrapped, slot)? {
+                self.store.swap_wrapped(slot, Some(&wrapped), None)?;
+            }
+            if let Some(sealed) = sealed {
+                self.store.delete_sealed(slot, &sealed)?;
+            }
+        }
+        self.store.scrub(slots)
+    }
+}
+
+impl fmt::Debug for Vault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Vault").field("root_key", &self.root_key_version()).finish_non_exhaustive()
+    }
+}
+
+impl From<UnwrapError> for SealError {
+    fn from(error: UnwrapError) -> Self {
+        match error {
+            UnwrapError::Forged => Self::Tampered,
+            UnwrapError::WrongRootKey(named) => Self::WrongRootKey { named },
+        }
+    }
+}
+
+impl From<UnwrapError> for UnsealError {
+    fn from(error: UnwrapError) -> Self {
+        match error {
+            UnwrapError::Forged => Self::Tampered,
+            UnwrapError::WrongRootKey(named) => Self::WrongRootKey { named },
+        }
+    }
+}
