@@ -1,0 +1,214 @@
+//! The rows of one batch while its records are folded: what they change, over what the store holds.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use ed25519_dalek::VerifyingKey;
+use event_log::{Stored, merkle};
+use schemas::aggregate::apply_record;
+use schemas::judge::Prefix;
+use schemas::record::{Frame, Seen};
+use schemas::{
+    Aggregate, ClusterId, CommandId, Digest, Event, Record, Sequence, Stream, StreamKind, Verdict, Version, VoidReason, WriterId, judge,
+};
+
+use super::authority::Authority;
+use super::rows::{
+    AGGREGATES, CommandRow, FINDINGS, KEYS_BY_HASH, META, PositionRow, ROOTS, StreamRow, VOIDS, of_hash, of_sequence, position_key,
+};
+use super::seen::{Roots, SeenCheck, SeenFinding};
+use super::{Changes, StopCause, commands};
+use crate::store::{Batch, ReadError, Store, key};
+
+pub(super) struct Draft<'a> {
+    store: &'a Store,
+    /// The position before the batch.
+    base: &'a PositionRow,
+    pub(super) row: PositionRow,
+    pub(super) authority: Arc<Authority>,
+    roots: &'a mut Roots,
+    /// Every stream that the batch names; changed are those whose head lies past the base.
+    streams: HashMap<Stream, StreamRow>,
+    hashes: HashMap<Digest, Stream>,
+    commands: Vec<(CommandId, CommandRow)>,
+    voids: Vec<(Sequence, VoidReason)>,
+    findings: Vec<(Sequence, SeenFinding)>,
+    pub(super) changes: Changes,
+}
+
+impl Prefix for Draft<'_> {
+    fn cluster(&self) -> Option<(ClusterId, VerifyingKey)> {
+        self.authority.cluster
+    }
+
+    fn writer(&self, id: WriterId) -> Option<VerifyingKey> {
+        self.authority.writers.get(&id).copied()
+    }
+
+    fn version(&self, stream: &Stream) -> Version {
+        // A version is asked for the stream of the record's own subject only, and those are loaded.
+        self.streams.get(stream).map(|row| row.head.version).unwrap_or_default()
+    }
+}
+
+impl<'a> Draft<'a> {
+    /// Loads what the records will be judged against. `streams` are those their subjects name.
+    pub(super) fn begin(
+        store: &'a Store,
+        base: &'a PositionRow,
+        authority: Arc<Authority>,
+        roots: &'a mut Roots,
+        streams: &[Option<Stream>],
+    ) -> Result<Self, ReadError> {
+        let mut named: Vec<&Stream> = streams.iter().flatten().collect();
+        named.sort_unstable();
+        named.dedup();
+        let keys: Vec<Vec<u8>> = named.iter().map(|stream| key::of_stream(stream)).collect();
+        let rows = store.get_all::<StreamRow>(AGGREGATES, &keys)?;
+        let streams = named.into_iter().cloned().zip(rows.into_iter().map(Option::unwrap_or_default)).collect();
+        Ok(Self {
+            store,
+            base,
+            row: base.clone(),
+            authority,
+            roots,
+            streams,
+            hashes: HashMap::new(),
+            commands: Vec::new(),
+            voids: Vec::new(),
+            findings: Vec::new(),
+            changes: Changes::default(),
+        })
+    }
+
+    /// Judges and folds the next record; a cause to stop leaves the draft as it was.
+    pub(super) fn add(&mut self, stored: &Stored, stream: Option<&Stream>) -> Result<(), Halt> {
+        let sequence = stored.sequence;
+        let leaf = match judge(self, &stored.subject, &stored.bytes) {
+            Verdict::Stop(reason) => return Err(Halt::Stop(StopCause::Judged(reason))),
+            Verdict::Valid(record) => {
+                self.fold(sequence, &record)?;
+                let frame = Frame::parse(&stored.bytes).expect("a valid record has a frame");
+                merkle::leaf_of_valid(&frame)
+            }
+            Verdict::Void(reason) => {
+                self.row.counts.void += 1;
+                self.voids.push((sequence, reason));
+                merkle::leaf_of_void(&stored.subject, &stored.bytes)
+            }
+        };
+        if let Some(row) = stream.and_then(|stream| self.streams.get_mut(stream)) {
+            row.head.sequence = sequence;
+        }
+        self.row.frontier.push(leaf);
+        self.row.sequence = sequence;
+        self.row.root = self.row.frontier.root();
+        self.row.leaf = Some(Digest::from_bytes(leaf));
+        self.roots.push(self.row.root);
+        Ok(())
+    }
+
+    fn fold(&mut self, sequence: Sequence, record: &Record) -> Result<(), Halt> {
+        let header = &record.header;
+        let row = self.streams.get_mut(&header.stream).expect("a valid record stands on the subject of its stream, which is loaded");
+        let aggregate = apply_record(row.aggregate.clone(), record).map_err(StopCause::Apply)?;
+        // Nothing is changed before this line, and nothing below can refuse the record.
+        let before = std::mem::replace(&mut row.aggregate, aggregate);
+        row.head.version = header.version;
+        self.changes.note(header.stream.kind(), before.as_ref(), row.aggregate.as_ref());
+        if matches!(header.stream.kind(), StreamKind::Cluster | StreamKind::Writer) {
+            Arc::make_mut(&mut self.authority).learn(&header.stream, row.aggregate.as_ref());
+        }
+        if let Some(Aggregate::Cluster(cluster)) = &row.aggregate {
+            self.row.cluster = Some(cluster.id);
+        }
+        self.row.time_max = self.row.time_max.max(header.time);
+        self.row.counts.valid += 1;
+        self.check_seen(sequence, &header.seen);
+        self.commands.push((
+            header.command_id,
+            CommandRow {
+                request_digest: header.request_digest,
+                stream: header.stream.clone(),
+                sequence,
+                version: header.version,
+                record_id: header.record_id,
+                time: header.time,
+            },
+        ));
+        for event in &record.events {
+            match event {
+                Event::KeyCreated(created) => self.claim_hash(created.hash, &header.stream)?,
+                Event::KeyRotated(rotated) => self.claim_hash(rotated.hash, &header.stream)?,
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// A hash belongs to the first key that had it: a later record cannot take a client's key over.
+    fn claim_hash(&mut self, hash: Digest, stream: &Stream) -> Result<(), ReadError> {
+        let is_known = self.hashes.contains_key(&hash) || self.store.get::<Stream>(KEYS_BY_HASH, &of_hash(&hash))?.is_some();
+        if !is_known {
+            self.hashes.insert(hash, stream.clone());
+        }
+        Ok(())
+    }
+
+    fn check_seen(&mut self, sequence: Sequence, seen: &Seen) {
+        match self.roots.check(seen) {
+            SeenCheck::Same => {}
+            SeenCheck::Unchecked => self.row.counts.seen_unchecked += 1,
+            SeenCheck::Fault(fault) => {
+                self.row.counts.seen_findings += 1;
+                self.findings.push((sequence, SeenFinding { seen: *seen, fault }));
+            }
+        }
+    }
+
+    /// How many records were added.
+    pub(super) fn len(&self) -> usize {
+        (self.row.sequence.0 - self.base.sequence.0) as usize
+    }
+
+    /// The writes of all that was added, position included.
+    pub(super) fn batch(&self) -> Result<Batch<'a>, ReadError> {
+        let mut batch = self.store.batch();
+        for (stream, row) in self.streams.iter().filter(|(_, row)| row.head.sequence > self.base.sequence) {
+            batch.put(AGGREGATES, &key::of_stream(stream), row);
+        }
+        for (hash, stream) in &self.hashes {
+            batch.put(KEYS_BY_HASH, &of_hash(hash), stream);
+        }
+        for (sequence, reason) in &self.voids {
+            batch.put(VOIDS, &of_sequence(*sequence), reason);
+        }
+        for (sequence, finding) in &self.findings {
+            batch.put(FINDINGS, &of_sequence(*sequence), finding);
+        }
+        for root in self.roots.newest(self.len()) {
+            batch.put(ROOTS, &root.key(), &root);
+        }
+        commands::write(&mut batch, self.store, &self.commands, self.base.time_max, self.row.time_max)?;
+        batch.put(META, &position_key(), &self.row);
+        Ok(batch)
+    }
+}
+
+/// Why a record was not added.
+pub(super) enum Halt {
+    Stop(StopCause),
+    Read(ReadError),
+}
+
+impl From<StopCause> for Halt {
+    fn from(cause: StopCause) -> Self {
+        Self::Stop(cause)
+    }
+}
+
+impl From<ReadError> for Halt {
+    fn from(error: ReadError) -> Self {
+        Self::Read(error)
+    }
+}

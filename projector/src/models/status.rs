@@ -1,0 +1,38 @@
+//! How the read models stand, for metrics and `/readyz`.
+
+use schemas::Sequence;
+
+use super::Position;
+use crate::fold::Counts;
+
+/// What the fold is doing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum State {
+    /// On its way to the head that the log had when following began. Rows are served, but may be far behind.
+    Rebuilding,
+    /// It has been at the head and folds what comes.
+    Following,
+    /// It cannot go on at this sequence. What was folded before is served.
+    Stopped { sequence: Sequence, reason: String },
+}
+
+/// Plain numbers about the read models at one moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Status {
+    pub state: State,
+    pub position: Position,
+    /// The head of the log as last heard of, at most about a second old while the fold runs.
+    pub head: Sequence,
+    /// `head - position`, in records.
+    pub lag: u64,
+    pub counts: Counts,
+    /// The version of the rows, [`crate::VERSION`].
+    pub version: u32,
+}
+
+impl Status {
+    /// Whether the rows were ever level with the log since the start, so that they may be served to clients.
+    pub const fn is_ready(&self) -> bool {
+        matches!(self.state, State::Following)
+    }
+}

@@ -1,0 +1,127 @@
+//! What readers share with the one who folds: the model in use, swapped whole at each position.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+use schemas::Sequence;
+use tokio::sync::watch;
+
+use super::cache::{KeyCache, Mark};
+use super::routes::Routes;
+use super::{Position, State};
+use crate::fold::{Authority, Changes, Counts, Folder};
+use crate::store::{ReadError, Store};
+
+/// One position of one model. The store under it may be ahead by a batch that is not announced yet.
+pub(crate) struct View {
+    pub store: Arc<Store>,
+    /// Counts the switches of this process, so that two models at the same sequence are told apart.
+    pub generation: u64,
+    pub position: Position,
+    pub counts: Counts,
+    pub authority: Arc<Authority>,
+    pub routes: Arc<Routes>,
+}
+
+impl View {
+    fn of(folder: &Folder, generation: u64, routes: Arc<Routes>) -> Arc<Self> {
+        let row = folder.row();
+        Arc::new(Self {
+            store: Arc::clone(folder.store()),
+            generation,
+            position: row.position(),
+            counts: row.counts,
+            authority: Arc::clone(folder.authority()),
+            routes,
+        })
+    }
+
+    pub(crate) fn mark(&self) -> Mark {
+        Mark { generation: self.generation, sequence: self.position.sequence }
+    }
+}
+
+/// Written by the fold, read by everybody.
+pub(crate) struct Shared {
+    view: ArcSwap<View>,
+    pub(crate) cache: KeyCache,
+    announced: watch::Sender<Sequence>,
+    /// The head of the log as last heard of.
+    head: AtomicU64,
+    /// Written by whoever runs the fold.
+    state: Mutex<State>,
+}
+
+impl Shared {
+    pub(crate) fn new(folder: &Folder, head: Sequence) -> Result<Self, ReadError> {
+        let sequence = folder.row().sequence;
+        let routes = Arc::new(Routes::load(folder.store(), sequence)?);
+        Ok(Self {
+            view: ArcSwap::new(View::of(folder, 0, routes)),
+            cache: KeyCache::new(),
+            announced: watch::Sender::new(sequence),
+            head: AtomicU64::new(head.0),
+            state: Mutex::new(State::Rebuilding),
+        })
+    }
+
+    pub(crate) fn view(&self) -> arc_swap::Guard<Arc<View>> {
+        self.view.load()
+    }
+
+    pub(crate) fn sequence(&self) -> Sequence {
+        self.view.load().position.sequence
+    }
+
+    pub(crate) fn subscribe(&self) -> watch::Receiver<Sequence> {
+        self.announced.subscribe()
+    }
+
+    /// Makes a committed batch visible. The order is the cache's rule: invalidate, swap, announce. On an error nothing is announced, and the
+    /// next run of the fold begins with a refresh.
+    pub(crate) fn publish(&self, folder: &Folder, changes: &Changes) -> Result<(), ReadError> {
+        let view = self.view.load();
+        let sequence = folder.row().sequence;
+        self.cache.invalidate(&changes.hashes, Mark { generation: view.generation, sequence });
+        let routes = if changes.routes { Arc::new(Routes::load(folder.store(), sequence)?) } else { Arc::clone(&view.routes) };
+        self.view.store(View::of(folder, view.generation, routes));
+        self.announce(sequence);
+        Ok(())
+    }
+
+    /// Makes all that is committed visible, whatever came of the last run of the fold.
+    pub(crate) fn refresh(&self, folder: &Folder) -> Result<(), ReadError> {
+        self.publish(folder, &Changes { hashes: Vec::new(), routes: true })
+    }
+
+    /// Puts another model in the place of the one in use.
+    pub(crate) fn switch(&self, folder: &Folder, routes: Routes) {
+        let generation = self.view.load().generation + 1;
+        self.cache.clear(Mark { generation, sequence: Sequence::ZERO });
+        self.view.store(View::of(folder, generation, Arc::new(routes)));
+        self.announce(folder.row().sequence);
+    }
+
+    fn announce(&self, sequence: Sequence) {
+        self.head.fetch_max(sequence.0, Ordering::Relaxed);
+        self.announced.send_replace(sequence);
+    }
+
+    pub(crate) fn note_head(&self, head: Sequence) {
+        self.head.fetch_max(head.0, Ordering::Relaxed);
+    }
+
+    pub(crate) fn head(&self) -> Sequence {
+        Sequence(self.head.load(Ordering::Relaxed))
+    }
+
+    pub(crate) fn state(&self) -> State {
+        self.state.lock().clone()
+    }
+
+    pub(crate) fn set_state(&self, state: State) {
+        *self.state.lock() = state;
+    }
+}

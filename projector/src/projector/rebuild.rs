@@ -1,0 +1,122 @@
+//! A rebuild: another model from the first record on, beside the one in use, put in its place whole.
+
+use std::sync::Arc;
+
+use event_log::Stored;
+use parking_lot::Mutex;
+use schemas::{Digest, Sequence};
+use thiserror::Error;
+
+use super::{Projector, blocking};
+use crate::directory::{Directory, DirectoryError, Generation};
+use crate::fold::rows::FAMILIES;
+use crate::fold::{BATCH_RECORDS_MAX, FoldError, Folder};
+use crate::models::{Position, Routes, Shared};
+use crate::store::{ReadError, Store};
+
+/// A rebuild that was switched in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rebuilt {
+    /// Where both models stood when the new one took over.
+    pub position: Position,
+}
+
+/// Why the model in use was kept.
+#[derive(Debug, Error)]
+pub enum RebuildError {
+    #[error("a rebuild is running already")]
+    Running,
+    /// An alarm: the log's past or its verdicts are not what they were when the model in use was folded.
+    #[error("at sequence {sequence} the rebuilt model has root {found}, the model in use has {expected}")]
+    RootDiffers { sequence: Sequence, found: Digest, expected: Digest },
+    #[error(transparent)]
+    Fold(#[from] FoldError),
+    #[error(transparent)]
+    Log(#[from] event_log::ReadError),
+    /// The log ends below the position of the model in use.
+    #[error("the log has no record at sequence {sequence}")]
+    LogShorter { sequence: Sequence },
+    #[error(transparent)]
+    Directory(#[from] DirectoryError),
+    #[error(transparent)]
+    Storage(#[from] ReadError),
+}
+
+/// The model in use, as far as taking its place goes.
+struct InUse {
+    directory: Arc<Directory>,
+    shared: Arc<Shared>,
+    folder: Arc<Mutex<Folder>>,
+}
+
+impl Projector {
+    /// Folds the whole log into a new model while the one in use goes on, compares the roots at the same position, and switches.
+    pub async fn rebuild(&self) -> Result<Rebuilt, RebuildError> {
+        let _permit = self.building.try_acquire().map_err(|_| RebuildError::Running)?;
+        let (directory, memory) = (Arc::clone(&self.directory), self.memory.clone());
+        let (generation, mut candidate) = blocking(move || begin(&directory, &memory)).await?;
+        loop {
+            let sequence = candidate.row().sequence.next();
+            let run = self.log.read_range(sequence, BATCH_RECORDS_MAX).await?;
+            if run.is_empty() && sequence <= self.shared.sequence() {
+                return Err(RebuildError::LogShorter { sequence });
+            }
+            let (directory, shared, folder) = (Arc::clone(&self.directory), Arc::clone(&self.shared), Arc::clone(&self.folder));
+            let in_use = InUse { directory, shared, folder };
+            match blocking(move || in_use.advance(candidate, generation, &run)).await? {
+                Advanced::Switched(rebuilt) => return Ok(rebuilt),
+                Advanced::Behind(folder) => candidate = *folder,
+            }
+        }
+    }
+}
+
+/// An empty model in a directory that goes with it, until it is switched in.
+fn begin(directory: &Directory, memory: &crate::Memory) -> Result<(Generation, Folder), RebuildError> {
+    let generation = directory.next()?;
+    let store = Store::open(&directory.path_of(generation), FAMILIES, memory)?;
+    store.set_retired(true);
+    Ok((generation, Folder::open(Arc::new(store))?))
+}
+
+enum Advanced {
+    Behind(Box<Folder>),
+    Switched(Rebuilt),
+}
+
+impl InUse {
+    /// Folds a run into the candidate, and puts the candidate in if that brings it level.
+    fn advance(self, mut candidate: Folder, generation: Generation, run: &[Stored]) -> Result<Advanced, RebuildError> {
+        if run.last().is_some_and(|last| last.sequence < self.shared.sequence()) {
+            fold(&mut candidate, run)?;
+            return Ok(Advanced::Behind(Box::new(candidate)));
+        }
+        // Nothing is folded into the model in use while this is held.
+        let mut in_use = self.folder.lock();
+        let position = in_use.row().position();
+        let level = run.partition_point(|stored| stored.sequence <= position.sequence);
+        fold(&mut candidate, &run[..level])?;
+        let (sequence, found, expected) = (position.sequence, candidate.row().root, position.root);
+        if candidate.row().sequence < sequence {
+            return Ok(Advanced::Behind(Box::new(candidate)));
+        }
+        if found != expected {
+            tracing::error!(%sequence, %found, %expected, "a rebuilt model has another root; the model in use is kept");
+            return Err(RebuildError::RootDiffers { sequence, found, expected });
+        }
+        let routes = Routes::load(candidate.store(), sequence)?;
+        self.directory.point_to(generation)?;
+        candidate.store().set_retired(false);
+        let old = std::mem::replace(&mut *in_use, candidate);
+        old.store().set_retired(true);
+        self.shared.switch(&in_use, routes);
+        Ok(Advanced::Switched(Rebuilt { position }))
+    }
+}
+
+fn fold(candidate: &mut Folder, run: &[Stored]) -> Result<(), FoldError> {
+    match candidate.fold(run)? {
+        (_, None) => Ok(()),
+        (_, Some(stop)) => Err(stop.into()),
+    }
+}

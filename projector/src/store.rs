@@ -1,0 +1,166 @@
+//! One RocksDB directory: typed rows by column family, written a batch at a time.
+
+pub(crate) mod key;
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rocksdb::{ColumnFamily, ColumnFamilyDescriptor, DB, Direction, IteratorMode, WriteBatch};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use thiserror::Error;
+
+use crate::memory::Memory;
+
+/// The name of a column family.
+pub(crate) type Family = &'static str;
+
+/// Why a read model cannot be read.
+#[derive(Debug, Error)]
+pub enum ReadError {
+    #[error("the read model's storage failed")]
+    Storage(#[from] rocksdb::Error),
+    /// The rows are derived: with the directory removed they are folded again from the log.
+    #[error("a row of {family} does not have its shape; remove the read model's directory to have it rebuilt")]
+    Row { family: &'static str },
+}
+
+/// Why a batch was not committed. Neither its rows nor its position are there.
+#[derive(Debug, Error)]
+#[error("the read model's batch could not be written")]
+pub struct CommitError(#[source] pub(crate) Box<dyn std::error::Error + Send + Sync>);
+
+/// A row as it is stored, for comparing whole models.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Row {
+    pub family: &'static str,
+    pub key: Vec<u8>,
+    pub value: Vec<u8>,
+}
+
+/// An open database. Blocking throughout.
+pub(crate) struct Store {
+    db: DB,
+    families: &'static [Family],
+    // Dropped after the database, so that a retired directory goes only when nobody reads it any more.
+    place: Place,
+    #[cfg(feature = "faults")]
+    pub(crate) faults: std::sync::Arc<crate::faults::Faults>,
+}
+
+/// The directory, and whether it goes with the store.
+struct Place {
+    path: PathBuf,
+    retired: AtomicBool,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if self.retired.load(Ordering::Acquire)
+            && let Err(error) = std::fs::remove_dir_all(&self.path)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            // The next start sweeps what no pointer names.
+            tracing::warn!(path = %self.path.display(), error = %error, "a retired read model could not be removed");
+        }
+    }
+}
+
+impl Store {
+    pub(crate) fn open(path: &Path, families: &'static [Family], memory: &Memory) -> Result<Self, ReadError> {
+        let descriptors = families.iter().map(|family| ColumnFamilyDescriptor::new(*family, memory.family_options()));
+        let db = DB::open_cf_descriptors(&memory.database_options(), path, descriptors)?;
+        Ok(Self {
+            db,
+            families,
+            place: Place { path: path.to_owned(), retired: AtomicBool::new(false) },
+            #[cfg(feature = "faults")]
+            faults: std::sync::Arc::default(),
+        })
+    }
+
+    /// Whether the directory is removed once the last reader has let go.
+    pub(crate) fn set_retired(&self, retired: bool) {
+        self.place.retired.store(retired, Ordering::Release);
+    }
+
+    pub(crate) fn get<T: DeserializeOwned>(&self, family: Family, key: &[u8]) -> Result<Option<T>, ReadError> {
+        let value = self.db.get_pinned_cf(self.family(family), key)?;
+        value.map(|value| decode(family, &value)).transpose()
+    }
+
+    /// The rows under these keys, in their order.
+    pub(crate) fn get_all<T: DeserializeOwned>(&self, family: Family, keys: &[Vec<u8>]) -> Result<Vec<Option<T>>, ReadError> {
+        let values = self.db.batched_multi_get_cf(self.family(family), keys, false);
+        values.into_iter().map(|value| value?.map(|value| decode(family, &value)).transpose()).collect()
+    }
+
+    /// The rows whose keys are `from` or after it and begin with `prefix`, in the order of their keys.
+    pub(crate) fn scan<'a, T: DeserializeOwned>(
+        &'a self,
+        family: Family,
+        from: &[u8],
+        prefix: Vec<u8>,
+    ) -> impl Iterator<Item = Result<(Box<[u8]>, T), ReadError>> + use<'a, T> {
+        let rows = self.db.iterator_cf(self.family(family), IteratorMode::From(from, Direction::Forward));
+        rows.take_while(move |row| row.as_ref().map_or(true, |(key, _)| key.starts_with(&prefix))).map(move |row| {
+            let (key, value) = row?;
+            let value = decode(family, &value)?;
+            Ok((key, value))
+        })
+    }
+
+    /// The first key that is `from` or after it.
+    pub(crate) fn seek(&self, family: Family, from: &[u8]) -> Result<Option<Box<[u8]>>, ReadError> {
+        let mut rows = self.db.iterator_cf(self.family(family), IteratorMode::From(from, Direction::Forward));
+        Ok(rows.next().transpose()?.map(|(key, _)| key))
+    }
+
+    pub(crate) fn batch(&self) -> Batch<'_> {
+        Batch { store: self, writes: WriteBatch::default() }
+    }
+
+    /// Every row of every family, in order.
+    pub(crate) fn dump(&self) -> Result<Vec<Row>, ReadError> {
+        let mut rows = Vec::new();
+        for &family in self.families {
+            for row in self.db.iterator_cf(self.family(family), IteratorMode::Start) {
+                let (key, value) = row?;
+                rows.push(Row { family, key: key.into(), value: value.into() });
+            }
+        }
+        Ok(rows)
+    }
+
+    fn family(&self, family: Family) -> &ColumnFamily {
+        self.db.cf_handle(family).expect("the store was opened with all families it is asked for")
+    }
+}
+
+fn decode<T: DeserializeOwned>(family: Family, value: &[u8]) -> Result<T, ReadError> {
+    postcard::from_bytes(value).map_err(|_| ReadError::Row { family })
+}
+
+/// Writes that are committed together or not at all.
+pub(crate) struct Batch<'a> {
+    store: &'a Store,
+    writes: WriteBatch,
+}
+
+impl Batch<'_> {
+    pub(crate) fn put<T: Serialize>(&mut self, family: Family, key: &[u8], row: &T) {
+        let value = postcard::to_allocvec(row).expect("a row is plain data; encoding to memory cannot fail");
+        self.writes.put_cf(self.store.family(family), key, value);
+    }
+
+    pub(crate) fn delete(&mut self, family: Family, key: &[u8]) {
+        self.writes.delete_cf(self.store.family(family), key);
+    }
+
+    pub(crate) fn commit(self) -> Result<(), CommitError> {
+        #[cfg(feature = "faults")]
+        self.store.faults.before_commit()?;
+        self.store.db.write(self.writes).map_err(|error| CommitError(Box::new(error)))
+    }
+}

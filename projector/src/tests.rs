@@ -1,0 +1,8 @@
+#![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
+#![allow(clippy::disallowed_methods, reason = "a test has no tracker; it awaits what it spawns")]
+
+mod fold;
+mod models;
+mod start;
+mod usage;
+mod world;

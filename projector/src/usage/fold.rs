@@ -1,0 +1,154 @@
+//! The fold of usage batches into sums.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use event_log::usage::StoredBatch;
+use schemas::usage::UsageRecord;
+use schemas::{RequestId, Sequence};
+use thiserror::Error;
+
+use super::rows::{
+    Dimension, EVER, FAMILIES, GAPS, GapFinding, INCARNATIONS, KEY_DAYS, KEY_MODELS, META, REQUEST_RING, REQUESTS, TOTALS, Totals,
+    UsagePosition, of_gap, of_incarnation, of_key, of_request, of_ring, position_key, totals_key,
+};
+use crate::memory::Memory;
+use crate::store::{Batch, CommitError, Family, ReadError, Store};
+
+/// Why usage was not folded. Nothing of the run is in the rows.
+#[derive(Debug, Error)]
+pub enum UsageFoldError {
+    #[error("the usage stream gave sequence {found} where {expected} was due")]
+    Gap { expected: Sequence, found: Sequence },
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    #[error(transparent)]
+    Commit(#[from] CommitError),
+}
+
+/// The one writer of the usage models.
+pub(crate) struct UsageFolder {
+    store: Arc<Store>,
+    position: UsagePosition,
+}
+
+/// Rows under change, over what the store holds.
+struct Draft<'a> {
+    store: &'a Store,
+    batch: Batch<'a>,
+    position: UsagePosition,
+    totals: BTreeMap<(Family, Vec<u8>), Totals>,
+    incarnations: BTreeMap<Vec<u8>, u64>,
+    /// By number of the request. One run may go round the ring, so that only the last of a slot counts.
+    requests: BTreeMap<u64, &'a UsageRecord>,
+}
+
+impl UsageFolder {
+    pub(crate) fn open(path: &std::path::Path, memory: &Memory) -> Result<Self, ReadError> {
+        let store = Arc::new(Store::open(path, FAMILIES, memory)?);
+        let position = store.get(META, &position_key())?.unwrap_or_default();
+        Ok(Self { store, position })
+    }
+
+    pub(crate) fn store(&self) -> &Arc<Store> {
+        &self.store
+    }
+
+    pub(crate) fn position(&self) -> UsagePosition {
+        self.position
+    }
+
+    /// Folds a run into one batch and commits it. What lies at or below the position is passed over.
+    pub(crate) fn fold(&mut self, run: &[StoredBatch]) -> Result<(), UsageFoldError> {
+        let (totals, incarnations, requests) = Default::default();
+        let (store, batch) = (&*self.store, self.store.batch());
+        let mut draft = Draft { store, batch, position: self.position, totals, incarnations, requests };
+        for stored in run.iter().filter(|stored| stored.sequence > self.position.sequence) {
+            let expected = draft.position.sequence.next();
+            if stored.sequence != expected {
+                return Err(UsageFoldError::Gap { expected, found: stored.sequence });
+            }
+            draft.add(stored)?;
+        }
+        if draft.position != self.position {
+            self.position = draft.commit()?;
+        }
+        Ok(())
+    }
+}
+
+impl<'a> Draft<'a> {
+    fn add(&mut self, stored: &'a StoredBatch) -> Result<(), ReadError> {
+        let StoredBatch { sequence, batch } = stored;
+        self.position.sequence = *sequence;
+        let origin = of_incarnation(batch.node, batch.incarnation);
+        let last = match self.incarnations.get(&origin) {
+            Some(last) => *last,
+            None => self.store.get(INCARNATIONS, &origin)?.unwrap_or(0),
+        };
+        if batch.number <= last {
+            self.position.repeats += 1;
+            return Ok(());
+        }
+        let (expected, found) = (last + 1, batch.number);
+        if found > expected {
+            self.position.gaps += found - expected;
+            let gap = GapFinding { node: batch.node, incarnation: batch.incarnation, expected, found };
+            tracing::error!(node = %gap.node, incarnation = %gap.incarnation, expected, found, "usage batches are missing");
+            self.batch.put(GAPS, &of_gap(*sequence), &gap);
+        }
+        self.incarnations.insert(origin, found);
+        batch.records.iter().try_for_each(|record| self.count(record))
+    }
+
+    fn count(&mut self, record: &'a UsageRecord) -> Result<(), ReadError> {
+        // Day 0 is the row over all days; a clock that stood in 1970 is counted on the day after.
+        let (tenant, key, day) = (&record.tenant, record.key, record.settled_at.day().max(1));
+        let model = record.model_requested.as_bytes();
+        for day in [EVER, day] {
+            self.count_in(TOTALS, totals_key(tenant, Dimension::Key, day, key.as_bytes()), record)?;
+            self.count_in(TOTALS, totals_key(tenant, Dimension::Model, day, model), record)?;
+            self.count_in(TOTALS, totals_key(tenant, Dimension::Upstream, day, record.upstream.as_bytes()), record)?;
+        }
+        self.count_in(TOTALS, totals_key(tenant, Dimension::Day, day, &[]), record)?;
+        self.count_in(KEY_DAYS, of_key(tenant, key, &day.to_be_bytes()), record)?;
+        self.count_in(KEY_MODELS, of_key(tenant, key, model), record)?;
+        self.position.requests += 1;
+        self.requests.insert(self.position.requests, record);
+        Ok(())
+    }
+
+    fn count_in(&mut self, family: Family, key: Vec<u8>, record: &UsageRecord) -> Result<(), ReadError> {
+        use std::collections::btree_map::Entry;
+        let totals = match self.totals.entry((family, key)) {
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(entry) => {
+                let stored = self.store.get(family, &entry.key().1)?.unwrap_or_default();
+                entry.insert(stored)
+            }
+        };
+        totals.count(record);
+        Ok(())
+    }
+
+    fn commit(mut self) -> Result<UsagePosition, UsageFoldError> {
+        for ((family, key), totals) in &self.totals {
+            self.batch.put(family, key, totals);
+        }
+        for (origin, last) in &self.incarnations {
+            self.batch.put(INCARNATIONS, origin, last);
+        }
+        // In order of number: a later request takes the slot, and the row, of the one a full ring before it.
+        for (number, record) in &self.requests {
+            let slot = of_ring(*number);
+            if let Some(old) = self.store.get::<RequestId>(REQUEST_RING, &slot)? {
+                self.batch.delete(REQUESTS, &of_request(&old));
+            }
+            self.batch.put(REQUEST_RING, &slot, &record.request);
+            self.batch.put(REQUESTS, &of_request(&record.request), record);
+        }
+        self.batch.put(META, &position_key(), &self.position);
+        self.batch.commit()?;
+        Ok(self.position)
+    }
+}

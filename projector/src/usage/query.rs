@@ -1,0 +1,188 @@
+//! The read side of usage: cheap to clone, synchronous.
+
+use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+use std::time::Duration;
+
+use schemas::usage::UsageRecord;
+use schemas::{KeyId, RequestId, Sequence, TenantId, UpstreamId};
+use tokio::sync::watch;
+
+use super::rows::{
+    Dimension, EVER, GAPS, GapFinding, KEY_DAYS, KEY_MODELS, REQUESTS, TOTALS, Totals, UsagePosition, of_gap, of_key, of_request,
+    totals_day, totals_key, totals_prefix,
+};
+use crate::store::{ReadError, Row, Store, key};
+
+/// What the groups of an answer are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GroupBy {
+    Key,
+    /// As the client asked for it.
+    Model,
+    Upstream,
+    Day,
+}
+
+/// Which usage is asked for.
+#[derive(Debug, Clone)]
+pub struct UsageQuery {
+    pub tenant: TenantId,
+    pub group_by: GroupBy,
+    /// Days since the Unix epoch in UTC on which requests were settled, both ends included. None is all days.
+    pub days: Option<RangeInclusive<u32>>,
+}
+
+/// A member of what usage was grouped by.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum UsageGroup {
+    Key(KeyId),
+    Model(String),
+    Upstream(UpstreamId),
+    Day(u32),
+}
+
+/// All about one key.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct KeyUsage {
+    pub total: Totals,
+    /// By day, earliest first.
+    pub days: Vec<(u32, Totals)>,
+    pub models: Vec<(String, Totals)>,
+}
+
+/// Plain numbers about the usage models at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UsageStatus {
+    pub sequence: Sequence,
+    pub requests: u64,
+    pub repeats: u64,
+    /// Batches that never came; an alarm.
+    pub gaps: u64,
+    /// False once the fold has failed; sums then grow no more.
+    pub following: bool,
+}
+
+/// The usage models. Lists touch the disk: they belong in `spawn_blocking`.
+#[derive(Clone)]
+pub struct UsageModels {
+    pub(super) store: Arc<Store>,
+    pub(super) announced: watch::Receiver<Announced>,
+}
+
+/// Written by the fold after each commit.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Announced {
+    pub position: UsagePosition,
+    pub following: bool,
+}
+
+impl UsageModels {
+    /// The place in the usage stream up to which sums were announced: the `as_of` of an answer.
+    pub fn position(&self) -> Sequence {
+        self.announced.borrow().position.sequence
+    }
+
+    pub fn status(&self) -> UsageStatus {
+        let Announced { position, following } = *self.announced.borrow();
+        let UsagePosition { sequence, requests, repeats, gaps } = position;
+        UsageStatus { sequence, requests, repeats, gaps, following }
+    }
+
+    /// Waits until a place in the usage stream was announced; false if that takes longer than `patience`.
+    pub async fn wait_for(&self, sequence: Sequence, patience: Duration) -> bool {
+        let mut announced = self.announced.clone();
+        let reached = announced.wait_for(|at| at.position.sequence >= sequence);
+        tokio::time::timeout(patience, reached).await.is_ok_and(|seen| seen.is_ok())
+    }
+
+    /// Sums by group, in the order of the groups.
+    pub fn usage(&self, query: &UsageQuery) -> Result<Vec<(UsageGroup, Totals)>, ReadError> {
+        let UsageQuery { tenant, group_by, days } = query;
+        let dimension = dimension(*group_by);
+        // Days begin at 1: the row of day 0 is the sum of all.
+        let days = match (days, group_by) {
+            (Some(days), _) => (*days.start()).max(1)..=*days.end(),
+            (None, GroupBy::Day) => 1..=u32::MAX,
+            (None, _) => EVER..=EVER,
+        };
+        let prefix = totals_prefix(tenant, dimension);
+        let mut groups: BTreeMap<UsageGroup, Totals> = BTreeMap::new();
+        for row in self.store.scan::<Totals>(TOTALS, &totals_day(tenant, dimension, *days.start()), prefix.clone()) {
+            let (key, totals) = row?;
+            let (day, member) = key[prefix.len()..].split_first_chunk::<4>().ok_or(ReadError::Row { family: TOTALS })?;
+            let day = u32::from_be_bytes(*day);
+            if day > *days.end() {
+                break;
+            }
+            let group = group(*group_by, day, member).ok_or(ReadError::Row { family: TOTALS })?;
+            groups.entry(group).or_default().add(&totals);
+        }
+        Ok(groups.into_iter().collect())
+    }
+
+    /// The sums of one key over all time; none if it was never used.
+    pub fn key_total(&self, tenant: &TenantId, id: KeyId) -> Result<Option<Totals>, ReadError> {
+        self.store.get(TOTALS, &totals_key(tenant, Dimension::Key, EVER, id.as_bytes()))
+    }
+
+    /// The use of one key by day and by model.
+    pub fn key_usage(&self, tenant: &TenantId, id: KeyId) -> Result<KeyUsage, ReadError> {
+        let prefix = of_key(tenant, id, &[]);
+        let rows = |family| self.store.scan::<Totals>(family, &prefix, prefix.clone());
+        let rest = |key: &[u8]| key[prefix.len()..].to_vec();
+        let mut usage = KeyUsage { total: self.key_total(tenant, id)?.unwrap_or_default(), ..KeyUsage::default() };
+        for row in rows(KEY_DAYS) {
+            let (key, totals) = row?;
+            let day = rest(&key).try_into().map_err(|_| ReadError::Row { family: KEY_DAYS })?;
+            usage.days.push((u32::from_be_bytes(day), totals));
+        }
+        for row in rows(KEY_MODELS) {
+            let (key, totals) = row?;
+            let model = String::from_utf8(rest(&key)).map_err(|_| ReadError::Row { family: KEY_MODELS })?;
+            usage.models.push((model, totals));
+        }
+        Ok(usage)
+    }
+
+    /// The usage record of one of the last [`super::REQUESTS_KEPT`] requests.
+    pub fn request(&self, id: &RequestId) -> Result<Option<UsageRecord>, ReadError> {
+        self.store.get(REQUESTS, &of_request(id))
+    }
+
+    /// Batches that are missing from the stream, from a place in it on.
+    pub fn gaps(&self, from: Sequence, limit: usize) -> Result<Vec<GapFinding>, ReadError> {
+        let rows = self.store.scan::<GapFinding>(GAPS, &of_gap(from), key::cluster_wide(&[]));
+        rows.take(limit).map(|row| row.map(|(_, gap)| gap)).collect()
+    }
+
+    /// Every row, position included: equal dumps are equal models.
+    pub fn dump(&self) -> Result<Vec<Row>, ReadError> {
+        self.store.dump()
+    }
+
+    /// The hooks of these models.
+    #[cfg(feature = "faults")]
+    pub fn faults(&self) -> Arc<crate::faults::Faults> {
+        Arc::clone(&self.store.faults)
+    }
+}
+
+const fn dimension(group_by: GroupBy) -> Dimension {
+    match group_by {
+        GroupBy::Key => Dimension::Key,
+        GroupBy::Model => Dimension::Model,
+        GroupBy::Upstream => Dimension::Upstream,
+        GroupBy::Day => Dimension::Day,
+    }
+}
+
+fn group(group_by: GroupBy, day: u32, member: &[u8]) -> Option<UsageGroup> {
+    Some(match group_by {
+        GroupBy::Key => UsageGroup::Key(KeyId::from_bytes(member.try_into().ok()?)),
+        GroupBy::Model => UsageGroup::Model(String::from_utf8(member.to_vec()).ok()?),
+        GroupBy::Upstream => UsageGroup::Upstream(UpstreamId::from_bytes(member.try_into().ok()?)),
+        GroupBy::Day => UsageGroup::Day(day),
+    })
+}
