@@ -1,0 +1,50 @@
+//! What an operator may choose about the data plane; the defaults, each with its reason.
+
+use std::time::Duration;
+
+/// Long enough for a distant handshake, short enough that failover is felt as a pause and not as a failure.
+pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// A long answer that is not streamed has its first byte only when the model is done.
+pub(crate) const FIRST_BYTE_TIMEOUT: Duration = Duration::from_secs(300);
+/// Reasoning models are silent for minutes; providers that ping do it every 15 s or so.
+pub(crate) const IDLE_TIMEOUT: Duration = Duration::from_secs(300);
+/// No request outlives it, however lively.
+pub(crate) const TOTAL_TIMEOUT: Duration = Duration::from_secs(3600);
+/// Room for a few images in base64; the largest body a provider of these dialects accepts is of this order.
+pub(crate) const BODY_BYTES_MAX: usize = 32 << 20;
+/// What all bodies that are held for failover may take together.
+pub(crate) const BODIES_BYTES_MAX: usize = 256 << 20;
+/// The longest silence inside a request's body.
+pub(crate) const BODY_IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The data plane's settings.
+#[derive(Debug, Clone)]
+pub struct GatewayConfig {
+    /// Whether an upstream may stand on a loopback, private, link-local or metadata address.
+    pub allow_private_upstreams: bool,
+    pub connect_timeout: Duration,
+    /// From sending a request to an upstream to the head of its answer.
+    pub first_byte_timeout: Duration,
+    /// Between two chunks of an answer.
+    pub idle_timeout: Duration,
+    /// From a request's arrival to its last byte.
+    pub total_timeout: Duration,
+    /// A larger request body is refused.
+    pub body_bytes_max: usize,
+    /// The process's budget for request bodies; beyond it requests are refused until others finish.
+    pub bodies_bytes_max: usize,
+}
+
+impl Default for GatewayConfig {
+    fn default() -> Self {
+        Self {
+            allow_private_upstreams: false,
+            connect_timeout: CONNECT_TIMEOUT,
+            first_byte_timeout: FIRST_BYTE_TIMEOUT,
+            idle_timeout: IDLE_TIMEOUT,
+            total_timeout: TOTAL_TIMEOUT,
+            body_bytes_max: BODY_BYTES_MAX,
+            bodies_bytes_max: BODIES_BYTES_MAX,
+        }
+    }
+}

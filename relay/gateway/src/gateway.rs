@@ -1,0 +1,130 @@
+//! The state of the data plane, and what the composition root gives and asks of it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use event_log::usage::UsageLog;
+use projector::ReadModels;
+use prometheus_client::metrics::gauge::Gauge;
+use schemas::{IncarnationId, Timestamp, WriterId};
+use thiserror::Error;
+use tokio::sync::Semaphore;
+use vault::Vault;
+
+use crate::config::GatewayConfig;
+use crate::cooling::Cooling;
+use crate::limits::Allowances;
+use crate::metrics::Metrics;
+use crate::random::Random;
+use crate::targets::Targets;
+use crate::transport::Transport;
+use crate::usage::{UsageSink, UsageWriter};
+
+/// The time, as the whole node sees it.
+pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
+
+/// What the data plane is made of.
+pub struct GatewayParts {
+    pub config: GatewayConfig,
+    pub models: ReadModels,
+    pub vault: Arc<Vault>,
+    pub usage_log: Arc<UsageLog>,
+    /// Who numbers the usage batches: this node, and this run of its process.
+    pub node: WriterId,
+    pub incarnation: IncarnationId,
+    pub clock: Clock,
+    pub metrics: Metrics,
+}
+
+/// Why the data plane cannot start.
+#[derive(Debug, Error)]
+pub enum GatewayError {
+    #[error("the system's root certificates could not be loaded")]
+    RootCertificates(#[source] std::io::Error),
+    #[error("the system gives no random bytes")]
+    Random(#[from] getrandom::Error),
+}
+
+/// The data plane. Cheap to clone.
+#[derive(Clone)]
+pub struct Gateway(Arc<State>);
+
+pub struct State {
+    pub(crate) config: GatewayConfig,
+    pub(crate) models: ReadModels,
+    pub(crate) clock: Clock,
+    pub(crate) metrics: Metrics,
+    pub(crate) usage: UsageSink,
+    pub(crate) allowances: Arc<Allowances>,
+    pub(crate) cooling: Cooling,
+    pub(crate) targets: Targets,
+    pub(crate) transport: Transport,
+    pub(crate) random: Random,
+    /// The bytes that request bodies may still take.
+    pub(crate) bodies: Arc<Semaphore>,
+    is_draining: AtomicBool,
+}
+
+impl Gateway {
+    /// The data plane, and the writer of its usage, which the composition root runs as a task ([`UsageWriter::run`]).
+    pub fn new(parts: GatewayParts) -> Result<(Self, UsageWriter), GatewayError> {
+        let GatewayParts { config, models, vault, usage_log, node, incarnation, clock, metrics } = parts;
+        let transport = Transport::new(&config).map_err(GatewayError::RootCertificates)?;
+        let (usage, writer) = UsageSink::new(usage_log, node, incarnation, &metrics);
+        let state = State {
+            targets: Targets::new(models.clone(), vault, config.allow_private_upstreams),
+            bodies: Arc::new(Semaphore::new(config.bodies_bytes_max)),
+            allowances: Allowances::new(),
+            cooling: Cooling::default(),
+            random: Random::new()?,
+            is_draining: AtomicBool::new(false),
+            config,
+            models,
+            clock,
+            metrics,
+            usage,
+            transport,
+        };
+        Ok((Self(Arc::new(state)), writer))
+    }
+
+    pub(crate) fn state(&self) -> &State {
+        &self.0
+    }
+
+    /// Refuses new requests from now on; those in flight go on.
+    pub fn drain(&self) {
+        self.0.is_draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Requests whose last byte is not sent yet.
+    pub fn in_flight(&self) -> u64 {
+        u64::try_from(self.0.metrics.in_flight.get()).unwrap_or(0)
+    }
+}
+
+impl State {
+    pub(crate) fn is_draining(&self) -> bool {
+        self.is_draining.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn now(&self) -> Timestamp {
+        (self.clock)()
+    }
+}
+
+/// Counts a request as in flight until it is dropped.
+pub(crate) struct InFlight(Gauge);
+
+impl InFlight {
+    pub(crate) fn new(metrics: &Metrics) -> Self {
+        metrics.in_flight.inc();
+        Self(metrics.in_flight.clone())
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}

@@ -1,0 +1,177 @@
+//! Which headers cross the relay, each way. Both ways are lists of what may pass; nothing is copied because it was there.
+
+use std::fmt::Display;
+
+use http::{HeaderMap, HeaderName, HeaderValue, header};
+use schemas::upstream::Dialect;
+use schemas::{Digest, KeyId};
+
+use crate::limits::Rate;
+
+pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+pub(crate) const REASON: HeaderName = HeaderName::from_static("x-keyrelay-reason");
+pub(crate) const UPSTREAM: HeaderName = HeaderName::from_static("x-keyrelay-upstream");
+pub(crate) const ATTEMPTS: HeaderName = HeaderName::from_static("x-keyrelay-attempts");
+pub(crate) const OVERHEAD_MS: HeaderName = HeaderName::from_static("x-keyrelay-overhead-ms");
+pub(crate) const RETRY_AFTER_MS: HeaderName = HeaderName::from_static("retry-after-ms");
+pub(crate) const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
+pub(crate) const ANTHROPIC_VERSION: HeaderName = HeaderName::from_static("anthropic-version");
+pub(crate) const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+
+/// What a client may tell an upstream. Absent with intent: all credentials, cookies, `openai-organization` and `openai-project` (they
+/// choose an account), anything about the network, and `x-stainless-*` (telemetry about the client's machine).
+const TO_UPSTREAM: [HeaderName; 6] = [
+    header::CONTENT_TYPE,
+    header::ACCEPT,
+    header::USER_AGENT,
+    ANTHROPIC_VERSION,
+    HeaderName::from_static("anthropic-beta"),
+    HeaderName::from_static("openai-beta"),
+];
+
+/// What an upstream may tell a client. Absent with intent: cookies, `alt-svc` and `strict-transport-security` (they speak for an
+/// origin), hop-by-hop headers, and those that name the account.
+const TO_CLIENT: [HeaderName; 11] = [
+    header::CONTENT_TYPE,
+    header::CONTENT_ENCODING,
+    header::CACHE_CONTROL,
+    header::RETRY_AFTER,
+    RETRY_AFTER_MS,
+    SHOULD_RETRY,
+    HeaderName::from_static("request-id"),
+    HeaderName::from_static("openai-version"),
+    HeaderName::from_static("openai-model"),
+    HeaderName::from_static("openai-processing-ms"),
+    HeaderName::from_static("x-accel-buffering"),
+];
+
+/// An upstream's own rate headers describe the account, not the caller's key; they pass under a name that says so.
+const UPSTREAM_RATE_PREFIXES: [&str; 2] = ["x-ratelimit-", "anthropic-ratelimit-"];
+
+/// The headers of an upstream request, but for the credential.
+pub(crate) fn to_upstream(from_client: &HeaderMap, key: KeyId) -> HeaderMap {
+    let mut headers = HeaderMap::with_capacity(TO_UPSTREAM.len() + 4);
+    for name in TO_UPSTREAM {
+        for value in from_client.get_all(&name) {
+            headers.append(name.clone(), value.clone());
+        }
+    }
+    // The meter reads answers as they pass.
+    headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+    // Clients share an upstream account, so a client's idempotency key is kept apart from every other key's.
+    if let Some(value) = from_client.get(IDEMPOTENCY_KEY) {
+        headers.insert(IDEMPOTENCY_KEY, text(Digest::blake3(&[key.as_bytes(), value.as_bytes()].concat())));
+    }
+    headers
+}
+
+/// The credential as the dialect shows it.
+pub(crate) fn credential_name(dialect: Dialect) -> HeaderName {
+    match dialect {
+        Dialect::Openai => header::AUTHORIZATION,
+        Dialect::Anthropic => X_API_KEY,
+    }
+}
+
+/// The headers of an answer, as far as they are the upstream's.
+pub(crate) fn to_client(from_upstream: &HeaderMap) -> HeaderMap {
+    let mut headers = HeaderMap::with_capacity(from_upstream.len() + 8);
+    for (name, value) in from_upstream {
+        if TO_CLIENT.contains(name) {
+            headers.append(name.clone(), value.clone());
+        } else if UPSTREAM_RATE_PREFIXES.iter().any(|prefix| name.as_str().starts_with(prefix)) {
+            let renamed = format!("x-upstream-{}", name.as_str().trim_start_matches("x-"));
+            if let Ok(renamed) = HeaderName::try_from(renamed) {
+                headers.append(renamed, value.clone());
+            }
+        }
+    }
+    headers
+}
+
+/// The key's rate as the caller's dialect spells it.
+pub(crate) fn write_rate(headers: &mut HeaderMap, dialect: Dialect, rate: &Rate) {
+    let (names, reset) = match dialect {
+        Dialect::Openai => {
+            (["x-ratelimit-limit-requests", "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests"], go_duration(rate))
+        }
+        Dialect::Anthropic => (
+            ["anthropic-ratelimit-requests-limit", "anthropic-ratelimit-requests-remaining", "anthropic-ratelimit-requests-reset"],
+            text(rate.reset_at),
+        ),
+    };
+    for (name, value) in names.into_iter().zip([HeaderValue::from(rate.limit), HeaderValue::from(rate.remaining), reset]) {
+        headers.insert(HeaderName::from_static(name), value);
+    }
+}
+
+/// `12ms`, `6.5s`, `1m0s`: the spelling of OpenAI's reset headers.
+fn go_duration(rate: &Rate) -> HeaderValue {
+    let ms = rate.reset_after_ms();
+    match (ms / 60_000, ms % 60_000) {
+        (0, rest) if rest < 1000 => text(format_args!("{rest}ms")),
+        (0, rest) => text(format_args!("{}s", rest as f64 / 1000.0)),
+        (minutes, rest) => text(format_args!("{minutes}m{}s", rest as f64 / 1000.0)),
+    }
+}
+
+/// A header value of visible ASCII; anything else would be a bug and becomes empty.
+pub(crate) fn text(value: impl Display) -> HeaderValue {
+    HeaderValue::try_from(value.to_string()).unwrap_or_else(|_| HeaderValue::from_static(""))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(lines: &[(&'static str, &'static str)]) -> HeaderMap {
+        lines.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value))).collect()
+    }
+
+    #[test]
+    fn only_listed_headers_reach_the_upstream() {
+        let key = KeyId::from_bytes([1; 16]);
+        let sent = to_upstream(
+            &map(&[
+                ("authorization", "Bearer sk-kr-x"),
+                ("x-api-key", "sk-kr-x"),
+                ("cookie", "a=b"),
+                ("x-forwarded-for", "10.0.0.1"),
+                ("host", "relay"),
+                ("openai-organization", "org"),
+                ("anthropic-beta", "a,b"),
+                ("content-type", "application/json"),
+                ("accept-encoding", "gzip"),
+                ("idempotency-key", "abc"),
+            ]),
+            key,
+        );
+        let mut names: Vec<_> = sent.keys().map(HeaderName::as_str).collect();
+        names.sort_unstable();
+        assert_eq!(names, ["accept-encoding", "anthropic-beta", "content-type", "idempotency-key"]);
+        assert_eq!(sent[header::ACCEPT_ENCODING], "identity");
+        assert_ne!(sent[IDEMPOTENCY_KEY], "abc");
+        assert_ne!(sent[IDEMPOTENCY_KEY], to_upstream(&map(&[("idempotency-key", "abc")]), KeyId::from_bytes([2; 16]))[IDEMPOTENCY_KEY]);
+    }
+
+    #[test]
+    fn only_listed_headers_reach_the_client() {
+        let sent = to_client(&map(&[
+            ("content-type", "text/event-stream"),
+            ("set-cookie", "a=b"),
+            ("alt-svc", "h3"),
+            ("strict-transport-security", "max-age=1"),
+            ("openai-organization", "org"),
+            ("connection", "close"),
+            ("request-id", "req_1"),
+            ("x-ratelimit-remaining-tokens", "5"),
+            ("anthropic-ratelimit-requests-limit", "6"),
+        ]));
+        let mut names: Vec<_> = sent.keys().map(HeaderName::as_str).collect();
+        names.sort_unstable();
+        let expected =
+            ["content-type", "request-id", "x-upstream-anthropic-ratelimit-requests-limit", "x-upstream-ratelimit-remaining-tokens"];
+        assert_eq!(names, expected);
+    }
+}

@@ -1,0 +1,47 @@
+//! The data plane: a request comes in with a client key and goes out with an upstream's credential, and what it used is written down.
+//!
+//! ```text
+//! http ──> exchange ──> admit (client_key, limits) ──> held_body, request_head ──> choose (targets, cooling)
+//!                                                                                     │
+//!   client <── answer_body (tap: what it used) <── forward (transport, address) <─────┘
+//!                  │
+//!                  └──> meter ──> usage ──> usage log
+//! ```
+//!
+//! Invariants. The bytes of a request and of an answer are never written anew; the two edits there are, asking for usage and hiding
+//! it, are splices. A client key never leaves this crate, and a credential goes only to the origin it was entered for. A request that
+//! reached an upstream settles exactly once. The data path waits for no control plane and never reads the log. Every buffer, queue
+//! and wait has a bound, and the bound has a name.
+
+mod address;
+mod admit;
+mod answer_body;
+mod catalogue;
+mod choose;
+mod client_key;
+mod config;
+mod cooling;
+mod exchange;
+mod forward;
+mod gateway;
+mod headers;
+mod held_body;
+mod http;
+mod limits;
+mod meter;
+mod metrics;
+mod random;
+mod refusal;
+mod request_head;
+mod sse;
+mod tap;
+mod targets;
+mod transport;
+mod usage;
+
+pub use crate::http::{openapi, router};
+pub use catalogue::Probed;
+pub use config::GatewayConfig;
+pub use gateway::{Clock, Gateway, GatewayError, GatewayParts};
+pub use metrics::Metrics;
+pub use usage::{UsageSink, UsageWriteError, UsageWriter};

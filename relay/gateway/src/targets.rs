@@ -1,0 +1,203 @@
+//! The routing snapshot, made ready for use: addresses parsed, credentials at hand.
+//!
+//! Built anew when the projector swaps its routes, never per request. A credential is unsealed on first use and shared with the next
+//! snapshot as long as it is the same secret; with the last snapshot that names it, it is wiped.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use http::uri::{Authority, Builder, PathAndQuery, Scheme};
+use http::{HeaderValue, Uri};
+use projector::{ReadModels, Route, Routes};
+use schemas::credential::Credential;
+use schemas::key::{Endpoint, Key};
+use schemas::upstream::{Dialect, UpstreamDetails};
+use schemas::{CredentialId, name};
+use thiserror::Error;
+use tokio::sync::OnceCell;
+use vault::{SecretAddress, UnsealError, Vault};
+use zeroize::Zeroizing;
+
+use crate::address;
+
+/// What a credential header may look like; an unsealed secret that is no header value is unusable.
+#[derive(Debug, Error)]
+pub(crate) enum CredentialError {
+    #[error("the credential could not be unsealed")]
+    Unseal(#[from] UnsealError),
+    #[error("the credential cannot be a header value")]
+    Value,
+    #[error("the unsealing task ended early")]
+    Task(#[from] tokio::task::JoinError),
+}
+
+/// Makes snapshots and keeps the last one.
+pub(crate) struct Targets {
+    models: ReadModels,
+    vault: Arc<Vault>,
+    allow_private: bool,
+    last: ArcSwap<Snapshot>,
+}
+
+/// All upstreams that a request can be sent to, in the projector's order.
+pub(crate) struct Snapshot {
+    routes: Arc<Routes>,
+    pub(crate) targets: Vec<Arc<Target>>,
+}
+
+/// One upstream with all it takes to send it a request.
+pub(crate) struct Target {
+    pub(crate) route: Arc<Route>,
+    /// Whether clients' requests may be sent to it: it is enabled, and in a pool that there is.
+    is_open: bool,
+    /// The upstream's name as a header.
+    pub(crate) name: HeaderValue,
+    credential: Credential,
+    /// Shared among snapshots.
+    secret: Arc<Secret>,
+    chat_completions: Uri,
+    messages: Uri,
+    models: Uri,
+}
+
+struct Secret {
+    id: CredentialId,
+    version: u32,
+    header: OnceCell<HeaderValue>,
+}
+
+impl Targets {
+    pub(crate) fn new(models: ReadModels, vault: Arc<Vault>, allow_private: bool) -> Self {
+        let last = ArcSwap::from_pointee(Snapshot { routes: Arc::default(), targets: Vec::new() });
+        Self { models, vault, allow_private, last }
+    }
+
+    /// The present snapshot.
+    pub(crate) fn snapshot(&self) -> Arc<Snapshot> {
+        let routes = self.models.routes();
+        let last = self.last.load_full();
+        if Arc::ptr_eq(&last.routes, &routes) {
+            return last;
+        }
+        let snapshot = Arc::new(Snapshot::new(routes, &last, self.allow_private));
+        self.last.store(Arc::clone(&snapshot));
+        snapshot
+    }
+
+    /// The header value that shows the target's credential. The vault is asked once per secret.
+    pub(crate) async fn credential(&self, target: &Target) -> Result<HeaderValue, CredentialError> {
+        let header = target.secret.header.get_or_try_init(|| async {
+            let (vault, address) = (Arc::clone(&self.vault), secret_address(&target.credential));
+            let plaintext = tokio::task::spawn_blocking(move || vault.unseal(&address)).await??;
+            header_value(target.route.upstream.details.dialect, plaintext).ok_or(CredentialError::Value)
+        });
+        header.await.cloned()
+    }
+}
+
+impl Snapshot {
+    fn new(routes: Arc<Routes>, last: &Self, allow_private: bool) -> Self {
+        let has_pool = |details: &UpstreamDetails| routes.pools.iter().any(|pool| pool.value.id == details.pool);
+        let target = |route: &Arc<Route>| {
+            let is_open = route.upstream.is_enabled() && has_pool(&route.upstream.details);
+            Target::new(route, is_open, last, allow_private).map(Arc::new)
+        };
+        let targets = routes.upstreams.iter().filter_map(target).collect();
+        Self { routes, targets }
+    }
+
+    fn secret(&self, credential: &Credential) -> Option<Arc<Secret>> {
+        let same = |secret: &&Arc<Secret>| secret.id == credential.id && secret.version == credential.secret_version;
+        self.targets.iter().map(|target| &target.secret).find(same).cloned()
+    }
+}
+
+impl Target {
+    /// None for an upstream that nothing can be sent to: without a credential for its origin, or on an address that is not allowed.
+    fn new(route: &Arc<Route>, is_open: bool, last: &Snapshot, allow_private: bool) -> Option<Self> {
+        let details = &route.upstream.details;
+        let credential = route.credential.as_ref().filter(|credential| credential.origin == route.upstream.origin())?;
+        let base: Uri = details.base_url.parse().ok()?;
+        if !allow_private && address::forbids_literal(base.host()?) {
+            tracing::warn!(upstream.name = details.name, "upstream is not used: its address is private");
+            return None;
+        }
+        let (chat_completions, messages, models) = match details.dialect {
+            Dialect::Openai => ("/chat/completions", "/messages", "/models"),
+            Dialect::Anthropic => ("/v1/chat/completions", "/v1/messages", "/v1/models"),
+        };
+        let secret = || Secret { id: credential.id, version: credential.secret_version, header: OnceCell::new() };
+        Some(Self {
+            route: Arc::clone(route),
+            is_open,
+            name: HeaderValue::from_bytes(details.name.as_bytes()).ok()?,
+            credential: credential.clone(),
+            secret: last.secret(credential).unwrap_or_else(|| Arc::new(secret())),
+            chat_completions: below(&base, chat_completions)?,
+            messages: below(&base, messages)?,
+            models: below(&base, models)?,
+        })
+    }
+
+    /// Where a request for the endpoint goes, with a query if there is one.
+    pub(crate) fn uri(&self, endpoint: Endpoint, query: Option<&str>) -> Option<Uri> {
+        let uri = match endpoint {
+            Endpoint::ChatCompletions => &self.chat_completions,
+            Endpoint::Messages => &self.messages,
+            Endpoint::Models => &self.models,
+        };
+        let Some(query) = query else { return Some(uri.clone()) };
+        let mut parts = uri.clone().into_parts();
+        parts.path_and_query = Some(PathAndQuery::try_from(format!("{}?{query}", uri.path())).ok()?);
+        Uri::from_parts(parts).ok()
+    }
+
+    /// The place of the target's pool among the key's pools; none if the key's requests may not be sent to it.
+    pub(crate) fn pool_rank(&self, key: &Key) -> Option<usize> {
+        let upstream = &self.route.upstream;
+        (self.is_open && upstream.tenant == key.tenant).then(|| key.details.pools.iter().position(|pool| *pool == upstream.details.pool))?
+    }
+
+    /// Whether the upstream serves the model, as far as its patterns say.
+    pub(crate) fn serves(&self, model: &str) -> bool {
+        allows(&self.route.upstream.details.models, model)
+    }
+}
+
+/// Whether a list of patterns, of which an empty one allows all, allows a model.
+pub(crate) fn allows(patterns: &[String], model: &str) -> bool {
+    patterns.is_empty() || patterns.iter().any(|pattern| name::matches(pattern, model))
+}
+
+fn below(base: &Uri, path: &str) -> Option<Uri> {
+    let authority: &Authority = base.authority()?;
+    let scheme: &Scheme = base.scheme()?;
+    let path = format!("{}{path}", base.path().trim_end_matches('/'));
+    Builder::new().scheme(scheme.clone()).authority(authority.clone()).path_and_query(path).build().ok()
+}
+
+fn secret_address(credential: &Credential) -> SecretAddress {
+    SecretAddress {
+        tenant: credential.tenant.clone(),
+        owner_kind: "credential",
+        owner_id: *credential.id.as_bytes(),
+        field: "secret",
+        version: credential.secret_version,
+        origin: credential.origin.clone(),
+    }
+}
+
+/// The value shares one buffer, which is wiped when its last holder lets go.
+fn header_value(dialect: Dialect, plaintext: Zeroizing<Vec<u8>>) -> Option<HeaderValue> {
+    let prefix: &[u8] = match dialect {
+        Dialect::Openai => b"Bearer ",
+        Dialect::Anthropic => b"",
+    };
+    let mut bytes = Zeroizing::new(Vec::with_capacity(prefix.len() + plaintext.len()));
+    bytes.extend_from_slice(prefix);
+    bytes.extend_from_slice(&plaintext);
+    let mut value = HeaderValue::from_maybe_shared(Bytes::from_owner(bytes)).ok()?;
+    value.set_sensitive(true);
+    Some(value)
+}
