@@ -1,0 +1,234 @@
+//! Executing a command: load, decide, append, wait until it is applied here.
+//!
+//! The work runs in an owned task, since a handler is dropped when its client leaves and a command is never half done. Only the append
+//! decides; the read model merely proposes the head that the append expects.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use event_log::{AppendError, Appended, EventLog, Expect};
+use projector::{CommandRow, ReadModels};
+use schemas::aggregate::At;
+use schemas::record::{EncodeError, Header, Seen};
+use schemas::{
+    Actor, Aggregate, ClusterId, Command, CommandId, Context, Digest, Head, Rejection, Sequence, Stream, Timestamp, Version, VoidReason,
+    apply, decide,
+};
+use thiserror::Error;
+use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
+
+use crate::metrics::Metrics;
+use crate::{Clock, Writer};
+
+/// How long a caller waits for an outcome before it is told that there is none yet.
+const OUTCOME_WAIT: Duration = Duration::from_secs(15);
+/// How long the owned task goes on asking after an unknown outcome; the caller has long been told.
+const RESOLVE_MAX: Duration = Duration::from_secs(3600);
+/// How long an answer waits for the local projector, after which it says `"applied": false`.
+const APPLIED_WAIT: Duration = Duration::from_secs(2);
+/// How often a command is decided again after another one took its place.
+const CONFLICTS_MAX: u32 = 3;
+
+/// Executes commands on this node's log. Cheap to clone.
+#[derive(Clone)]
+pub struct Commands {
+    parts: Arc<CommandsParts>,
+}
+
+/// What it takes to execute commands.
+pub struct CommandsParts {
+    pub log: Arc<dyn EventLog>,
+    pub models: ReadModels,
+    /// The identity that signs this node's records, for this cluster.
+    pub writer: Writer,
+    pub cluster: ClusterId,
+    pub clock: Clock,
+    pub tasks: TaskTracker,
+    pub metrics: Metrics,
+}
+
+/// One command with everything its record's header says.
+#[derive(Debug, Clone)]
+pub struct Request {
+    pub stream: Stream,
+    pub command: Command,
+    pub actor: Actor,
+    pub command_id: CommandId,
+    pub request_digest: Digest,
+    /// The version that the caller saw (`If-Match`); none takes whatever there is.
+    pub if_version: Option<Version>,
+}
+
+/// What became of a command.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Receipt {
+    /// The aggregate after the command, and the version of that state.
+    pub aggregate: Aggregate,
+    pub version: Version,
+    /// The command's record; for a command without events the stream's last.
+    pub sequence: Sequence,
+    /// Whether this node's read models have the record. False only when the projector lags by more than two seconds.
+    pub applied: bool,
+    /// The answer repeats one that was given before, under the same command id.
+    pub repeated: bool,
+}
+
+/// Why a command was not executed, or why nobody knows yet.
+#[derive(Debug, Error)]
+pub enum ExecuteError {
+    #[error("the command is refused")]
+    Rejected(#[source] Rejection),
+    #[error("the version is {actual}, the caller expected {expected}")]
+    VersionMismatch { expected: Version, actual: Version },
+    #[error("the same idempotency key was sent with another request")]
+    CommandReused,
+    #[error("other commands on the same aggregate kept coming first")]
+    Contention,
+    #[error("the outcome of command {command_id} is not known yet")]
+    OutcomeUnknown { command_id: CommandId },
+    #[error("record {sequence} of this node was judged void: {}", reason.as_str())]
+    RecordVoid { sequence: Sequence, reason: VoidReason },
+    #[error("the record cannot be written")]
+    Encode(#[source] EncodeError),
+    #[error("the log ends at {reported}, but record {known} was there before")]
+    LogLost { known: Sequence, reported: Sequence },
+    #[error("the log does not take records")]
+    Log(#[source] AppendError),
+    #[error("the read models cannot be read")]
+    Read(#[source] projector::ReadError),
+    #[error("the node is stopping")]
+    Stopping,
+}
+
+impl Commands {
+    pub fn new(parts: CommandsParts) -> Self {
+        Self { parts: Arc::new(parts) }
+    }
+
+    /// The identity that signs this node's records.
+    pub fn writer(&self) -> &Writer {
+        &self.parts.writer
+    }
+
+    /// Executes one command.
+    ///
+    /// An error other than [`ExecuteError::OutcomeUnknown`], `RecordVoid`, `Log` and `Stopping` means that nothing was written.
+    pub async fn execute(&self, request: Request) -> Result<Receipt, ExecuteError> {
+        let command_id = request.command_id;
+        let parts = self.parts.clone();
+        let task = self.parts.tasks.spawn(async move {
+            let outcome = parts.run(request).await;
+            parts.metrics.count_command(&outcome);
+            outcome
+        });
+        match tokio::time::timeout(OUTCOME_WAIT, task).await {
+            Err(_) => Err(ExecuteError::OutcomeUnknown { command_id }),
+            Ok(Err(_)) => Err(ExecuteError::Stopping),
+            Ok(Ok(outcome)) => outcome,
+        }
+    }
+}
+
+/// A command as decided: the record to append, and the state that it leads to.
+struct Decision {
+    record: Bytes,
+    aggregate: Aggregate,
+    version: Version,
+}
+
+impl CommandsParts {
+    async fn run(&self, request: Request) -> Result<Receipt, ExecuteError> {
+        for _ in 0..=CONFLICTS_MAX {
+            let (state, head) = self.models.load(&request.stream).map_err(ExecuteError::Read)?;
+            if let Some(row) = self.models.command(&request.command_id).map_err(ExecuteError::Read)? {
+                return repeat(&request, &row, state, head);
+            }
+            let decision = match self.decide(&request, state, head)? {
+                Decided::Changes(decision) => decision,
+                Decided::Unchanged(aggregate) => {
+                    let (version, sequence) = (head.version, head.sequence);
+                    return Ok(Receipt { aggregate, version, sequence, applied: true, repeated: false });
+                }
+            };
+            let expect = Expect { subject: head.sequence, log: None };
+            let started = Instant::now();
+            let (subject, deadline) = (request.stream.subject(), Instant::now() + RESOLVE_MAX);
+            let outcome = event_log::append_resolving(&*self.log, &subject, expect, decision.record.clone(), deadline).await;
+            self.metrics.observe_append(started.elapsed());
+            match outcome.map_err(ExecuteError::Log)? {
+                Appended::Appended(sequence) | Appended::AlreadyAppended(sequence) => return self.receipt(decision, sequence).await,
+                Appended::Conflict { subject_last, .. } if subject_last < head.sequence => {
+                    return Err(ExecuteError::LogLost { known: head.sequence, reported: subject_last });
+                }
+                // The record that came first is loaded before deciding again. The caller's deadline bounds the wait.
+                Appended::Conflict { subject_last, .. } => {
+                    self.models.wait_for(subject_last, OUTCOME_WAIT).await;
+                }
+                Appended::Unknown => return Err(ExecuteError::OutcomeUnknown { command_id: request.command_id }),
+            }
+        }
+        Err(ExecuteError::Contention)
+    }
+
+    fn decide(&self, request: &Request, state: Option<Aggregate>, head: Head) -> Result<Decided, ExecuteError> {
+        if let Some(expected) = request.if_version.filter(|expected| *expected != head.version) {
+            return Err(ExecuteError::VersionMismatch { expected, actual: head.version });
+        }
+        let now: Timestamp = (self.clock)();
+        let context = Context { now, actor: request.actor };
+        let events = decide(state.as_ref(), &request.command, &context).map_err(ExecuteError::Rejected)?;
+        if events.is_empty() {
+            return state.map(Decided::Unchanged).ok_or(ExecuteError::Rejected(Rejection::WrongStream));
+        }
+        let position = self.models.position();
+        let version = head.version.next();
+        let header = Header {
+            writer: self.writer.id(),
+            record_id: request.command_id.record_id(),
+            command_id: request.command_id,
+            request_digest: request.request_digest,
+            stream: request.stream.clone(),
+            version,
+            actor: request.actor,
+            causation: None,
+            correlation: request.command_id,
+            time: now,
+            seen: Seen { sequence: position.sequence, root: position.root },
+        };
+        let record = self.writer.encode(self.cluster, &header, &events).map_err(ExecuteError::Encode)?;
+        let at = At { time: now, actor: request.actor };
+        let aggregate = events.iter().try_fold(state, |state, event| apply(state, &request.stream, event, &at).map(Some));
+        // What `decide` gives can be applied: the schemas' property tests hold the two together.
+        let aggregate = aggregate.ok().flatten().ok_or(ExecuteError::Rejected(Rejection::WrongStream))?;
+        Ok(Decided::Changes(Decision { record, aggregate, version }))
+    }
+
+    /// A success is answered only for a record that was judged valid here.
+    async fn receipt(&self, decision: Decision, sequence: Sequence) -> Result<Receipt, ExecuteError> {
+        let applied = self.models.wait_for(sequence, APPLIED_WAIT).await;
+        if let Some(reason) = self.models.void(sequence).map_err(ExecuteError::Read)? {
+            tracing::error!(sequence = sequence.0, reason = reason.as_str(), "a record of this node was judged void");
+            return Err(ExecuteError::RecordVoid { sequence, reason });
+        }
+        Ok(Receipt { aggregate: decision.aggregate, version: decision.version, sequence, applied, repeated: false })
+    }
+}
+
+/// What deciding came to.
+enum Decided {
+    Changes(Decision),
+    /// The state already is as asked.
+    Unchanged(Aggregate),
+}
+
+/// The answer to a command that was executed before: its sequence, with the state of today.
+fn repeat(request: &Request, row: &CommandRow, state: Option<Aggregate>, head: Head) -> Result<Receipt, ExecuteError> {
+    match state {
+        Some(aggregate) if row.request_digest == request.request_digest && row.stream == request.stream => {
+            Ok(Receipt { aggregate, version: head.version, sequence: row.sequence, applied: true, repeated: true })
+        }
+        _ => Err(ExecuteError::CommandReused),
+    }
+}

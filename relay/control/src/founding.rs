@@ -1,0 +1,354 @@
+//! How a cluster begins, and how a node joins one.
+//!
+//! [`found_or_join`] runs before anything reads the log: on an empty log it founds, on a founded one it only checks. Secrets are written
+//! and synced under temporary names, the founding record is appended, and only then do the files get their names: a crash at any step
+//! leaves either no cluster or a whole one, and the next start goes on from there. [`furnish`] then appends what every cluster has.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use ed25519_dalek::SigningKey;
+use event_log::{Appended, EventLog, Expect};
+use schemas::cluster::{Cluster, ClusterFounded, FORMAT_LEVEL};
+use schemas::pool::PoolCommand;
+use schemas::record::{Header, Seen};
+use schemas::tenant::TenantCommand;
+use schemas::writer::{WriterCommand, WriterEnrolled};
+use schemas::{
+    Actor, ClusterId, Command, CommandId, Digest, Event, PublicKey, Sequence, Stream, TenantId, Version, WriterId, client_key, judge,
+};
+use thiserror::Error;
+use tokio::time::Instant;
+use vault::{KeyStore, RootKey, Sealing, Vault, files};
+use zeroize::Zeroizing;
+
+use crate::commands::{Commands, ExecuteError, Request};
+use crate::secrets::random_bytes;
+use crate::{Clock, Writer};
+
+/// How long an unknown outcome of the founding is asked after.
+const FOUNDING_WAIT: Duration = Duration::from_secs(60);
+/// The fewest characters of an owner token.
+const OWNER_TOKEN_LENGTH_MIN: usize = 32;
+/// The fewest different characters of an owner token.
+const OWNER_TOKEN_VARIETY_MIN: usize = 10;
+
+/// Where a node's own secrets lie, and what it was given from outside.
+pub struct Sources {
+    /// `DATA`: holds `root.key`, `owner.token` and `writer.key`.
+    pub data: PathBuf,
+    /// A root key from a file or the environment; without one `DATA/root.key` is read, or made at founding.
+    pub root_key: Option<RootKey>,
+    /// An owner token for the founding; without one it is drawn and written to `DATA/owner.token`.
+    pub owner_token: Option<Zeroizing<String>>,
+}
+
+/// A founded cluster, as this node knows it.
+pub struct Foundation {
+    pub cluster: Cluster,
+    pub vault: Arc<Vault>,
+    pub writer: Writer,
+    /// Whether this start founded it.
+    pub is_new: bool,
+}
+
+/// Why a node cannot start on this log with these secrets.
+#[derive(Debug, Error)]
+pub enum FoundingError {
+    #[error("the log does not begin with the founding of a cluster")]
+    NotFounded,
+    #[error("cluster {cluster} is sealed under another root key; give the root key of its founder as DATA/root.key or vault.root_key_file")]
+    OtherRootKey { cluster: ClusterId },
+    #[error("the log belongs to cluster {cluster}, but there is no root key: copy root.key of its founder to {}, or set vault.root_key_file", path.display())]
+    RootKeyMissing { cluster: ClusterId, path: PathBuf },
+    #[error(
+        "the owner token must have at least {OWNER_TOKEN_LENGTH_MIN} characters, at least {OWNER_TOKEN_VARIETY_MIN} of them different, and be no sample or word"
+    )]
+    WeakOwnerToken,
+    #[error("a secret file cannot be read")]
+    ReadSecret(#[from] files::ReadSecretError),
+    #[error("a secret file cannot be written")]
+    WriteSecret(#[from] files::WriteSecretError),
+    #[error("the root key cannot be read")]
+    RootKey(#[from] vault::ParseRootKeyError),
+    #[error("the vault cannot be opened")]
+    Vault(#[from] vault::OpenError),
+    #[error("the cluster key cannot be sealed")]
+    Seal(#[from] vault::SealError),
+    #[error("the key store cannot be changed")]
+    Store(#[from] vault::StoreError),
+    #[error("the system's random source fails")]
+    NoRandomness(#[from] vault::NoRandomness),
+    #[error("the log cannot be read")]
+    Read(#[from] event_log::ReadError),
+    #[error("the founding cannot be appended")]
+    Append(#[from] event_log::AppendError),
+    #[error("the founding record cannot be written")]
+    Encode(#[from] schemas::record::EncodeError),
+    #[error("whether the founding was appended is not known; start again to find out")]
+    OutcomeUnknown,
+    #[error("the writer key is not 32 bytes in hexadecimal; move {} away to enrol under a new one", path.display())]
+    WriterKey { path: PathBuf },
+}
+
+/// Founds a cluster on an empty log, or checks that this node's secrets are those of the cluster it finds.
+///
+/// On a founded log nothing is generated but this node's own writer key.
+pub async fn found_or_join(
+    sources: &Sources,
+    log: &dyn EventLog,
+    store: Arc<dyn KeyStore>,
+    clock: &Clock,
+) -> Result<Foundation, FoundingError> {
+    let is_new = match founded_cluster(log).await? {
+        Some(_) => false,
+        None => found(sources, log, store.clone(), clock).await?,
+    };
+    let cluster = founded_cluster(log).await?.ok_or(FoundingError::NotFounded)?;
+    let root_key = settle_files(sources, &cluster)?;
+    let vault = Arc::new(Vault::open(root_key, store)?);
+    Ok(Foundation { cluster, vault, writer: load_writer(&sources.data)?, is_new })
+}
+
+/// The cluster that the log's first record founds; none on an empty log.
+async fn founded_cluster(log: &dyn EventLog) -> Result<Option<Cluster>, FoundingError> {
+    let Some(first) = log.read_range(Sequence(1), 1).await?.into_iter().next() else { return Ok(None) };
+    let judge::Verdict::Valid(record) = judge::judge(&Unfounded, &first.subject, &first.bytes) else {
+        return Err(FoundingError::NotFounded);
+    };
+    match schemas::aggregate::apply_record(None, &record) {
+        Ok(Some(schemas::Aggregate::Cluster(cluster))) => Ok(Some(cluster)),
+        _ => Err(FoundingError::NotFounded),
+    }
+}
+
+/// Writes the secrets under temporary names, seals the cluster key, appends the founding. False where another node was first.
+async fn found(sources: &Sources, log: &dyn EventLog, store: Arc<dyn KeyStore>, clock: &Clock) -> Result<bool, FoundingError> {
+    let root_key = founding_root_key(sources)?;
+    let owner_token = founding_owner_token(sources)?;
+    let cluster_id = ClusterId::from_bytes(random_bytes());
+    let seed = Zeroizing::new(random_bytes::<32>());
+    let cluster_key = SigningKey::from_bytes(&seed);
+    let commitment = root_key.commitment();
+    let vault = Vault::open(root_key, store)?;
+    // A fresh id has no key yet, so there is nothing else this could find.
+    let _: Sealing = vault.seal_cluster_key(&cluster_id, &seed, clock())?;
+
+    let founded = ClusterFounded {
+        cluster_id,
+        format_level: FORMAT_LEVEL,
+        cluster_public_key: PublicKey::from_bytes(cluster_key.verifying_key().to_bytes()),
+        root_key_commitment: commitment,
+        owner_token_hash: client_key::owner_token_hash(&owner_token),
+    };
+    let record = founding_record(founded, &cluster_key, clock)?;
+    let expect = Expect { subject: Sequence::ZERO, log: Some(Sequence::ZERO) };
+    match event_log::append_resolving(log, &Stream::CLUSTER.subject(), expect, record.into(), Instant::now() + FOUNDING_WAIT).await? {
+        Appended::Appended(_) | Appended::AlreadyAppended(_) => Ok(true),
+        Appended::Conflict { .. } => {
+            vault.erase_cluster_key(&cluster_id)?;
+            Ok(false)
+        }
+        Appended::Unknown => Err(FoundingError::OutcomeUnknown),
+    }
+}
+
+fn founding_record(founded: ClusterFounded, cluster_key: &SigningKey, clock: &Clock) -> Result<Vec<u8>, FoundingError> {
+    let command_id = founded.cluster_id.founding_command("cluster");
+    let (cluster, writer) = (founded.cluster_id, WriterId::of(&founded.cluster_public_key));
+    let header = Header {
+        writer,
+        record_id: command_id.record_id(),
+        command_id,
+        request_digest: furniture_digest(),
+        stream: Stream::CLUSTER,
+        version: Version(1),
+        actor: Actor::Node(writer),
+        causation: None,
+        correlation: command_id,
+        time: clock(),
+        seen: Seen::nothing(),
+    };
+    Ok(schemas::record::encode(cluster, &header, &[Event::ClusterFounded(founded)], cluster_key)?)
+}
+
+/// What every cluster has: this node's enrolment, the tenant `default` and its pool `default`, under ids that every node derives alike.
+pub async fn furnish(commands: &Commands, models: &projector::ReadModels, cluster: &Cluster, vault: &Vault) -> Result<(), FurnishError> {
+    let writer = commands.writer();
+    let node = Actor::Node(writer.id());
+    if models.load(&Stream::writer(writer.id()))?.0.is_none() {
+        let cluster_key = vault.cluster_key(&cluster.id)?;
+        let public_key = writer.public_key();
+        let cluster_signature = judge::sign_enrolment(cluster.id, &public_key, &SigningKey::from_bytes(&cluster_key));
+        let command = Command::Writer(WriterCommand::Enrol(WriterEnrolled { public_key, cluster_signature }));
+        execute(commands, Stream::writer(writer.id()), command, node, cluster.id.founding_command(&writer.id().to_string())).await?;
+    }
+    let tenant = TenantId::default_tenant();
+    if models.load(&Stream::tenant_of(tenant.clone()))?.0.is_none() {
+        let command = Command::Tenant(TenantCommand::Create { name: tenant.to_string() });
+        execute(commands, Stream::tenant_of(tenant.clone()), command, node, cluster.id.founding_command("tenant")).await?;
+    }
+    let pool = Stream::pool(tenant, cluster.id.default_pool_id());
+    if models.load(&pool)?.0.is_none() {
+        let command = Command::Pool(PoolCommand::Create { name: "default".to_owned() });
+        execute(commands, pool, command, node, cluster.id.founding_command("pool")).await?;
+    }
+    Ok(())
+}
+
+async fn execute(commands: &Commands, stream: Stream, command: Command, actor: Actor, command_id: CommandId) -> Result<(), FurnishError> {
+    let request = Request { stream, command, actor, command_id, request_digest: furniture_digest(), if_version: None };
+    commands.execute(request).await?;
+    Ok(())
+}
+
+/// Why the furniture of a cluster is not all there.
+#[derive(Debug, Error)]
+pub enum FurnishError {
+    #[error("a record of the cluster's furniture cannot be appended")]
+    Execute(#[from] ExecuteError),
+    #[error("the read models cannot be read")]
+    Read(#[from] projector::ReadError),
+    #[error("the cluster key cannot be unsealed, so this node cannot be enrolled")]
+    ClusterKey(#[from] vault::UnsealError),
+}
+
+/// One digest for all commands that come from the program itself and not from a request.
+fn furniture_digest() -> Digest {
+    Digest::blake3(b"keyrelay founding v1")
+}
+
+/// The prefix of an empty log.
+struct Unfounded;
+
+impl judge::Prefix for Unfounded {
+    fn cluster(&self) -> Option<(ClusterId, ed25519_dalek::VerifyingKey)> {
+        None
+    }
+
+    fn writer(&self, _: WriterId) -> Option<ed25519_dalek::VerifyingKey> {
+        None
+    }
+
+    fn version(&self, _: &Stream) -> Version {
+        Version(0)
+    }
+}
+
+/// The files of `DATA` that hold secrets. Until the founding is in the log, each waits under [`files::temporary_path`].
+struct SecretFiles {
+    root_key: PathBuf,
+    owner_token: PathBuf,
+}
+
+impl SecretFiles {
+    fn of(data: &Path) -> Self {
+        Self { root_key: data.join("root.key"), owner_token: data.join("owner.token") }
+    }
+}
+
+/// A given root key, one that lies there, one of an interrupted founding, or a new one under its temporary name: the first there is.
+fn founding_root_key(sources: &Sources) -> Result<RootKey, FoundingError> {
+    let files = SecretFiles::of(&sources.data);
+    if let Some(given) = &sources.root_key {
+        return Ok(given.clone());
+    }
+    for path in [files.root_key.clone(), files::temporary_path(&files.root_key)] {
+        if let Some(key) = read_root_key(&path)? {
+            return Ok(key);
+        }
+    }
+    let key = RootKey::generate()?;
+    files::write_secret_temporary(&files.root_key, format!("{}\n", key.text().as_str()).as_bytes())?;
+    Ok(key)
+}
+
+fn founding_owner_token(sources: &Sources) -> Result<Zeroizing<String>, FoundingError> {
+    let files = SecretFiles::of(&sources.data);
+    if let Some(given) = &sources.owner_token {
+        return if is_strong_token(given) { Ok(given.clone()) } else { Err(FoundingError::WeakOwnerToken) };
+    }
+    for path in [files.owner_token.clone(), files::temporary_path(&files.owner_token)] {
+        if let Some(token) = read_text(&path)? {
+            return if is_strong_token(&token) { Ok(token) } else { Err(FoundingError::WeakOwnerToken) };
+        }
+    }
+    let token = client_key::format_owner_token(&random_bytes::<32>());
+    files::write_secret_temporary(&files.owner_token, format!("{}\n", token.as_str()).as_bytes())?;
+    Ok(token)
+}
+
+/// Long enough, varied enough, and none of the values that examples are made of.
+fn is_strong_token(token: &str) -> bool {
+    let lower = token.to_ascii_lowercase();
+    let mut characters: Vec<char> = token.chars().collect();
+    characters.sort_unstable();
+    characters.dedup();
+    let is_sample =
+        ["changeme", "change-me", "change_me", "password", "secret-token", "your-", "example", "0123456789", "abcdefgh", "test-token"]
+            .iter()
+            .any(|sample| lower.contains(sample));
+    let is_printable = token.chars().all(|c| c.is_ascii_graphic());
+    token.len() >= OWNER_TOKEN_LENGTH_MIN && characters.len() >= OWNER_TOKEN_VARIETY_MIN && is_printable && !is_sample
+}
+
+/// With the founding in the log, gives temporary files their names or removes them, and finds the root key that the cluster commits to.
+fn settle_files(sources: &Sources, cluster: &Cluster) -> Result<RootKey, FoundingError> {
+    let files = SecretFiles::of(&sources.data);
+    let fits = |key: &RootKey| key.commitment() == cluster.root_key_commitment;
+    if let Some(key) = read_root_key(&files::temporary_path(&files.root_key))? {
+        if fits(&key) && sources.root_key.is_none() {
+            files::promote(&files.root_key)?;
+        } else {
+            files::discard_temporary(&files.root_key)?;
+        }
+    }
+    if let Some(token) = read_text(&files::temporary_path(&files.owner_token))? {
+        if client_key::owner_token_hash(&token) == cluster.owner_token_hash {
+            files::promote(&files.owner_token)?;
+        } else {
+            files::discard_temporary(&files.owner_token)?;
+        }
+    }
+    let found = match &sources.root_key {
+        Some(given) => Some(given.clone()),
+        None => read_root_key(&files.root_key)?,
+    };
+    match found {
+        Some(key) if fits(&key) => Ok(key),
+        Some(_) => Err(FoundingError::OtherRootKey { cluster: cluster.id }),
+        None => Err(FoundingError::RootKeyMissing { cluster: cluster.id, path: files.root_key }),
+    }
+}
+
+fn read_root_key(path: &Path) -> Result<Option<RootKey>, FoundingError> {
+    let Some(text) = read_text(path)? else { return Ok(None) };
+    Ok(Some(RootKey::parse(&text)?))
+}
+
+/// A secret file's one line, without its line feed; none if there is no such file.
+fn read_text(path: &Path) -> Result<Option<Zeroizing<String>>, FoundingError> {
+    let bytes = match files::read_secret(path) {
+        Err(files::ReadSecretError::Missing { .. }) => return Ok(None),
+        read => read?,
+    };
+    let text = std::str::from_utf8(&bytes).unwrap_or_default();
+    Ok(Some(Zeroizing::new(text.trim_end_matches('\n').to_owned())))
+}
+
+/// This node's signing key, made at its first start. It is not under the root key: a node proves who it is before it can unseal.
+fn load_writer(data: &Path) -> Result<Writer, FoundingError> {
+    let path = data.join("writer.key");
+    if let Some(text) = read_text(&path)? {
+        let seed = text.strip_prefix(WRITER_KEY_PREFIX).and_then(|hex| hex.parse::<Digest>().ok());
+        return seed.map(|seed| Writer::new(seed.as_bytes())).ok_or(FoundingError::WriterKey { path });
+    }
+    let seed = Zeroizing::new(random_bytes::<32>());
+    let text = Zeroizing::new(format!("{WRITER_KEY_PREFIX}{}\n", Digest::from_bytes(*seed)));
+    files::write_secret(&path, text.as_bytes())?;
+    Ok(Writer::new(&seed))
+}
+
+/// What a writer key's file begins with, so that a root key in its place is told.
+const WRITER_KEY_PREFIX: &str = "kr-writer-1:";

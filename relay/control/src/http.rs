@@ -1,0 +1,100 @@
+//! The REST API of the admin listener: one file per resource, one table of routes, one document.
+
+mod app;
+mod audit;
+mod commands;
+mod conventions;
+mod error;
+mod events;
+mod health;
+mod keys;
+mod log;
+mod pools;
+mod upstreams;
+mod usage;
+
+use axum::Router;
+use utoipa::OpenApi as _;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+pub use app::{App, AppParts, Probe, ProbeOutcome};
+
+/// What the document says about the API as a whole.
+#[derive(utoipa::OpenApi)]
+#[openapi(
+    info(
+        title = "Keyrelay",
+        description = "A relay for LLM APIs in which every credential decision is on the record. This document covers both \
+                       listeners: `/api/v1` and the health routes stand on the admin listener, the dialects' routes on the relay listener.",
+        license(name = "Apache-2.0", identifier = "Apache-2.0"),
+    ),
+    modifiers(&OwnerToken),
+    security(("owner_token" = [])),
+    tags(
+        (name = "keys", description = "Client keys: what clients show the relay."),
+        (name = "upstreams", description = "Accounts at providers, with their sealed credentials."),
+        (name = "pools", description = "Groups of upstreams."),
+        (name = "usage", description = "What was used, by whom."),
+        (name = "log", description = "The event log: every credential decision."),
+        (name = "health", description = "Liveness, readiness, metrics."),
+    ),
+)]
+struct Document;
+
+/// The one way to authenticate: `Authorization: Bearer` with the owner token.
+struct OwnerToken;
+
+impl utoipa::Modify for OwnerToken {
+    fn modify(&self, openapi: &mut utoipa::openapi::OpenApi) {
+        use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
+        let components = openapi.components.get_or_insert_default();
+        components.add_security_scheme("owner_token", SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer)));
+    }
+}
+
+fn routes() -> OpenApiRouter<App> {
+    let api = OpenApiRouter::new()
+        .routes(routes!(keys::create, keys::list))
+        .routes(routes!(keys::show, keys::update))
+        .routes(routes!(keys::renew))
+        .routes(routes!(keys::rotate))
+        .routes(routes!(keys::disable))
+        .routes(routes!(keys::enable))
+        .routes(routes!(keys::revoke))
+        .routes(routes!(keys::usage))
+        .routes(routes!(upstreams::add, upstreams::list))
+        .routes(routes!(upstreams::show, upstreams::update, upstreams::remove))
+        .routes(routes!(upstreams::disable))
+        .routes(routes!(upstreams::enable))
+        .routes(routes!(upstreams::test))
+        .routes(routes!(pools::create, pools::list))
+        .routes(routes!(pools::show, pools::update, pools::remove))
+        .routes(routes!(usage::usage))
+        .routes(routes!(usage::request))
+        .routes(routes!(log::show))
+        .routes(routes!(audit::export))
+        .routes(routes!(events::list))
+        .routes(routes!(commands::show));
+    OpenApiRouter::with_openapi(Document::openapi())
+        .nest("/api/v1", api)
+        .routes(routes!(health::livez))
+        .routes(routes!(health::readyz))
+        .routes(routes!(health::metrics))
+        .routes(routes!(health::openapi))
+}
+
+/// The OpenAPI document of these routes; it needs no running state.
+pub fn openapi() -> utoipa::openapi::OpenApi {
+    routes().into_openapi()
+}
+
+/// The routes over a running node.
+pub fn router(app: App) -> Router {
+    let (router, _) = routes().split_for_parts();
+    router
+        .fallback(conventions::not_found)
+        .method_not_allowed_fallback(conventions::method_not_allowed)
+        .layer(axum::middleware::from_fn_with_state(app.clone(), conventions::wait_for))
+        .with_state(app)
+}

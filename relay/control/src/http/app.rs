@@ -1,0 +1,81 @@
+//! What the handlers share.
+
+use std::sync::Arc;
+
+use event_log::EventLog;
+use projector::{ReadModels, UsageModels};
+use prometheus_client::registry::Registry;
+use schemas::{ClusterId, Digest, Sequence, Timestamp, UpstreamId, WriterId};
+use tokio::sync::watch;
+use tokio::task::JoinError;
+use vault::Vault;
+
+use crate::{Clock, Commands, Metrics};
+
+/// Asks an upstream for its models with its credential; the composition root connects it to the data plane's client.
+pub type Probe = Arc<dyn Fn(UpstreamId) -> futures_util::future::BoxFuture<'static, ProbeOutcome> + Send + Sync>;
+
+/// What a test of an upstream found.
+#[derive(Debug, Clone)]
+pub struct ProbeOutcome {
+    /// The upstream's HTTP status; none where it could not be reached.
+    pub status: Option<u16>,
+    pub elapsed_ms: u64,
+    /// What went wrong, without any secret.
+    pub error: Option<String>,
+}
+
+/// Everything a handler may use; fields are shared handles.
+pub struct AppParts {
+    pub commands: Commands,
+    pub models: ReadModels,
+    pub usage: UsageModels,
+    pub vault: Arc<Vault>,
+    pub log: Arc<dyn EventLog>,
+    pub clock: Clock,
+    pub metrics: Metrics,
+    pub registry: Arc<Registry>,
+    pub probe: Probe,
+    pub cluster_id: ClusterId,
+    pub owner_token_hash: Digest,
+    /// Whether the node serves: false while it catches up at start and while it drains.
+    pub ready: watch::Receiver<bool>,
+    /// The whole document, of both listeners.
+    pub openapi_json: Arc<str>,
+}
+
+/// The state of the router. Cheap to clone.
+#[derive(Clone)]
+pub struct App(Arc<AppParts>);
+
+impl App {
+    pub fn new(parts: AppParts) -> Self {
+        Self(Arc::new(parts))
+    }
+
+    pub(crate) fn now(&self) -> Timestamp {
+        (self.0.clock)()
+    }
+
+    pub(crate) fn position(&self) -> Sequence {
+        self.0.models.position().sequence
+    }
+
+    /// Runs work on the vault off the executor: it blocks on the key store.
+    pub(crate) async fn vault<T: Send + 'static>(&self, work: impl FnOnce(&Vault) -> T + Send + 'static) -> Result<T, JoinError> {
+        let vault = self.0.vault.clone();
+        tokio::task::spawn_blocking(move || work(&vault)).await
+    }
+
+    pub(crate) fn node(&self) -> WriterId {
+        self.0.commands.writer().id()
+    }
+}
+
+impl std::ops::Deref for App {
+    type Target = AppParts;
+
+    fn deref(&self) -> &AppParts {
+        &self.0
+    }
+}

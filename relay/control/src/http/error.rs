@@ -1,0 +1,283 @@
+//! Problem details (RFC 9457) for every way a request can fail. Each has a stable `code`; internals are only logged.
+
+use axum::Json;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use event_log::AppendError;
+use schemas::credential::CredentialError;
+use schemas::key::KeyError;
+use schemas::pool::PoolError;
+use schemas::tenant::TenantError;
+use schemas::upstream::UpstreamError;
+use schemas::writer::WriterError;
+use schemas::{CommandId, Rejection, Version};
+use serde::Serialize;
+use thiserror::Error;
+use utoipa::ToSchema;
+
+use crate::commands::ExecuteError;
+
+/// A problem, as RFC 9457 has it; `code` is stable and meant for programs, `detail` for people.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Problem {
+    /// Always `about:blank`: `code` says what `type` would.
+    r#type: &'static str,
+    title: &'static str,
+    status: u16,
+    code: &'static str,
+    detail: String,
+    /// With `outcome_unknown`: ask `GET /api/v1/commands/{id}`, or send the request again with its idempotency key.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    command_id: Option<CommandId>,
+    /// With `version_mismatch`: the version there is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    version: Option<Version>,
+}
+
+/// Why a request fails.
+#[derive(Debug, Error)]
+pub(crate) enum ApiError {
+    #[error("send the owner token as Authorization: Bearer")]
+    Unauthorized,
+    #[error("{0}")]
+    BadRequest(String),
+    #[error("the request body has more than {max} bytes")]
+    BodyTooLarge { max: usize },
+    #[error("there is no {0}")]
+    NotFound(&'static str),
+    #[error("this path does not take this method")]
+    MethodNotAllowed,
+    #[error("the {kind} name {name:?} stands for more than one; use the id")]
+    AmbiguousName { kind: &'static str, name: String },
+    #[error("there is a {kind} named {name:?} already")]
+    NameTaken { kind: &'static str, name: String },
+    #[error("the pool still has {upstreams} upstreams; move or remove them first")]
+    PoolInUse { upstreams: usize },
+    #[error("the read models have not reached sequence {0} yet")]
+    NotApplied(u64),
+    #[error(transparent)]
+    Execute(#[from] ExecuteError),
+    #[error("the read models cannot be read")]
+    Read(#[from] projector::ReadError),
+    #[error("the log cannot be read")]
+    LogRead(#[from] event_log::ReadError),
+    #[error("a secret cannot be sealed")]
+    Seal(#[from] vault::SealError),
+    #[error("a secret cannot be unsealed")]
+    Unseal(#[from] vault::UnsealError),
+    #[error("a text cannot be sealed")]
+    SealField(#[from] vault::SealFieldError),
+    #[error("a text cannot be unsealed")]
+    UnsealField(#[from] vault::UnsealFieldError),
+    #[error("a secret cannot be destroyed")]
+    Erase(#[from] vault::StoreError),
+    #[error("a task ended early")]
+    Task(#[from] tokio::task::JoinError),
+}
+
+impl ApiError {
+    fn status_and_code(&self) -> (StatusCode, &'static str) {
+        match self {
+            Self::Unauthorized => (StatusCode::UNAUTHORIZED, "unauthorized"),
+            Self::BadRequest(_) => (StatusCode::BAD_REQUEST, "bad_request"),
+            Self::BodyTooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "body_too_large"),
+            Self::NotFound(_) => (StatusCode::NOT_FOUND, "not_found"),
+            Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed"),
+            Self::AmbiguousName { .. } => (StatusCode::CONFLICT, "ambiguous_name"),
+            Self::NameTaken { .. } => (StatusCode::CONFLICT, "name_taken"),
+            Self::PoolInUse { .. } => (StatusCode::CONFLICT, "pool_in_use"),
+            Self::NotApplied(_) => (StatusCode::SERVICE_UNAVAILABLE, "not_applied"),
+            Self::Execute(error) => execute_status(error),
+            Self::Read(_)
+            | Self::LogRead(_)
+            | Self::Seal(_)
+            | Self::Unseal(_)
+            | Self::SealField(_)
+            | Self::UnsealField(_)
+            | Self::Erase(_)
+            | Self::Task(_) => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),
+        }
+    }
+
+    /// What people may read: a refusal says why, a failure inside does not.
+    fn detail(&self) -> String {
+        match self {
+            Self::Execute(ExecuteError::Rejected(rejection)) => rejection.to_string(),
+            Self::Execute(ExecuteError::Encode(error)) => error.to_string(),
+            Self::Read(_)
+            | Self::LogRead(_)
+            | Self::Seal(_)
+            | Self::Unseal(_)
+            | Self::SealField(_)
+            | Self::UnsealField(_)
+            | Self::Erase(_)
+            | Self::Task(_) => "the node could not answer; its log says why".to_owned(),
+            Self::Unauthorized
+            | Self::BadRequest(_)
+            | Self::BodyTooLarge { .. }
+            | Self::NotFound(_)
+            | Self::MethodNotAllowed
+            | Self::AmbiguousName { .. }
+            | Self::NameTaken { .. }
+            | Self::PoolInUse { .. }
+            | Self::NotApplied(_)
+            | Self::Execute(_) => self.to_string(),
+        }
+    }
+}
+
+fn execute_status(error: &ExecuteError) -> (StatusCode, &'static str) {
+    match error {
+        ExecuteError::Rejected(rejection) => rejection_status(rejection),
+        ExecuteError::VersionMismatch { .. } => (StatusCode::PRECONDITION_FAILED, "version_mismatch"),
+        ExecuteError::CommandReused => (StatusCode::UNPROCESSABLE_ENTITY, "idempotency_key_reused"),
+        ExecuteError::Contention => (StatusCode::CONFLICT, "contention"),
+        ExecuteError::OutcomeUnknown { .. } => (StatusCode::SERVICE_UNAVAILABLE, "outcome_unknown"),
+        ExecuteError::RecordVoid { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "record_void"),
+        ExecuteError::Encode(_) => (StatusCode::BAD_REQUEST, "too_large"),
+        ExecuteError::LogLost { .. } => (StatusCode::SERVICE_UNAVAILABLE, "log_lost"),
+        ExecuteError::Log(AppendError::RecordTooLarge { .. }) => (StatusCode::BAD_REQUEST, "too_large"),
+        ExecuteError::Log(_) => (StatusCode::SERVICE_UNAVAILABLE, "log_unavailable"),
+        ExecuteError::Read(_) => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),
+        ExecuteError::Stopping => (StatusCode::SERVICE_UNAVAILABLE, "stopping"),
+    }
+}
+
+fn rejection_status(rejection: &Rejection) -> (StatusCode, &'static str) {
+    const BAD: StatusCode = StatusCode::BAD_REQUEST;
+    const GONE: StatusCode = StatusCode::NOT_FOUND;
+    const CLASH: StatusCode = StatusCode::CONFLICT;
+    match rejection {
+        Rejection::Key(error) => match error {
+            KeyError::Exists => (CLASH, "exists"),
+            KeyError::NotFound => (GONE, "not_found"),
+            KeyError::Revoked => (CLASH, "key_revoked"),
+            KeyError::ExpiryInThePast => (BAD, "expiry_in_the_past"),
+            KeyError::NotExpired => (CLASH, "key_not_expired"),
+            KeyError::Expired => (CLASH, "key_expired"),
+            KeyError::RotationRunning { .. } => (CLASH, "rotation_running"),
+            KeyError::OverlapTooLong => (BAD, "overlap_too_long"),
+            KeyError::SameSecret => (CLASH, "same_secret"),
+            KeyError::NoPools | KeyError::LimitZero { .. } | KeyError::List { .. } | KeyError::Name(_) => (BAD, "bad_request"),
+        },
+        Rejection::Upstream(error) => match error {
+            UpstreamError::Exists => (CLASH, "exists"),
+            UpstreamError::NotFound => (GONE, "not_found"),
+            UpstreamError::BaseUrl => (BAD, "bad_base_url"),
+            UpstreamError::Rank { .. } | UpstreamError::Name(_) => (BAD, "bad_request"),
+        },
+        Rejection::Credential(error) => match error {
+            CredentialError::Exists => (CLASH, "exists"),
+            CredentialError::NotFound => (GONE, "not_found"),
+            CredentialError::Revoked => (CLASH, "credential_revoked"),
+            CredentialError::SecretVersion { .. } => (CLASH, "contention"),
+        },
+        Rejection::Pool(error) => match error {
+            PoolError::Exists => (CLASH, "exists"),
+            PoolError::NotFound => (GONE, "not_found"),
+            PoolError::Name(_) => (BAD, "bad_request"),
+        },
+        Rejection::Tenant(error) => match error {
+            TenantError::Exists => (CLASH, "exists"),
+            TenantError::Name(_) => (BAD, "bad_request"),
+        },
+        Rejection::Writer(error) => match error {
+            WriterError::AlreadyEnrolled => (CLASH, "exists"),
+            WriterError::NotEnrolled => (GONE, "not_found"),
+            WriterError::Retired => (CLASH, "writer_retired"),
+        },
+        Rejection::Cluster(_) => (CLASH, "exists"),
+        Rejection::WrongStream => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let (status, code) = self.status_and_code();
+        if status.is_server_error() {
+            tracing::error!(code, error = &self as &dyn std::error::Error, "request failed");
+        }
+        let problem = Problem {
+            r#type: "about:blank",
+            title: status.canonical_reason().unwrap_or("Error"),
+            status: status.as_u16(),
+            code,
+            detail: self.detail(),
+            command_id: match &self {
+                Self::Execute(ExecuteError::OutcomeUnknown { command_id }) => Some(*command_id),
+                _ => None,
+            },
+            version: match &self {
+                Self::Execute(ExecuteError::VersionMismatch { actual, .. }) => Some(*actual),
+                _ => None,
+            },
+        };
+        let mut response = (status, Json(problem)).into_response();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if status == StatusCode::UNAUTHORIZED {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        response
+    }
+}
+
+/// The refusals that any authenticated route may give, for the document.
+#[derive(utoipa::IntoResponses)]
+#[expect(dead_code, reason = "read by the derive only")]
+pub(crate) enum ReadProblems {
+    /// The request is malformed; `detail` says where.
+    #[response(status = 400, content_type = "application/problem+json")]
+    BadRequest(#[to_schema] Problem),
+    /// The owner token is missing or wrong.
+    #[response(status = 401, content_type = "application/problem+json")]
+    Unauthorized(#[to_schema] Problem),
+    /// There is no such thing.
+    #[response(status = 404, content_type = "application/problem+json")]
+    NotFound(#[to_schema] Problem),
+    /// A name stands for more than one thing.
+    #[response(status = 409, content_type = "application/problem+json")]
+    Conflict(#[to_schema] Problem),
+    /// Something inside failed; the node's log says what.
+    #[response(status = 500, content_type = "application/problem+json")]
+    Internal(#[to_schema] Problem),
+    /// The node cannot answer now; `Retry-After` says when to come again.
+    #[response(status = 503, content_type = "application/problem+json")]
+    Unavailable(#[to_schema] Problem),
+}
+
+/// The refusals that any mutation may give, for the document.
+#[derive(utoipa::IntoResponses)]
+#[expect(dead_code, reason = "read by the derive only")]
+pub(crate) enum MutationProblems {
+    /// The request is malformed; `detail` says where.
+    #[response(status = 400, content_type = "application/problem+json")]
+    BadRequest(#[to_schema] Problem),
+    /// The owner token is missing or wrong.
+    #[response(status = 401, content_type = "application/problem+json")]
+    Unauthorized(#[to_schema] Problem),
+    /// There is no such thing.
+    #[response(status = 404, content_type = "application/problem+json")]
+    NotFound(#[to_schema] Problem),
+    /// The state of the thing does not allow this, or a name is taken or ambiguous.
+    #[response(status = 409, content_type = "application/problem+json")]
+    Conflict(#[to_schema] Problem),
+    /// `If-Match` names another version; `version` is the one there is.
+    #[response(status = 412, content_type = "application/problem+json")]
+    VersionMismatch(#[to_schema] Problem),
+    /// The request body is too large.
+    #[response(status = 413, content_type = "application/problem+json")]
+    BodyTooLarge(#[to_schema] Problem),
+    /// The idempotency key was used for another request.
+    #[response(status = 422, content_type = "application/problem+json")]
+    IdempotencyKeyReused(#[to_schema] Problem),
+    /// Something inside failed; the node's log says what.
+    #[response(status = 500, content_type = "application/problem+json")]
+    Internal(#[to_schema] Problem),
+    /// The log does not take records now, or the outcome is not known yet (`outcome_unknown`, with the command's id).
+    #[response(status = 503, content_type = "application/problem+json")]
+    Unavailable(#[to_schema] Problem),
+}

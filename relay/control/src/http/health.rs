@@ -1,0 +1,82 @@
+//! Liveness, readiness, metrics and the document itself. No token: the admin listener is loopback by default, and nothing here is secret.
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::{HeaderName, StatusCode, header};
+use projector::State as ProjectorState;
+use schemas::{Sequence, WriterId};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::app::App;
+use super::error::ApiError;
+
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Live {
+    status: &'static str,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Readiness {
+    ready: bool,
+    node: WriterId,
+    /// The last sequence that the read models have, and how many of the log's they have not.
+    position: Sequence,
+    lag: u64,
+    /// `rebuilding`, `following` or `stopped`.
+    read_models: &'static str,
+    /// Why the read models stopped, if they did.
+    reason: Option<String>,
+    /// How durable an append is: `embedded` means that this process syncs its own log.
+    sync: &'static str,
+}
+
+/// The process answers.
+#[utoipa::path(get, path = "/livez", tag = "health", operation_id = "livez", security(()), responses((status = 200, body = Live)))]
+pub(super) async fn livez() -> Json<Live> {
+    Json(Live { status: "ok" })
+}
+
+/// The node serves: it has caught up with the log it found at start, and it is not stopping.
+#[utoipa::path(get, path = "/readyz", tag = "health", operation_id = "readyz", security(()),
+    responses((status = 200, body = Readiness), (status = 503, body = Readiness)))]
+pub(super) async fn readyz(State(app): State<App>) -> (StatusCode, Json<Readiness>) {
+    let status = app.models.status();
+    let (read_models, reason) = match &status.state {
+        ProjectorState::Rebuilding => ("rebuilding", None),
+        ProjectorState::Following => ("following", None),
+        ProjectorState::Stopped { reason, .. } => ("stopped", Some(reason.to_string())),
+    };
+    let ready = *app.ready.borrow() && matches!(status.state, ProjectorState::Following);
+    let body = Readiness {
+        ready,
+        node: app.node(),
+        position: status.position.sequence,
+        lag: status.lag,
+        read_models,
+        reason,
+        sync: app.log.sync().as_str(),
+    };
+    (if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, Json(body))
+}
+
+/// Metrics in the OpenMetrics text format.
+#[utoipa::path(get, path = "/metrics", tag = "health", operation_id = "metrics", security(()),
+    responses((status = 200, body = String, content_type = "application/openmetrics-text")))]
+pub(super) async fn metrics(State(app): State<App>) -> Result<([(HeaderName, &'static str); 1], String), ApiError> {
+    let status = app.models.status();
+    let gauge = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+    app.metrics.position.set(gauge(status.position.sequence.0));
+    app.metrics.lag.set(gauge(status.lag));
+    app.metrics.voids.set(gauge(status.counts.void));
+    let mut text = String::new();
+    // Writing to a string fails only if a metric's own formatting does, which none here can.
+    prometheus_client::encoding::text::encode(&mut text, &app.registry).expect("every metric formats itself to a string");
+    Ok(([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text))
+}
+
+/// The OpenAPI document of both listeners.
+#[utoipa::path(get, path = "/openapi.json", tag = "health", operation_id = "openapi", security(()), responses((status = 200, body = Object)))]
+pub(super) async fn openapi(State(app): State<App>) -> ([(HeaderName, &'static str); 1], String) {
+    ([(header::CONTENT_TYPE, "application/json")], app.openapi_json.to_string())
+}

@@ -1,0 +1,459 @@
+//! `/keys`: client keys and their whole life.
+
+use axum::Json;
+use axum::extract::{Path, Query, State};
+use axum::http::StatusCode;
+use projector::Versioned;
+use schemas::key::{Endpoint, Expiry, Fact, Key, KeyCommand, KeyDetails, KeyPatch, KeyState, Limits};
+use schemas::{Actor, Aggregate, Command, DurationText, KeyId, Sealed, Sequence, Stream, TenantId, Timestamp, Version, client_key};
+use serde::{Deserialize, Serialize, Serializer};
+use utoipa::ToSchema;
+use zeroize::Zeroizing;
+
+use super::app::App;
+use super::conventions::{Caller, Mutation, NeverText, Nothing, Page, Reason, expiry, named_pool, pool_text, present};
+use super::error::{ApiError, MutationProblems, ReadProblems};
+use super::usage::UsageRows;
+use crate::Receipt;
+use crate::secrets::{self, RepeatError};
+
+/// The most characters of a description or a reason.
+const FREE_TEXT_LENGTH_MAX: usize = 1000;
+/// The overlap of a rotation that names none: 24 hours.
+const OVERLAP_DEFAULT: DurationText = DurationText::from_seconds(24 * 3600);
+
+/// A new client key. Exactly one of `expires_in`, `expires_at` and `expires` is given.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct NewKey {
+    name: String,
+    /// Free text; it is sealed and can be erased.
+    #[serde(default)]
+    description: Option<String>,
+    /// A plain label or a user's id.
+    #[serde(default)]
+    owner: Option<String>,
+    #[serde(default)]
+    tags: Vec<String>,
+    /// From now, such as `30d`, `24h`, `15m` or `2s`.
+    #[serde(default)]
+    expires_in: Option<DurationText>,
+    #[serde(default)]
+    expires_at: Option<Timestamp>,
+    #[serde(default)]
+    expires: Option<NeverText>,
+    /// Names or ids of the pools it may use, in order of preference.
+    #[serde(default = "default_pools")]
+    #[schema(default = json!(["default"]))]
+    pools: Vec<String>,
+    /// Patterns of model names, such as `gpt-*`; empty allows all.
+    #[serde(default)]
+    models: Vec<String>,
+    /// Empty allows all.
+    #[serde(default)]
+    endpoints: Vec<Endpoint>,
+    #[serde(default)]
+    limits: Limits,
+}
+
+fn default_pools() -> Vec<String> {
+    vec!["default".to_owned()]
+}
+
+/// A change; a member that is not there stays as it is, `null` clears. Lists and `limits` are replaced whole.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct KeyChange {
+    #[serde(default)]
+    name: Option<String>,
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<String>)]
+    description: Option<Option<String>>,
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<String>)]
+    owner: Option<Option<String>>,
+    #[serde(default)]
+    tags: Option<Vec<String>>,
+    #[serde(default)]
+    pools: Option<Vec<String>>,
+    #[serde(default)]
+    models: Option<Vec<String>>,
+    #[serde(default)]
+    endpoints: Option<Vec<Endpoint>>,
+    #[serde(default)]
+    limits: Option<Limits>,
+}
+
+/// A new expiry; exactly one member is given.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Renewal {
+    /// From now, such as `90d`.
+    #[serde(default)]
+    expires_in: Option<DurationText>,
+    #[serde(default)]
+    expires_at: Option<Timestamp>,
+    #[serde(default)]
+    expires: Option<NeverText>,
+}
+
+/// How to rotate.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Rotation {
+    /// How long the secret before the new one stays good: 0 to 30 days, `24h` if not given, never past the key's expiry.
+    #[serde(default)]
+    overlap: Option<DurationText>,
+    /// Ends an overlap that is still running instead of refusing.
+    #[serde(default)]
+    finish_previous: bool,
+}
+
+/// A client key, without any secret.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct KeyView {
+    id: KeyId,
+    name: String,
+    description: Option<String>,
+    owner: Option<String>,
+    tags: Vec<String>,
+    state: KeyState,
+    /// Null where it never expires.
+    expires_at: Option<Timestamp>,
+    pools: Vec<String>,
+    models: Vec<String>,
+    endpoints: Vec<Endpoint>,
+    limits: Limits,
+    /// One secret, or two during the overlap of a rotation; the last is current.
+    secrets: Vec<SecretView>,
+    created_at: Timestamp,
+    renewed_at: Option<Timestamp>,
+    rotated_at: Option<Timestamp>,
+    /// When the expiry was recorded; the key is refused from `expires_at` on in any case.
+    expired_at: Option<Timestamp>,
+    disabled: Option<FactView>,
+    revoked: Option<FactView>,
+    version: Version,
+}
+
+/// One secret of a key: its number, and until when it is good if a newer one took its place.
+#[derive(Debug, Serialize, ToSchema)]
+struct SecretView {
+    number: u32,
+    valid_until: Option<Timestamp>,
+}
+
+/// What somebody did, when, and why.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct FactView {
+    at: Timestamp,
+    by: Actor,
+    reason: Option<String>,
+}
+
+/// A key after a mutation, and the record of it.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct KeyAnswer {
+    key: KeyView,
+    sequence: Sequence,
+    /// False where this node's read models do not have the record yet.
+    applied: bool,
+}
+
+/// A key with its new secret, which is shown this once.
+#[derive(Serialize, ToSchema)]
+pub(super) struct IssuedKey {
+    key: KeyView,
+    /// `sk-kr-…`; null where a retry comes later than 24 hours.
+    #[schema(value_type = Option<String>)]
+    #[serde(serialize_with = "secret_text")]
+    secret: Option<Zeroizing<String>>,
+    sequence: Sequence,
+    applied: bool,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct KeyPage {
+    keys: Vec<KeyView>,
+    /// The cursor of the next page; null at the end.
+    next: Option<KeyId>,
+    as_of: Sequence,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct ShownKey {
+    key: KeyView,
+    as_of: Sequence,
+}
+
+/// Create a key. The secret is in this answer and nowhere else.
+#[utoipa::path(post, path = "/keys", tag = "keys", operation_id = "create_key", request_body = NewKey,
+    params(("Idempotency-Key" = Option<String>, Header, description = "Makes a retry give the same answer, secret included, for 24 hours")),
+    responses((status = 201, body = IssuedKey), MutationProblems))]
+pub(super) async fn create(State(app): State<App>, mutation: Mutation<NewKey>) -> Result<(StatusCode, Json<IssuedKey>), ApiError> {
+    let tenant = mutation.caller.tenant.clone();
+    let id = mutation.command_id.new_key_id();
+    let stream = Stream::key(tenant.clone(), id);
+    let body = &mutation.body;
+    let expiry = expiry(app.now(), body.expires_in, body.expires_at, body.expires)?;
+    let details = KeyDetails {
+        name: body.name.clone(),
+        description: seal_text(&app, &stream, body.description.as_deref()).await?,
+        owner: body.owner.clone(),
+        tags: body.tags.clone(),
+        pools: body.pools.iter().map(|pool| named_pool(&app, &tenant, pool)).collect::<Result<_, _>>()?,
+        models: body.models.clone(),
+        endpoints: body.endpoints.clone(),
+        limits: body.limits.clone(),
+    };
+    let secret = issue(&app, &mutation, id).await?;
+    let command = KeyCommand::Create { details: Box::new(details), hash: client_key::hash(&secret), expiry };
+    let receipt = app.commands.execute(mutation.request(stream, Command::Key(command))).await?;
+    issued(&app, receipt, secret).map(|answer| (StatusCode::CREATED, Json(answer)))
+}
+
+/// List keys, by id.
+#[utoipa::path(get, path = "/keys", tag = "keys", operation_id = "list_keys", params(Page),
+    responses((status = 200, body = KeyPage), ReadProblems))]
+pub(super) async fn list(State(app): State<App>, caller: Caller, Query(page): Query<Page>) -> Result<Json<KeyPage>, ApiError> {
+    let limit = page.limit()?;
+    let as_of = app.position();
+    let after = page.after()?;
+    let keys = app.models.keys(&caller.tenant, after, limit)?;
+    let next = keys.last().filter(|_| keys.len() == limit).map(|key| key.value.id);
+    let keys = keys.iter().map(|key| view(&app, key)).collect::<Result<_, _>>()?;
+    Ok(Json(KeyPage { keys, next, as_of }))
+}
+
+/// Show a key.
+#[utoipa::path(get, path = "/keys/{id}", tag = "keys", operation_id = "show_key", params(("id" = KeyId, Path)),
+    responses((status = 200, body = ShownKey), ReadProblems))]
+pub(super) async fn show(State(app): State<App>, caller: Caller, Path(id): Path<String>) -> Result<Json<ShownKey>, ApiError> {
+    let as_of = app.position();
+    let key = load(&app, &caller.tenant, parse_id(&id)?)?;
+    Ok(Json(ShownKey { key: view(&app, &key)?, as_of }))
+}
+
+/// Change details and limits.
+#[utoipa::path(patch, path = "/keys/{id}", tag = "keys", operation_id = "update_key", request_body = KeyChange,
+    params(("id" = KeyId, Path), ("If-Match" = Option<String>, Header, description = "The version that the change is meant for")),
+    responses((status = 200, body = KeyAnswer), MutationProblems))]
+pub(super) async fn update(
+    State(app): State<App>,
+    Path(id): Path<String>,
+    mutation: Mutation<KeyChange>,
+) -> Result<Json<KeyAnswer>, ApiError> {
+    let tenant = mutation.caller.tenant.clone();
+    let stream = Stream::key(tenant.clone(), parse_id(&id)?);
+    let body = &mutation.body;
+    let pools = body.pools.as_ref().map(|pools| pools.iter().map(|pool| named_pool(&app, &tenant, pool)).collect::<Result<_, _>>());
+    let patch = KeyPatch {
+        name: body.name.clone(),
+        description: match &body.description {
+            Some(text) => Some(seal_text(&app, &stream, text.as_deref()).await?),
+            None => None,
+        },
+        owner: body.owner.clone(),
+        tags: body.tags.clone(),
+        pools: pools.transpose()?,
+        models: body.models.clone(),
+        endpoints: body.endpoints.clone(),
+        limits: body.limits.clone(),
+    };
+    execute(&app, &mutation, &id, KeyCommand::Change(Box::new(patch))).await
+}
+
+/// Move the expiry. A renewal lifts a recorded expiry, never an operator's `disabled`.
+#[utoipa::path(post, path = "/keys/{id}/renew", tag = "keys", operation_id = "renew_key", request_body = Renewal, params(("id" = KeyId, Path)),
+    responses((status = 200, body = KeyAnswer), MutationProblems))]
+pub(super) async fn renew(
+    State(app): State<App>,
+    Path(id): Path<String>,
+    mutation: Mutation<Renewal>,
+) -> Result<Json<KeyAnswer>, ApiError> {
+    let body = &mutation.body;
+    let expiry = expiry(app.now(), body.expires_in, body.expires_at, body.expires)?;
+    execute(&app, &mutation, &id, KeyCommand::Renew { expiry }).await
+}
+
+/// Give the key a new secret; the one before stays good for the overlap. Id, limits and usage stay.
+#[utoipa::path(post, path = "/keys/{id}/rotate", tag = "keys", operation_id = "rotate_key", request_body = Rotation,
+    params(("id" = KeyId, Path),
+        ("Idempotency-Key" = Option<String>, Header, description = "Makes a retry give the same answer, secret included, for 24 hours")),
+    responses((status = 200, body = IssuedKey), MutationProblems))]
+pub(super) async fn rotate(
+    State(app): State<App>,
+    Path(id): Path<String>,
+    mutation: Mutation<Rotation>,
+) -> Result<Json<IssuedKey>, ApiError> {
+    let id = parse_id(&id)?;
+    let stream = Stream::key(mutation.caller.tenant.clone(), id);
+    let secret = issue(&app, &mutation, id).await?;
+    let command = KeyCommand::Rotate {
+        hash: client_key::hash(&secret),
+        overlap_seconds: mutation.body.overlap.unwrap_or(OVERLAP_DEFAULT).as_seconds(),
+        finish_previous: mutation.body.finish_previous,
+    };
+    let receipt = app.commands.execute(mutation.request(stream, Command::Key(command))).await?;
+    issued(&app, receipt, secret).map(Json)
+}
+
+/// Refuse the key until it is enabled again.
+#[utoipa::path(post, path = "/keys/{id}/disable", tag = "keys", operation_id = "disable_key", request_body = Reason, params(("id" = KeyId, Path)),
+    responses((status = 200, body = KeyAnswer), MutationProblems))]
+pub(super) async fn disable(
+    State(app): State<App>,
+    Path(id): Path<String>,
+    mutation: Mutation<Reason>,
+) -> Result<Json<KeyAnswer>, ApiError> {
+    let reason = seal_reason(&app, &mutation, &id).await?;
+    execute(&app, &mutation, &id, KeyCommand::Disable { reason }).await
+}
+
+/// Lift an operator's `disabled`.
+#[utoipa::path(post, path = "/keys/{id}/enable", tag = "keys", operation_id = "enable_key", request_body = Nothing, params(("id" = KeyId, Path)),
+    responses((status = 200, body = KeyAnswer), MutationProblems))]
+pub(super) async fn enable(
+    State(app): State<App>,
+    Path(id): Path<String>,
+    mutation: Mutation<Nothing>,
+) -> Result<Json<KeyAnswer>, ApiError> {
+    execute(&app, &mutation, &id, KeyCommand::Enable).await
+}
+
+/// Refuse the key for ever.
+#[utoipa::path(post, path = "/keys/{id}/revoke", tag = "keys", operation_id = "revoke_key", request_body = Reason, params(("id" = KeyId, Path)),
+    responses((status = 200, body = KeyAnswer), MutationProblems))]
+pub(super) async fn revoke(
+    State(app): State<App>,
+    Path(id): Path<String>,
+    mutation: Mutation<Reason>,
+) -> Result<Json<KeyAnswer>, ApiError> {
+    let reason = seal_reason(&app, &mutation, &id).await?;
+    execute(&app, &mutation, &id, KeyCommand::Revoke { reason }).await
+}
+
+/// What one key used, by day.
+#[utoipa::path(get, path = "/keys/{id}/usage", tag = "usage", operation_id = "key_usage", params(("id" = KeyId, Path)),
+    responses((status = 200, body = UsageRows), ReadProblems))]
+pub(super) async fn usage(State(app): State<App>, caller: Caller, Path(id): Path<String>) -> Result<Json<UsageRows>, ApiError> {
+    let key = load(&app, &caller.tenant, parse_id(&id)?)?;
+    super::usage::of_key(&app, &caller.tenant, key.value.id).await
+}
+
+fn parse_id(text: &str) -> Result<KeyId, ApiError> {
+    text.parse().map_err(|_| ApiError::NotFound("such key"))
+}
+
+fn load(app: &App, tenant: &TenantId, id: KeyId) -> Result<Versioned<Key>, ApiError> {
+    app.models.key(tenant, id)?.ok_or(ApiError::NotFound("such key"))
+}
+
+async fn execute<T>(app: &App, mutation: &Mutation<T>, id: &str, command: KeyCommand) -> Result<Json<KeyAnswer>, ApiError> {
+    let stream = Stream::key(mutation.caller.tenant.clone(), parse_id(id)?);
+    let receipt = app.commands.execute(mutation.request(stream, Command::Key(command))).await?;
+    let (sequence, applied) = (receipt.sequence, receipt.applied);
+    Ok(Json(KeyAnswer { key: view(app, &key_of(receipt)?)?, sequence, applied }))
+}
+
+/// The one place where a secret goes out.
+fn secret_text<S: Serializer>(secret: &Option<Zeroizing<String>>, serializer: S) -> Result<S::Ok, S::Error> {
+    secret.as_ref().map(|secret| secret.as_str()).serialize(serializer)
+}
+
+/// The key that a command on a key left.
+fn key_of(receipt: Receipt) -> Result<Versioned<Key>, ApiError> {
+    match receipt.aggregate {
+        Aggregate::Key(key) => Ok(Versioned { value: *key, version: receipt.version }),
+        _ => Err(ApiError::NotFound("such key")),
+    }
+}
+
+/// The secret that this command will give out. With an idempotency key it is sealed first, so that a retry finds the same.
+async fn issue<T>(app: &App, mutation: &Mutation<T>, id: KeyId) -> Result<Zeroizing<String>, ApiError> {
+    if !mutation.repeatable {
+        return Ok(secrets::new_client_key(id));
+    }
+    let (record, tenant, now) = (mutation.command_id.record_id(), mutation.caller.tenant.clone(), app.now());
+    Ok(app.vault(move |vault| secrets::repeatable_client_key(vault, &tenant, record, id, now)).await??)
+}
+
+/// A repeated answer shows the secret that was sealed. Once its 24 hours are over, `secret` is a fresh one that no key has: not shown.
+fn issued(app: &App, receipt: Receipt, secret: Zeroizing<String>) -> Result<IssuedKey, ApiError> {
+    let is_shown = !receipt.repeated || app.models.key_by_hash(&client_key::hash(&secret))?.is_some();
+    let (sequence, applied) = (receipt.sequence, receipt.applied);
+    Ok(IssuedKey { key: view(app, &key_of(receipt)?)?, secret: is_shown.then_some(secret), sequence, applied })
+}
+
+async fn seal_reason(app: &App, mutation: &Mutation<Reason>, id: &str) -> Result<Option<Sealed>, ApiError> {
+    let stream = Stream::key(mutation.caller.tenant.clone(), parse_id(id)?);
+    seal_text(app, &stream, mutation.body.reason.as_deref()).await
+}
+
+/// Seals personal free text under the key of the aggregate that carries it.
+pub(super) async fn seal_text(app: &App, stream: &Stream, text: Option<&str>) -> Result<Option<Sealed>, ApiError> {
+    let Some(text) = text.filter(|text| !text.is_empty()) else { return Ok(None) };
+    if text.chars().count() > FREE_TEXT_LENGTH_MAX {
+        return Err(ApiError::BadRequest(format!("a description or reason has at most {FREE_TEXT_LENGTH_MAX} characters")));
+    }
+    let (stream, text) = (stream.clone(), Zeroizing::new(text.to_owned()));
+    Ok(Some(app.vault(move |vault| vault.seal_field(&stream, &text)).await??))
+}
+
+/// The text of a sealed field; none once it was erased.
+pub(super) fn unseal_text(app: &App, sealed: Option<&Sealed>) -> Result<Option<String>, ApiError> {
+    let Some(sealed) = sealed else { return Ok(None) };
+    match app.vault.unseal_field(sealed) {
+        Ok(text) => Ok(Some(text.to_string())),
+        Err(vault::UnsealFieldError::Erased) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+pub(super) fn fact_view(app: &App, fact: Option<&Fact>) -> Result<Option<FactView>, ApiError> {
+    let Some(fact) = fact else { return Ok(None) };
+    Ok(Some(FactView { at: fact.at, by: fact.by, reason: unseal_text(app, fact.reason.as_ref())? }))
+}
+
+fn view(app: &App, key: &Versioned<Key>) -> Result<KeyView, ApiError> {
+    let (Versioned { value: key, version }, now) = (key, app.now());
+    let details = &key.details;
+    Ok(KeyView {
+        id: key.id,
+        name: details.name.clone(),
+        description: unseal_text(app, details.description.as_ref())?,
+        owner: details.owner.clone(),
+        tags: details.tags.clone(),
+        state: key.state(now),
+        expires_at: match key.expiry {
+            Expiry::Never => None,
+            Expiry::At(at) => Some(at),
+        },
+        pools: details.pools.iter().map(|pool| pool_text(app, &key.tenant, *pool)).collect(),
+        models: details.models.clone(),
+        endpoints: details.endpoints.clone(),
+        limits: details.limits.clone(),
+        secrets: key
+            .secrets
+            .iter()
+            .filter(|secret| secret.is_valid(now))
+            .map(|secret| SecretView { number: secret.number, valid_until: secret.valid_until })
+            .collect(),
+        created_at: key.created_at,
+        renewed_at: key.renewed_at,
+        rotated_at: key.rotated_at,
+        expired_at: key.expired_at,
+        disabled: fact_view(app, key.disabled.as_ref())?,
+        revoked: fact_view(app, key.revoked.as_ref())?,
+        version: *version,
+    })
+}
+
+impl From<RepeatError> for ApiError {
+    fn from(error: RepeatError) -> Self {
+        match error {
+            RepeatError::Seal(error) => Self::Seal(error),
+            RepeatError::Unseal(error) => Self::Unseal(error),
+        }
+    }
+}

@@ -1,0 +1,42 @@
+//! `/log`: where the log stands.
+
+use axum::Json;
+use axum::extract::State;
+use schemas::{ClusterId, Digest, Sequence, WriterId};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::app::App;
+use super::conventions::Caller;
+use super::error::{ApiError, ReadProblems};
+
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct LogView {
+    cluster: ClusterId,
+    /// The node that answers, and signs what it writes under this id.
+    node: WriterId,
+    /// The last record of the log.
+    head: Sequence,
+    /// The last record that this node has applied, and the RFC 6962 root of the log's Merkle tree there.
+    position: Sequence,
+    root: Digest,
+    /// Void records up to the position.
+    void: u64,
+    /// How durable an append is.
+    sync: &'static str,
+}
+
+/// Show the log's head and root.
+#[utoipa::path(get, path = "/log", tag = "log", operation_id = "show_log", responses((status = 200, body = LogView), ReadProblems))]
+pub(super) async fn show(State(app): State<App>, _caller: Caller) -> Result<Json<LogView>, ApiError> {
+    let status = app.models.status();
+    Ok(Json(LogView {
+        cluster: app.cluster_id,
+        node: app.node(),
+        head: app.log.head().await?,
+        position: status.position.sequence,
+        root: status.position.root,
+        void: status.counts.void,
+        sync: app.log.sync().as_str(),
+    }))
+}

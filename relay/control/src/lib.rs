@@ -1,0 +1,24 @@
+//! The control plane: command execution, the REST API of the admin listener, and the founding of a cluster.
+//!
+//! A handler parses, [`Commands::execute`] decides on the aggregate and appends, the answer is rendered from the read model once the
+//! record is applied. Nothing here decides on a read model alone: the log's expected head does.
+
+pub mod audit;
+pub mod commands;
+pub mod founding;
+mod http;
+mod metrics;
+mod secrets;
+mod writer;
+
+use std::sync::Arc;
+
+use schemas::Timestamp;
+
+pub use commands::{Commands, CommandsParts, ExecuteError, Receipt, Request};
+pub use http::{App, AppParts, Probe, ProbeOutcome, openapi, router};
+pub use metrics::Metrics;
+pub use writer::Writer;
+
+/// Where the time comes from: the system's clock in a node, a hand-moved one in tests.
+pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;

@@ -1,0 +1,71 @@
+//! New secrets, and how a retry gets the same one.
+
+use schemas::{KeyId, RecordId, TenantId, Timestamp, client_key};
+use vault::{Lifetime, SealError, Sealing, SecretAddress, UnsealError, Vault};
+use zeroize::Zeroizing;
+
+/// How long a secret stays sealed for a retry under its idempotency key, in seconds: 24 hours.
+const REPEAT_SECONDS: u64 = 24 * 3600;
+
+/// Bytes from the system's random source.
+pub(crate) fn random_bytes<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes).expect("the system's random source is there on every supported platform");
+    bytes
+}
+
+/// A new client key's text.
+pub(crate) fn new_client_key(id: KeyId) -> Zeroizing<String> {
+    let secret = Zeroizing::new(random_bytes::<32>());
+    client_key::format(id, &secret)
+}
+
+/// Where a secret waits for a retry: bound to the record that its command appends.
+fn address(tenant: &TenantId, record: RecordId) -> SecretAddress {
+    SecretAddress {
+        tenant: tenant.clone(),
+        owner_kind: "record",
+        owner_id: *record.as_bytes(),
+        field: "client_key",
+        version: 1,
+        origin: String::new(),
+    }
+}
+
+/// The client key that the command of this record gives out, the same for every retry within 24 hours. It is durable before the
+/// record is appended; two retries at once agree on the one that was sealed first.
+pub(crate) fn repeatable_client_key(
+    vault: &Vault,
+    tenant: &TenantId,
+    record: RecordId,
+    id: KeyId,
+    now: Timestamp,
+) -> Result<Zeroizing<String>, RepeatError> {
+    let address = address(tenant, record);
+    let text = new_client_key(id);
+    match vault.seal(&address, text.as_bytes(), Lifetime::of_seconds(now, REPEAT_SECONDS))? {
+        Sealing::Sealed => Ok(text),
+        Sealing::Exists => sealed_client_key(vault, tenant, record)?.ok_or(RepeatError::Unseal(UnsealError::Missing)),
+    }
+}
+
+/// The client key that was given out by the command of this record; none once its 24 hours are over.
+pub(crate) fn sealed_client_key(vault: &Vault, tenant: &TenantId, record: RecordId) -> Result<Option<Zeroizing<String>>, RepeatError> {
+    match vault.unseal(&address(tenant, record)) {
+        Ok(bytes) => {
+            let text = std::str::from_utf8(&bytes).map_err(|_| RepeatError::Unseal(UnsealError::Tampered))?;
+            Ok(Some(Zeroizing::new(text.to_owned())))
+        }
+        Err(UnsealError::Missing | UnsealError::Erased) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Why a secret cannot be kept for a retry, or found again.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RepeatError {
+    #[error(transparent)]
+    Seal(#[from] SealError),
+    #[error(transparent)]
+    Unseal(#[from] UnsealError),
+}
