@@ -1,0 +1,140 @@
+//! The command line: what can be said, and which exit code an outcome has.
+//!
+//! Exit codes: 0 done, 1 refused or findings, 2 usage or could not run. Answers go to stdout, everything else to stderr.
+
+mod access;
+mod audit;
+mod client;
+mod failure;
+mod keys;
+mod log;
+mod node;
+mod output;
+mod pools;
+mod progress;
+mod render;
+mod resource;
+mod stream;
+mod upstreams;
+mod usage;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::{Args, Parser, Subcommand};
+
+use access::Access;
+use client::Client;
+use failure::Failure;
+use output::Output;
+
+/// A relay for LLM APIs in which every credential decision is on the record.
+#[derive(Debug, Parser)]
+#[command(name = "keyrelay", version, propagate_version = true, arg_required_else_help = true)]
+pub struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What every command takes.
+#[derive(Debug, Args)]
+struct Global {
+    /// Print JSON
+    #[arg(long, global = true)]
+    json: bool,
+    /// The data directory; of a node on this machine it also holds the owner token and the admin address [default: ./keyrelay-data]
+    #[arg(long, global = true, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// The admin side of the node to talk to [default: KEYRELAY_ADMIN_URL, else what the node wrote to DIR/admin.address]
+    #[arg(long, global = true, value_name = "URL")]
+    admin_url: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a node
+    Serve(node::ConfigArgs),
+    /// Print the effective settings and the source of each
+    Config(node::ConfigArgs),
+    /// Client keys: what clients show the relay
+    #[command(subcommand)]
+    Keys(keys::KeysCommand),
+    /// Upstreams: accounts at providers
+    #[command(subcommand)]
+    Upstreams(upstreams::UpstreamsCommand),
+    /// Pools: groups of upstreams
+    #[command(subcommand)]
+    Pools(pools::PoolsCommand),
+    /// What was used, by whom
+    #[command(subcommand)]
+    Usage(usage::UsageCommand),
+    /// The event log
+    #[command(subcommand)]
+    Log(log::LogCommand),
+    /// Exports of the log, and their verification without a node
+    #[command(subcommand)]
+    Audit(audit::AuditCommand),
+    /// Print the version
+    Version,
+}
+
+/// Runs a command to its end and gives the process's exit code.
+pub fn run(cli: Cli, environment: BTreeMap<String, String>) -> ExitCode {
+    #[cfg(feature = "faults")]
+    if let Some(name) = environment.get("KEYRELAY_FAULT") {
+        crate::faults::plant(name);
+    }
+    let mut output = Output::new(cli.global.json);
+    match execute(cli, environment, &mut output) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            output.failure(&failure);
+            failure.exit_code()
+        }
+    }
+}
+
+fn execute(cli: Cli, environment: BTreeMap<String, String>, output: &mut Output) -> Result<(), Failure> {
+    let Cli { global, command } = cli;
+    match command {
+        Command::Serve(args) => runtime(true)?.block_on(node::serve(args, global, environment)),
+        Command::Config(args) => node::config(args, global, environment, output),
+        Command::Version => node::version(output),
+        Command::Audit(audit::AuditCommand::Verify(args)) => audit::verify(args, output),
+        Command::Log(log::LogCommand::Verify(args)) if args.offline => {
+            runtime(false)?.block_on(log::verify_offline(&args, &access::layout(&global, &environment), output))
+        }
+        command => {
+            let client = Client::new(Access::find(&global, &environment)?)?;
+            runtime(false)?.block_on(talk(command, &client, &environment, output))
+        }
+    }
+}
+
+/// The commands that talk to a node.
+async fn talk(command: Command, client: &Client, environment: &BTreeMap<String, String>, output: &mut Output) -> Result<(), Failure> {
+    match command {
+        Command::Keys(command) => keys::run(command, client, output).await,
+        Command::Upstreams(command) => upstreams::run(command, client, environment, output).await,
+        Command::Pools(command) => pools::run(command, client, output).await,
+        Command::Usage(command) => usage::run(command, client, output).await,
+        Command::Log(command) => log::run(command, client, output).await,
+        Command::Audit(audit::AuditCommand::Export(args)) => audit::export(args, client, output).await,
+        Command::Audit(audit::AuditCommand::Verify(_)) | Command::Serve(_) | Command::Config(_) | Command::Version => {
+            unreachable!("these commands need no node and were run before")
+        }
+    }
+}
+
+fn runtime(is_server: bool) -> Result<tokio::runtime::Runtime, Failure> {
+    let mut builder = if is_server { tokio::runtime::Builder::new_multi_thread() } else { tokio::runtime::Builder::new_current_thread() };
+    Ok(builder.enable_all().build().context("cannot start the runtime")?)
+}
+
+#[cfg(test)]
+#[path = "cli/tests.rs"]
+mod tests;

@@ -1,0 +1,158 @@
+//! A small client of the REST API.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, anyhow};
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::body::Incoming;
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::client::legacy::{self, Client as Legacy};
+use hyper_util::rt::TokioExecutor;
+use serde_json::Value;
+use url::Url;
+
+use super::access::Access;
+use super::failure::{Failure, Problem};
+use crate::config::Secret;
+
+/// The node answers a write within 16 seconds, whatever becomes of it.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+/// Far above a full page of the API.
+const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+pub(super) struct Client {
+    transport: Transport,
+    origin: Url,
+    token: Secret,
+}
+
+/// Plain connections need no certificates of the system, which a small container may not have.
+enum Transport {
+    Plain(Legacy<HttpConnector, Full<Bytes>>),
+    Tls(Legacy<HttpsConnector<HttpConnector>, Full<Bytes>>),
+}
+
+/// A request to the API: path segments below `/api/v1`, and what goes with it.
+pub(super) struct Call<'a> {
+    method: Method,
+    path: &'a [&'a str],
+    query: Vec<(&'static str, String)>,
+    body: Option<Value>,
+    if_version: Option<u64>,
+}
+
+impl<'a> Call<'a> {
+    pub(super) const fn new(method: Method, path: &'a [&'a str]) -> Self {
+        Self { method, path, query: Vec::new(), body: None, if_version: None }
+    }
+
+    pub(super) const fn get(path: &'a [&'a str]) -> Self {
+        Self::new(Method::GET, path)
+    }
+
+    /// Adds a parameter that is given.
+    pub(super) fn query(mut self, name: &'static str, value: Option<impl ToString>) -> Self {
+        self.query.extend(value.map(|value| (name, value.to_string())));
+        self
+    }
+
+    pub(super) fn body(mut self, body: Value) -> Self {
+        self.body = Some(body);
+        self
+    }
+
+    /// Lets the change happen on this version only.
+    pub(super) const fn if_version(mut self, version: Option<u64>) -> Self {
+        self.if_version = version;
+        self
+    }
+}
+
+impl Client {
+    pub(super) fn new(access: Access) -> Result<Self> {
+        let Access { url, token } = access;
+        let transport = if url.scheme() == "https" {
+            let connector = HttpsConnectorBuilder::new().with_native_roots().context("the system's certificates cannot be read")?;
+            Transport::Tls(Legacy::builder(TokioExecutor::new()).build(connector.https_only().enable_http1().build()))
+        } else {
+            Transport::Plain(Legacy::builder(TokioExecutor::new()).build_http())
+        };
+        Ok(Self { transport, origin: url, token })
+    }
+
+    /// Sends a request and reads the whole answer.
+    pub(super) async fn send(&self, call: Call<'_>) -> Result<Value, Failure> {
+        let response = self.open(call).await?;
+        let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect();
+        let body = body.await.map_err(|error| anyhow!(error).context("the node's answer cannot be read"))?.to_bytes();
+        Ok(serde_json::from_slice(&body).context("the node's answer is not JSON; is this the admin side of Keyrelay?")?)
+    }
+
+    /// Sends a request and gives the answer as it comes.
+    pub(super) async fn open(&self, call: Call<'_>) -> Result<Response<Incoming>, Failure> {
+        let request = self.request(call)?;
+        // Every mutation carries an idempotency key, so a request whose fate is unknown may be sent once more.
+        let response = match self.attempt(request.clone()).await {
+            Err(error) if is_lost_connection(&error) => self.attempt(request).await?,
+            response => response?,
+        };
+        if response.status().is_success() { Ok(response) } else { Err(refusal(response).await) }
+    }
+
+    async fn attempt(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>> {
+        let response = async {
+            match &self.transport {
+                Transport::Plain(client) => client.request(request).await,
+                Transport::Tls(client) => client.request(request).await,
+            }
+        };
+        let response = tokio::time::timeout(HEAD_TIMEOUT, response).await.with_context(|| format!("{} does not answer", self.origin))?;
+        response.with_context(|| format!("cannot reach the node at {}; is it running, and is this its admin side?", self.origin))
+    }
+
+    fn request(&self, call: Call<'_>) -> Result<Request<Full<Bytes>>> {
+        let mut url = self.origin.clone();
+        let segments = url.path_segments_mut().map_err(|()| anyhow!("the admin URL has no path"));
+        segments?.pop_if_empty().extend(["api", "v1"]).extend(call.path);
+        if !call.query.is_empty() {
+            url.query_pairs_mut().extend_pairs(call.query);
+        }
+        let mut request = Request::builder().method(&call.method).uri(url.as_str());
+        request = request.header(header::AUTHORIZATION, format!("Bearer {}", self.token.expose().as_str()));
+        if call.method != Method::GET {
+            request = request.header("idempotency-key", idempotency_key()?).header(header::CONTENT_TYPE, "application/json");
+        }
+        if let Some(version) = call.if_version {
+            request = request.header(header::IF_MATCH, format!("\"{version}\""));
+        }
+        let body = call.body.map(|body| body.to_string()).unwrap_or_default();
+        request.body(Full::new(body.into())).context("the token or the URL cannot be sent")
+    }
+}
+
+/// Random, so that no two runs of a command are taken for one.
+fn idempotency_key() -> Result<String> {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes).context("the system has no random numbers")?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// Whether the connection went away under a request, as opposed to never having been there.
+fn is_lost_connection(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<legacy::Error>().is_some_and(|error| !error.is_connect())
+}
+
+async fn refusal(response: Response<Incoming>) -> Failure {
+    let status = response.status();
+    let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
+    let problem = body.ok().and_then(|body| serde_json::from_slice::<Problem>(&body.to_bytes()).ok());
+    Failure::Refused(problem.unwrap_or_else(|| unworded(status)))
+}
+
+/// A refusal by something that is not a node, such as a proxy before it.
+fn unworded(status: StatusCode) -> Problem {
+    Problem { status: status.as_u16(), code: status.as_u16().to_string(), detail: format!("answered with {status}") }
+}

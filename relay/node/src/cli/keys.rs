@@ -1,0 +1,214 @@
+//! `keyrelay keys`: client keys and their whole life.
+
+use clap::{Args, Subcommand};
+use http::Method;
+use serde_json::{Map, Value, json};
+
+use super::client::{Call, Client};
+use super::failure::Failure;
+use super::output::Output;
+use super::render::{self, Field};
+use super::resource::{Because, Listing, list, rows};
+
+#[derive(Debug, Subcommand)]
+pub(super) enum KeysCommand {
+    /// Create a key; its secret is shown this once
+    Create(Create),
+    /// List keys
+    List(Listing),
+    /// Show a key
+    Show { id: String },
+    /// Change a key's details and limits
+    Update(Update),
+    /// Move a key's expiry
+    Renew {
+        id: String,
+        #[command(flatten)]
+        expiry: Expiry,
+    },
+    /// Give a key a new secret, shown this once; the one before stays good for the overlap
+    Rotate {
+        id: String,
+        /// How long, such as 24h; at most 30d [default: 24h]
+        #[arg(long, value_name = "DURATION")]
+        overlap: Option<String>,
+        /// End an overlap that is still running
+        #[arg(long)]
+        finish_previous: bool,
+    },
+    /// Refuse a key until it is enabled again
+    Disable(Because),
+    /// Lift a disable
+    Enable { id: String },
+    /// Refuse a key for ever
+    Revoke(Because),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Create {
+    name: String,
+    #[command(flatten)]
+    expiry: Expiry,
+    #[command(flatten)]
+    details: Details,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Update {
+    id: String,
+    #[arg(long)]
+    name: Option<String>,
+    #[command(flatten)]
+    details: Details,
+    /// Take all limits away
+    #[arg(long, conflicts_with_all = ["requests_per_minute", "concurrency"])]
+    no_limits: bool,
+    /// Change this version only
+    #[arg(long, value_name = "VERSION")]
+    if_version: Option<u64>,
+}
+
+/// What a key may have; lists and limits are given whole.
+#[derive(Debug, Args)]
+struct Details {
+    /// Free text; an empty one takes it away
+    #[arg(long)]
+    description: Option<String>,
+    /// A label or a user's id; an empty one takes it away
+    #[arg(long)]
+    owner: Option<String>,
+    #[arg(long = "tag", value_name = "TAG")]
+    tags: Vec<String>,
+    /// A pool it may use, by name or id; several in order of preference
+    #[arg(long = "pool", value_name = "POOL")]
+    pools: Vec<String>,
+    /// A pattern of the models it may use, such as 'gpt-*' [default: all]
+    #[arg(long = "model", value_name = "PATTERN")]
+    models: Vec<String>,
+    /// An endpoint it may use: chat_completions, messages or models [default: all]
+    #[arg(long = "endpoint", value_name = "ENDPOINT")]
+    endpoints: Vec<String>,
+    #[arg(long, value_name = "N")]
+    requests_per_minute: Option<u32>,
+    /// Requests under way at once
+    #[arg(long, value_name = "N")]
+    concurrency: Option<u32>,
+}
+
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub(super) struct Expiry {
+    /// From now, such as 30d, 24h, 15m or 2s
+    #[arg(long, value_name = "DURATION")]
+    expires_in: Option<String>,
+    /// RFC 3339, such as 2027-01-31T00:00:00Z
+    #[arg(long, value_name = "TIME")]
+    expires_at: Option<String>,
+    /// It does not expire
+    #[arg(long)]
+    never_expires: bool,
+}
+
+const COLUMNS: [Field; 6] =
+    [("id", "/id"), ("name", "/name"), ("state", "/state"), ("expires", "/expires_at"), ("pools", "/pools"), ("version", "/version")];
+const FIELDS: [Field; 19] = [
+    ("id", "/id"),
+    ("name", "/name"),
+    ("state", "/state"),
+    ("expires", "/expires_at"),
+    ("description", "/description"),
+    ("owner", "/owner"),
+    ("tags", "/tags"),
+    ("pools", "/pools"),
+    ("models", "/models"),
+    ("endpoints", "/endpoints"),
+    ("requests/minute", "/limits/requests_per_minute"),
+    ("concurrency", "/limits/concurrency"),
+    ("secrets", "/secrets"),
+    ("created", "/created_at"),
+    ("renewed", "/renewed_at"),
+    ("rotated", "/rotated_at"),
+    ("disabled", "/disabled"),
+    ("revoked", "/revoked"),
+    ("version", "/version"),
+];
+
+pub(super) async fn run(command: KeysCommand, client: &Client, output: &mut Output) -> Result<(), Failure> {
+    match command {
+        KeysCommand::Create(Create { name, expiry, details }) => {
+            let mut body = details.body();
+            body.insert("name".to_owned(), name.into());
+            body.extend(expiry.body());
+            issued(&client.send(Call::new(Method::POST, &["keys"]).body(body.into())).await?, output)
+        }
+        KeysCommand::List(Listing { limit }) => {
+            let page = list(client, "keys", limit).await?;
+            output.answer(&page, |page| render::table(rows(page, "keys"), &COLUMNS))
+        }
+        KeysCommand::Show { id } => shown(&client.send(Call::get(&["keys", &id])).await?, output),
+        KeysCommand::Update(Update { id, name, details, no_limits, if_version }) => {
+            let mut body = details.body();
+            body.extend(name.map(|name| ("name".to_owned(), name.into())));
+            body.extend(no_limits.then(|| ("limits".to_owned(), json!({}))));
+            shown(&client.send(Call::new(Method::PATCH, &["keys", &id]).body(body.into()).if_version(if_version)).await?, output)
+        }
+        KeysCommand::Renew { id, expiry } => shown(&act(client, &id, "renew", expiry.body().into()).await?, output),
+        KeysCommand::Rotate { id, overlap, finish_previous } => {
+            let mut body = json!({ "finish_previous": finish_previous });
+            if let Some(overlap) = overlap {
+                body["overlap"] = overlap.into();
+            }
+            issued(&act(client, &id, "rotate", body).await?, output)
+        }
+        KeysCommand::Disable(Because { id, reason }) => shown(&act(client, &id, "disable", json!({ "reason": reason })).await?, output),
+        KeysCommand::Enable { id } => shown(&act(client, &id, "enable", json!({})).await?, output),
+        KeysCommand::Revoke(Because { id, reason }) => shown(&act(client, &id, "revoke", json!({ "reason": reason })).await?, output),
+    }
+}
+
+async fn act(client: &Client, id: &str, verb: &str, body: Value) -> Result<Value, Failure> {
+    client.send(Call::new(Method::POST, &["keys", id, verb]).body(body)).await
+}
+
+fn shown(answer: &Value, output: &mut Output) -> Result<(), Failure> {
+    output.answer(answer, |answer| render::block(&answer["key"], &FIELDS))
+}
+
+/// The secret stands on a line of its own, so that it can be marked and copied; nothing else goes to where scripts read it.
+fn issued(answer: &Value, output: &mut Output) -> Result<(), Failure> {
+    output.answer(answer, |answer| format!("{}\n\n{}", render::block(&answer["key"], &FIELDS), render::cell(answer.get("secret"))))?;
+    match answer["secret"].as_str() {
+        Some(_) => output.note("The secret is shown this once. Keep it now; the relay has only its hash."),
+        None => output.note("The secret was shown more than 24 hours ago and is not kept. Rotate the key for a new one."),
+    }
+    Ok(())
+}
+
+impl Details {
+    /// The members that are given. An empty text is `null`.
+    fn body(self) -> Map<String, Value> {
+        let text = |text: Option<String>| text.map(|text| if text.is_empty() { Value::Null } else { text.into() });
+        let list = |list: Vec<String>| (!list.is_empty()).then(|| Value::from(list));
+        let mut limits = Map::new();
+        limits.extend(self.requests_per_minute.map(|n| ("requests_per_minute".to_owned(), n.into())));
+        limits.extend(self.concurrency.map(|n| ("concurrency".to_owned(), n.into())));
+        let members = [
+            ("description", text(self.description)),
+            ("owner", text(self.owner)),
+            ("tags", list(self.tags)),
+            ("pools", list(self.pools)),
+            ("models", list(self.models)),
+            ("endpoints", list(self.endpoints)),
+            ("limits", (!limits.is_empty()).then_some(limits.into())),
+        ];
+        members.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
+    }
+}
+
+impl Expiry {
+    fn body(self) -> Map<String, Value> {
+        let never = self.never_expires.then(|| "never".to_owned());
+        let members = [("expires_in", self.expires_in), ("expires_at", self.expires_at), ("expires", never)];
+        members.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?.into()))).collect()
+    }
+}

@@ -1,0 +1,91 @@
+#![allow(clippy::unwrap_used, reason = "a failing test says where")]
+
+use clap::CommandFactory as _;
+use clap::error::ErrorKind;
+
+use super::*;
+
+fn parse(line: &str) -> Result<Cli, ErrorKind> {
+    Cli::try_parse_from(line.split_whitespace()).map_err(|error| error.kind())
+}
+
+#[test]
+fn the_definition_is_consistent() {
+    Cli::command().debug_assert();
+}
+
+#[test]
+fn every_verb_is_understood() {
+    for line in [
+        "serve --data d --config f --relay-listen 127.0.0.1:0 --admin-listen 127.0.0.1:0",
+        "config --json",
+        "keys create ci --expires-in 30d --pool default --model gpt-* --requests-per-minute 60 --concurrency 4",
+        "keys create ci --never-expires --description text --owner me --tag a --tag b --endpoint messages",
+        "keys list --limit 5",
+        "keys show key_x",
+        "keys update key_x --name n --no-limits --if-version 3",
+        "keys renew key_x --expires-at 2027-01-01T00:00:00Z",
+        "keys rotate key_x --overlap 24h --finish-previous",
+        "keys disable key_x --reason leaked",
+        "keys enable key_x",
+        "keys revoke key_x",
+        "upstreams add a --dialect openai --base-url http://127.0.0.1:9/v1 --credential-file - --priority 1 --weight 2 --pool p",
+        "upstreams list",
+        "upstreams show a",
+        "upstreams update a --no-credential --base-url http://x",
+        "upstreams disable a --reason r",
+        "upstreams enable a",
+        "upstreams remove a",
+        "upstreams test a",
+        "pools create p",
+        "pools list",
+        "pools show p",
+        "pools update p --name q",
+        "pools remove p",
+        "usage show --group-by model --from 2026-11-01 --to 2026-11-30",
+        "usage explain req_x",
+        "log head",
+        "log read --from 5 --limit 10 --stream key_x",
+        "log read --follow",
+        "log verify --offline --data d",
+        "audit export d --admin-url http://x",
+        "audit verify d",
+        "version",
+    ] {
+        assert!(parse(&format!("keyrelay {line}")).is_ok(), "{line}");
+    }
+}
+
+#[test]
+fn what_makes_no_sense_is_a_usage_error() {
+    for (line, kind) in [
+        ("keys create ci", ErrorKind::MissingRequiredArgument),
+        ("keys create ci --never-expires --expires-in 1d", ErrorKind::ArgumentConflict),
+        ("keys update k --no-limits --concurrency 1", ErrorKind::ArgumentConflict),
+        ("upstreams update a --no-credential --credential x", ErrorKind::ArgumentConflict),
+        ("log read --follow --limit 3", ErrorKind::ArgumentConflict),
+        ("audit verify d --cluster-key 12", ErrorKind::ValueValidation),
+        ("usage show --group-by colour", ErrorKind::InvalidValue),
+        ("doctor", ErrorKind::InvalidSubcommand),
+    ] {
+        assert_eq!(parse(&format!("keyrelay {line}")).unwrap_err(), kind, "{line}");
+    }
+}
+
+#[test]
+fn the_admin_address_comes_from_the_flag_the_environment_or_the_data_directory() {
+    let data = tempfile::tempdir().unwrap();
+    std::fs::write(data.path().join("owner.token"), "from-file\n").unwrap();
+    let global = |url: Option<&str>| Global { json: false, data: Some(data.path().to_owned()), admin_url: url.map(str::to_owned) };
+    let find = |url, environment: &[(&str, &str)]| {
+        let environment = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let access = Access::find(&global(url), &environment).unwrap();
+        (access.url.to_string(), access.token.expose().as_str().to_owned())
+    };
+    assert_eq!(find(None, &[]), ("http://127.0.0.1:8081/".to_owned(), "from-file".to_owned()));
+    std::fs::write(data.path().join("admin.address"), "http://127.0.0.1:7\n").unwrap();
+    assert_eq!(find(None, &[]).0, "http://127.0.0.1:7/");
+    assert_eq!(find(None, &[("KEYRELAY_ADMIN_URL", "https://e"), ("KEYRELAY_TOKEN", "t")]), ("https://e/".to_owned(), "t".to_owned()));
+    assert_eq!(find(Some("http://flag:1"), &[("KEYRELAY_ADMIN_URL", "https://e")]).0, "http://flag:1/");
+    assert!(Access::find(&global(Some("ftp://x")), &BTreeMap::new()).is_err());
+}

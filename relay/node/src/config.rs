@@ -1,0 +1,217 @@
+//! The configuration: one struct of sections with real types, parsed once.
+//!
+//! Sources, each over the one before: defaults, the TOML file, the environment (`KEYRELAY_<SECTION>_<NAME>`), flags. Every fault of every
+//! source is reported at once; a name that is not a setting is a fault. An environment variable that is set to nothing counts as not set,
+//! because that is how compose files and unit files spell "unset".
+
+mod default;
+mod source;
+mod value;
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use gateway::GatewayConfig;
+use projector::Memory;
+use vault::{RootKey, files};
+use zeroize::Zeroizing;
+
+pub use source::{Fault, Faults, Setting, Source, Sources};
+pub use value::{ByteSize, LogFormat, LogLevel, Secret};
+
+use source::Reader;
+
+/// Everything that can be set.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where everything is kept.
+    pub data: PathBuf,
+    pub relay: Relay,
+    pub admin: Admin,
+    pub log: Log,
+    pub vault: Vault,
+    pub projector: Projector,
+    /// The effective value of every setting and where it came from, secrets hidden.
+    pub settings: Vec<Setting>,
+}
+
+/// The data plane's listener and its bounds.
+#[derive(Debug, Clone)]
+pub struct Relay {
+    pub listen: SocketAddr,
+    /// Whether upstreams may stand on loopback and private addresses.
+    pub allow_private_upstreams: bool,
+    /// For a connection to an upstream, TLS included.
+    pub connect_timeout: Duration,
+    /// From sending a request to an upstream to the head of its answer.
+    pub first_byte_timeout: Duration,
+    /// Between two chunks of an answer.
+    pub idle_timeout: Duration,
+    /// From a request's arrival to its last byte.
+    pub total_timeout: Duration,
+    /// The largest request body that is taken from a client.
+    pub body_bytes_max: ByteSize,
+    /// All request bodies that are held for a failover together.
+    pub bodies_bytes_max: ByteSize,
+    /// For requests that are under way when the node is told to stop.
+    pub drain_timeout: Duration,
+}
+
+/// The control plane's listener and the owner.
+#[derive(Debug, Clone)]
+pub struct Admin {
+    pub listen: SocketAddr,
+    /// The owner token for the founding, in a file or as it is; without either one is drawn and written to `DATA/owner.token`.
+    pub owner_token_file: Option<PathBuf>,
+    pub owner_token: Option<Secret>,
+}
+
+/// The process's own log, on stderr.
+#[derive(Debug, Clone)]
+pub struct Log {
+    pub level: LogLevel,
+    pub format: LogFormat,
+}
+
+/// The root key, in a file or as it is; without either it is `DATA/root.key`.
+#[derive(Debug, Clone)]
+pub struct Vault {
+    pub root_key_file: Option<PathBuf>,
+    pub root_key: Option<Secret>,
+}
+
+/// The read models.
+#[derive(Debug, Clone)]
+pub struct Projector {
+    /// Blocks, indexes and write buffers of all read models together.
+    pub memory_bytes: usize,
+}
+
+impl Config {
+    /// Reads all sources, or says everything that is wrong with them.
+    pub fn load(sources: Sources) -> Result<Self, Faults> {
+        let mut from = Reader::new(sources);
+        let mut config = Self {
+            data: from.setting("data", PathBuf::from(default::DATA)),
+            relay: Relay::read(&mut from),
+            admin: Admin::read(&mut from),
+            log: Log::read(&mut from),
+            vault: Vault::read(&mut from),
+            projector: Projector::read(&mut from),
+            settings: Vec::new(),
+        };
+        config.check(&mut from);
+        config.settings = from.finish()?;
+        Ok(config)
+    }
+
+    /// What the data plane takes of it.
+    pub fn gateway(&self) -> GatewayConfig {
+        GatewayConfig {
+            allow_private_upstreams: self.relay.allow_private_upstreams,
+            connect_timeout: self.relay.connect_timeout,
+            first_byte_timeout: self.relay.first_byte_timeout,
+            idle_timeout: self.relay.idle_timeout,
+            total_timeout: self.relay.total_timeout,
+            body_bytes_max: self.relay.body_bytes_max.bytes(),
+            bodies_bytes_max: self.relay.bodies_bytes_max.bytes(),
+        }
+    }
+
+    /// The root key that was given, if one was.
+    pub fn root_key(&self) -> anyhow::Result<Option<RootKey>> {
+        let text = given(self.vault.root_key.as_ref(), self.vault.root_key_file.as_deref()).context("the root key that is set")?;
+        text.map(|text| RootKey::parse(text.trim())).transpose().context("the root key that is set")
+    }
+
+    /// The owner token that was given, if one was.
+    pub fn owner_token(&self) -> anyhow::Result<Option<Zeroizing<String>>> {
+        given(self.admin.owner_token.as_ref(), self.admin.owner_token_file.as_deref()).context("the owner token that is set")
+    }
+
+    /// What is wrong with values only together.
+    fn check(&self, from: &mut Reader) {
+        if self.relay.listen == self.admin.listen && self.relay.listen.port() != 0 {
+            from.refuse("admin.listen", "is the address of relay.listen; the two listeners need one each");
+        }
+        if self.admin.owner_token_file.is_some() && self.admin.owner_token.is_some() {
+            from.refuse("admin.owner_token", "is given, and admin.owner_token_file too; give one of them");
+        }
+        if self.vault.root_key_file.is_some() && self.vault.root_key.is_some() {
+            from.refuse("vault.root_key", "is given, and vault.root_key_file too; give one of them");
+        }
+        if self.relay.body_bytes_max > self.relay.bodies_bytes_max {
+            from.refuse("relay.body_bytes_max", "is more than relay.bodies_bytes_max, so the largest bodies would never be taken");
+        }
+    }
+}
+
+/// A secret that was set as it is, or as the name of a file that nobody else can read.
+fn given(secret: Option<&Secret>, file: Option<&Path>) -> anyhow::Result<Option<Zeroizing<String>>> {
+    let Some(file) = file else { return Ok(secret.map(|secret| secret.expose().clone())) };
+    let bytes = files::read_secret(file)?;
+    let text = std::str::from_utf8(&bytes).with_context(|| format!("{} is not text", file.display()))?;
+    Ok(Some(Zeroizing::new(text.trim().to_owned())))
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self::load(Sources::default()).expect("a test loads the defaults")
+    }
+}
+
+impl Relay {
+    fn read(from: &mut Reader) -> Self {
+        // The data plane's own defaults, which give their reasons.
+        let gateway = GatewayConfig::default();
+        Self {
+            listen: from.setting("relay.listen", default::RELAY_LISTEN),
+            allow_private_upstreams: from.setting("relay.allow_private_upstreams", gateway.allow_private_upstreams),
+            connect_timeout: from.setting("relay.connect_timeout", gateway.connect_timeout),
+            first_byte_timeout: from.setting("relay.first_byte_timeout", gateway.first_byte_timeout),
+            idle_timeout: from.setting("relay.idle_timeout", gateway.idle_timeout),
+            total_timeout: from.setting("relay.total_timeout", gateway.total_timeout),
+            body_bytes_max: from.setting("relay.body_bytes_max", ByteSize::new(gateway.body_bytes_max)),
+            bodies_bytes_max: from.setting("relay.bodies_bytes_max", ByteSize::new(gateway.bodies_bytes_max)),
+            drain_timeout: from.setting("relay.drain_timeout", default::DRAIN_TIMEOUT),
+        }
+    }
+}
+
+impl Admin {
+    fn read(from: &mut Reader) -> Self {
+        Self {
+            listen: from.setting("admin.listen", default::ADMIN_LISTEN),
+            owner_token_file: from.optional("admin.owner_token_file"),
+            owner_token: from.optional("admin.owner_token"),
+        }
+    }
+}
+
+impl Log {
+    fn read(from: &mut Reader) -> Self {
+        Self { level: from.setting("log.level", LogLevel::default()), format: from.setting("log.format", LogFormat::Text) }
+    }
+}
+
+impl Vault {
+    fn read(from: &mut Reader) -> Self {
+        Self { root_key_file: from.optional("vault.root_key_file"), root_key: from.optional("vault.root_key") }
+    }
+}
+
+impl Projector {
+    fn read(from: &mut Reader) -> Self {
+        let memory: ByteSize = from.setting("projector.memory_bytes", ByteSize::new(Memory::BYTES_DEFAULT));
+        if memory.bytes() < Memory::BYTES_MIN {
+            from.refuse("projector.memory_bytes", "is too little, expected 16MiB or more");
+        }
+        Self { memory_bytes: memory.bytes() }
+    }
+}
+
+#[cfg(test)]
+#[path = "config/tests.rs"]
+mod tests;

@@ -1,0 +1,195 @@
+//! The types of settings, each with one text form in all sources.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use schemas::DurationText;
+use zeroize::Zeroizing;
+
+/// A type that a setting can have.
+pub(super) trait Value: Sized {
+    /// What a fault says was expected.
+    const EXPECTED: &'static str;
+    /// Whether the text must not be shown.
+    const IS_SECRET: bool = false;
+
+    fn parse(text: &str) -> Option<Self>;
+    /// The text as `keyrelay config` prints it.
+    fn show(&self) -> String;
+}
+
+impl Value for bool {
+    const EXPECTED: &'static str = "true or false";
+
+    fn parse(text: &str) -> Option<Self> {
+        text.parse().ok()
+    }
+
+    fn show(&self) -> String {
+        self.to_string()
+    }
+}
+
+impl Value for SocketAddr {
+    const EXPECTED: &'static str = "an address and a port such as 127.0.0.1:8080; port 0 picks one";
+
+    fn parse(text: &str) -> Option<Self> {
+        text.parse().ok()
+    }
+
+    fn show(&self) -> String {
+        self.to_string()
+    }
+}
+
+impl Value for PathBuf {
+    const EXPECTED: &'static str = "a path";
+
+    fn parse(text: &str) -> Option<Self> {
+        (!text.is_empty()).then(|| text.into())
+    }
+
+    fn show(&self) -> String {
+        self.display().to_string()
+    }
+}
+
+impl Value for Duration {
+    const EXPECTED: &'static str = "a duration from 1s on, such as 90s, 15m or 24h";
+
+    fn parse(text: &str) -> Option<Self> {
+        let duration: DurationText = text.parse().ok()?;
+        (duration.as_seconds() > 0).then(|| Self::from_secs(duration.as_seconds()))
+    }
+
+    fn show(&self) -> String {
+        DurationText::from_seconds(self.as_secs()).to_string()
+    }
+}
+
+/// A number of bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ByteSize(usize);
+
+impl ByteSize {
+    const UNITS: [(&'static str, usize); 3] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
+
+    pub const fn new(bytes: usize) -> Self {
+        Self(bytes)
+    }
+
+    pub const fn bytes(self) -> usize {
+        self.0
+    }
+}
+
+impl Value for ByteSize {
+    const EXPECTED: &'static str = "a size such as 64KiB, 32MiB or 1GiB";
+
+    fn parse(text: &str) -> Option<Self> {
+        let unit = Self::UNITS.into_iter().find_map(|(unit, bytes)| Some((text.strip_suffix(unit)?, bytes)));
+        let (digits, unit) = unit.unwrap_or((text, 1));
+        let bytes = digits.trim_end().parse::<usize>().ok()?.checked_mul(unit)?;
+        (bytes > 0).then_some(Self(bytes))
+    }
+
+    fn show(&self) -> String {
+        let unit = Self::UNITS.into_iter().find(|(_, bytes)| self.0.is_multiple_of(*bytes));
+        unit.map_or_else(|| self.0.to_string(), |(unit, bytes)| format!("{}{unit}", self.0 / bytes))
+    }
+}
+
+/// How lines of the process's log look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+impl Value for LogFormat {
+    const EXPECTED: &'static str = "text or json";
+
+    fn parse(text: &str) -> Option<Self> {
+        match text {
+            "text" => Some(Self::Text),
+            "json" => Some(Self::Json),
+            _ => None,
+        }
+    }
+
+    fn show(&self) -> String {
+        match self {
+            Self::Text => "text".to_owned(),
+            Self::Json => "json".to_owned(),
+        }
+    }
+}
+
+/// What is logged: a level, and levels for single modules after it (`info,gateway=debug`). In the words of `tracing`'s filter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogLevel(String);
+
+impl LogLevel {
+    const WORDS: [&'static str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Default for LogLevel {
+    /// What an operator wants to know; per request there is nothing at this level.
+    fn default() -> Self {
+        Self("info".to_owned())
+    }
+}
+
+impl Value for LogLevel {
+    const EXPECTED: &'static str = "off, error, warn, info, debug or trace, and for single modules such as info,gateway=debug";
+
+    fn parse(text: &str) -> Option<Self> {
+        let is_level = |level: &str| Self::WORDS.contains(&level);
+        let is_module = |name: &str| name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b':') && !name.is_empty();
+        let is_part = |part: &str| part.split_once('=').map_or_else(|| is_level(part), |(name, level)| is_module(name) && is_level(level));
+        text.split(',').all(is_part).then(|| Self(text.to_owned()))
+    }
+
+    fn show(&self) -> String {
+        self.0.clone()
+    }
+}
+
+/// A secret on its way to where it is used. Neither `Debug` nor `keyrelay config` shows it, and its memory is wiped.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(Zeroizing<String>);
+
+impl Secret {
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(Zeroizing::new(text.into()))
+    }
+
+    pub fn expose(&self) -> &Zeroizing<String> {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("(hidden)")
+    }
+}
+
+impl Value for Secret {
+    const EXPECTED: &'static str = "a secret without spaces around it";
+    const IS_SECRET: bool = true;
+
+    fn parse(text: &str) -> Option<Self> {
+        (!text.is_empty() && text.trim() == text).then(|| Self::new(text))
+    }
+
+    fn show(&self) -> String {
+        "(hidden)".to_owned()
+    }
+}
