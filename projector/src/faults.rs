@@ -1,8 +1,8 @@
 //! Hooks for fault tests: where a commit fails, where a reader pauses, and one bug that a test must be able to find.
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 
@@ -59,4 +59,17 @@ impl Faults {
     pub(crate) fn keeps_stale_inserts(&self) -> bool {
         self.keep_stale_inserts.load(Ordering::SeqCst)
     }
+}
+
+/// The bug that `KEYRELAY_FAULT` plants in this process, by name.
+static PLANTED: OnceLock<String> = OnceLock::new();
+
+/// Plants the bug of this name; a process has one at most.
+pub fn plant(name: &str) {
+    PLANTED.get_or_init(|| name.to_owned());
+}
+
+/// Whether this is the bug that was planted.
+pub(crate) fn is_planted(name: &str) -> bool {
+    PLANTED.get().is_some_and(|planted| planted == name)
 }

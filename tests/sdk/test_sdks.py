@@ -28,21 +28,21 @@ class OpenAi:
         return self.client.chat.completions.create(model="gpt-scripted", messages=messages, **more)
 
     def stream(self, messages, **more):
-        return [chunk.to_dict() for chunk in self.client.chat.completions.create(model="gpt-scripted", messages=messages, stream=True, **more)]
+        return [chunk.model_dump() for chunk in self.client.chat.completions.create(model="gpt-scripted", messages=messages, stream=True, **more)]
 
     def scenario(self):
-        yield self.plain(HELLO).to_dict()
-        yield self.plain(HELLO, temperature=0.5, extra_body={"x_unknown": [1, None]}).to_dict()
-        yield self.plain(script(words=30, cached_tokens=500, reasoning_tokens=20)).to_dict()
-        yield self.plain(script(tool_call=True), tools=TOOLS_OPENAI).to_dict()
-        yield self.plain(script(unknown=True)).to_dict()
+        yield self.plain(HELLO).model_dump()
+        yield self.plain(HELLO, temperature=0.5, extra_body={"x_unknown": [1, None]}).model_dump()
+        yield self.plain(script(words=30, cached_tokens=500, reasoning_tokens=20)).model_dump()
+        yield self.plain(script(tool_call=True), tools=TOOLS_OPENAI).model_dump()
+        yield self.plain(script(unknown=True)).model_dump()
         yield self.stream(HELLO)
         yield self.stream(script(words=50, drip_ms=2))
         yield self.stream(script(tool_call=True), tools=TOOLS_OPENAI)
         yield self.stream(script(words=9, cached_tokens=7, reasoning_tokens=3), stream_options={"include_usage": True})
         yield self.stream(script(unknown=True))
         with self.client.chat.completions.stream(model="gpt-scripted", messages=HELLO) as stream:
-            yield stream.get_final_completion().to_dict()
+            yield stream.get_final_completion().model_dump()
 
 
 class Anthropic:
@@ -56,19 +56,19 @@ class Anthropic:
 
     def stream(self, messages, **more):
         stream = self.client.messages.create(model="claude-scripted", max_tokens=500, messages=messages, stream=True, **more)
-        return [event.to_dict() for event in stream]
+        return [event.model_dump() for event in stream]
 
     def scenario(self):
-        yield self.plain(HELLO).to_dict()
-        yield self.plain(HELLO, system="Be brief.", extra_body={"x_unknown": [1, None]}).to_dict()
-        yield self.plain(script(words=30, cached_tokens=500)).to_dict()
-        yield self.plain(script(tool_call=True), tools=TOOLS_ANTHROPIC).to_dict()
-        yield self.plain(script(unknown=True)).to_dict()
+        yield self.plain(HELLO).model_dump()
+        yield self.plain(HELLO, system="Be brief.", extra_body={"x_unknown": [1, None]}).model_dump()
+        yield self.plain(script(words=30, cached_tokens=500)).model_dump()
+        yield self.plain(script(tool_call=True), tools=TOOLS_ANTHROPIC).model_dump()
+        yield self.plain(script(unknown=True)).model_dump()
         yield self.stream(HELLO)
         yield self.stream(script(words=50, drip_ms=2))
         yield self.stream(script(tool_call=True), tools=TOOLS_ANTHROPIC)
         with self.client.messages.stream(model="claude-scripted", max_tokens=500, messages=HELLO) as stream:
-            yield stream.get_final_message().to_dict()
+            yield stream.get_final_message().model_dump()
 
 
 SDKS = [OpenAi, Anthropic]

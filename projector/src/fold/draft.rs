@@ -6,10 +6,10 @@ use std::sync::Arc;
 use ed25519_dalek::VerifyingKey;
 use event_log::{Stored, merkle};
 use schemas::aggregate::apply_record;
-use schemas::judge::Prefix;
+use schemas::judge::{Prefix, SignatureCheck, judge_with};
 use schemas::record::{Frame, Seen};
 use schemas::{
-    Aggregate, ClusterId, CommandId, Digest, Event, Record, Sequence, Stream, StreamKind, Verdict, Version, VoidReason, WriterId, judge,
+    Aggregate, ClusterId, CommandId, Digest, Event, Record, Sequence, Stream, StreamKind, Verdict, Version, VoidReason, WriterId,
 };
 
 use super::authority::Authority;
@@ -84,7 +84,7 @@ impl<'a> Draft<'a> {
     /// Judges and folds the next record; a cause to stop leaves the draft as it was.
     pub(super) fn add(&mut self, stored: &Stored, stream: Option<&Stream>) -> Result<(), Halt> {
         let sequence = stored.sequence;
-        let leaf = match judge(self, &stored.subject, &stored.bytes) {
+        let leaf = match judge_with(self, &stored.subject, &stored.bytes, signature_check()) {
             Verdict::Stop(reason) => return Err(Halt::Stop(StopCause::Judged(reason))),
             Verdict::Valid(record) => {
                 self.fold(sequence, &record)?;
@@ -211,4 +211,13 @@ impl From<ReadError> for Halt {
     fn from(error: ReadError) -> Self {
         Self::Read(error)
     }
+}
+
+/// Signatures are always checked here.
+fn signature_check() -> SignatureCheck {
+    #[cfg(feature = "faults")]
+    if crate::faults::is_planted("skip-signature-check") {
+        return SignatureCheck::Known;
+    }
+    SignatureCheck::Verify
 }

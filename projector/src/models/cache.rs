@@ -64,6 +64,10 @@ impl KeyCache {
 
     /// Drops entries that a commit has changed, before its sequence is announced.
     pub(crate) fn invalidate(&self, hashes: &[Digest], mark: Mark) {
+        #[cfg(feature = "faults")]
+        if crate::faults::is_planted("stale-key-cache") {
+            return;
+        }
         for hash in hashes {
             let mut shard = self.shard(hash).write();
             shard.invalidated = mark;

@@ -5,6 +5,8 @@
 
 pub mod audit;
 pub mod commands;
+#[cfg(feature = "faults")]
+pub mod faults;
 pub mod founding;
 mod http;
 mod metrics;

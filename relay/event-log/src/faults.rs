@@ -1,5 +1,6 @@
 //! Hooks for fault tests. They hold for the whole process and exist only with the feature `faults`.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
@@ -28,9 +29,22 @@ pub fn fail_next_write(fault: Fault) {
 }
 
 pub(crate) fn sync() -> bool {
-    SYNC.load(Ordering::SeqCst)
+    SYNC.load(Ordering::SeqCst) && !is_planted("unsynced-log")
 }
 
 pub(crate) fn take_write_fault() -> Option<Fault> {
     NEXT_WRITE.lock().take()
+}
+
+/// The bug that `KEYRELAY_FAULT` plants in this process, by name.
+static PLANTED: OnceLock<String> = OnceLock::new();
+
+/// Plants the bug of this name; a process has one at most.
+pub fn plant(name: &str) {
+    PLANTED.get_or_init(|| name.to_owned());
+}
+
+/// Whether this is the bug that was planted.
+pub(crate) fn is_planted(name: &str) -> bool {
+    PLANTED.get().is_some_and(|planted| planted == name)
 }

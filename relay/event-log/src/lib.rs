@@ -12,6 +12,7 @@ mod directory;
 mod embedded;
 #[cfg(feature = "faults")]
 pub mod faults;
+mod framing;
 mod memory;
 pub mod merkle;
 mod reader;

@@ -8,6 +8,7 @@ use schemas::Sequence;
 use thiserror::Error;
 
 use crate::directory::{Directory, OpenError};
+use crate::framing;
 
 /// Memory for blocks that were read: the tail of a log is read from the write buffers, the rest is read once, in order.
 const BLOCK_CACHE_BYTES: usize = 8 * 1024 * 1024;
@@ -47,7 +48,7 @@ pub enum Damage {
     #[error("{family} and the records do not agree")]
     Disagreement { family: &'static str },
     #[error("the file {name} is missing or broken")]
-    File { name: &'static str },
+    File { name: String },
 }
 
 /// An open RocksDB in a directory of ours. The database is declared first, so that it is closed before the directory is given up.
@@ -64,6 +65,7 @@ impl Rocks {
         families: &[&str],
         check: impl FnOnce(&Self) -> Result<Sequence, StorageError>,
     ) -> Result<(Self, Sequence), OpenError> {
+        framing::check(&directory.rocks()).map_err(|error| directory.refuse(error))?;
         let tables = table_options();
         let families = families.iter().map(|name| ColumnFamilyDescriptor::new(*name, family_options(&tables)));
         let db = DB::open_cf_descriptors(&database_options(directory.is_fresh()), directory.rocks(), families);
@@ -112,6 +114,10 @@ impl Rocks {
             use crate::faults::{self, Fault};
             let injected = || StorageError::Engine("a test made this write fail".to_owned());
             options.set_sync(faults::sync());
+            if faults::is_planted("buffered-log") {
+                options.set_sync(false);
+                options.disable_wal(true);
+            }
             match faults::take_write_fault() {
                 None => {}
                 Some(Fault::NotKept) => return Err(injected()),

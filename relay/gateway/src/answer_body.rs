@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 use schemas::RequestId;
 use schemas::upstream::Dialect;
 use schemas::usage::Outcome;
@@ -29,9 +28,15 @@ pub(crate) enum AnswerError {
     Timeout,
 }
 
+/// The upstream's body as it comes.
+#[cfg(not(feature = "faults"))]
+pub(crate) type UpstreamBody = hyper::body::Incoming;
+#[cfg(feature = "faults")]
+pub(crate) type UpstreamBody = http_body_util::combinators::UnsyncBoxBody<Bytes, hyper::Error>;
+
 /// The body, with everything a request holds until its last byte.
 pub(crate) struct AnswerBody {
-    pub(crate) upstream: Incoming,
+    pub(crate) upstream: UpstreamBody,
     pub(crate) tap: Tap,
     pub(crate) meter: Meter,
     pub(crate) deadlines: Deadlines,
@@ -80,7 +85,7 @@ impl Deadlines {
 }
 
 impl AnswerBody {
-    /// The upstream has sent everything. Gives what is left to send.
+    /// The upstream has sent everything, as far as it says. Gives what is left to send.
     fn end(&mut self) -> Bytes {
         let rest = self.tap.finish();
         let reading = self.tap.reading();
@@ -92,7 +97,7 @@ impl AnswerBody {
         };
         self.settle(outcome);
         if is_cut && outcome == Outcome::UpstreamFailed {
-            return [&rest, self.error_event(&Refusal::UpstreamBrokeOff).as_slice()].concat().into();
+            return self.error_event(&Refusal::UpstreamBrokeOff).into();
         }
         rest
     }

@@ -9,13 +9,13 @@ use url::form_urlencoded;
 use crate::headers::X_API_KEY;
 use crate::refusal::Refusal;
 
-const BARE: [HeaderName; 3] = [X_API_KEY, HeaderName::from_static("x-goog-api-key"), HeaderName::from_static("api-key")];
+static BARE: [HeaderName; 3] = [X_API_KEY, HeaderName::from_static("x-goog-api-key"), HeaderName::from_static("api-key")];
 const QUERY: &str = "key";
 
 /// The one key that a request shows. The same key in two places is fine, two keys are refused: there is no silent choice.
 pub(crate) fn find<'a>(headers: &'a HeaderMap, query: Option<&'a str>) -> Result<Cow<'a, str>, Refusal> {
     let bearers = headers.get_all(header::AUTHORIZATION).iter().filter_map(bearer);
-    let bare = BARE.into_iter().flat_map(|name| headers.get_all(name)).map(HeaderValue::as_bytes);
+    let bare = BARE.iter().flat_map(|name| headers.get_all(name)).map(HeaderValue::as_bytes);
     let mut found: Option<Cow<'a, str>> = None;
     for shown in bearers.chain(bare).map(<[u8]>::trim_ascii).filter(|shown| !shown.is_empty()) {
         let shown = str::from_utf8(shown).map_err(|_| Refusal::KeyMalformed("it is not text"))?;

@@ -14,6 +14,10 @@ pub(crate) const TOTAL_TIMEOUT: Duration = Duration::from_secs(3600);
 pub(crate) const BODY_BYTES_MAX: usize = 32 << 20;
 /// What all bodies that are held for failover may take together.
 pub(crate) const BODIES_BYTES_MAX: usize = 256 << 20;
+/// The most of a refused request's body that is read so that the client sees the refusal.
+pub(crate) const REFUSED_BODY_BYTES_MAX: usize = 1 << 20;
+/// For how long.
+pub(crate) const DISCARD_TIMEOUT: Duration = Duration::from_secs(5);
 /// The longest silence inside a request's body.
 pub(crate) const BODY_IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 

@@ -15,12 +15,13 @@ use schemas::{RequestId, Timestamp};
 use crate::admit::{Admitted, admit};
 use crate::answer_body::{AnswerBody, Deadlines};
 use crate::choose::Selection;
+use crate::config::REFUSED_BODY_BYTES_MAX;
 use crate::forward::{Answer, Forwarding, Outgoing};
 use crate::gateway::{InFlight, State};
 use crate::headers::{self, ATTEMPTS, OVERHEAD_MS, REQUEST_ID, UPSTREAM};
-use crate::held_body::HeldBody;
+use crate::held_body::{self, HeldBody};
 use crate::limits::Allowed;
-use crate::meter::Meter;
+use crate::meter::{Meter, short};
 use crate::refusal::Refusal;
 use crate::request_head::RequestHead;
 use crate::tap::{EventTap, Reading, Tap, WholeTap};
@@ -40,77 +41,130 @@ impl Arrival {
     }
 }
 
+/// What is known of a request before it is read.
+#[derive(Clone, Copy)]
+struct Exchange<'a> {
+    state: &'a State,
+    dialect: Dialect,
+    endpoint: Endpoint,
+    arrival: Arrival,
+}
+
 /// Answers a request for an endpoint that generates text.
 pub(crate) async fn serve(state: &State, dialect: Dialect, endpoint: Endpoint, request: Request<Body>) -> Response {
     let arrival = Arrival::new(state);
     let in_flight = InFlight::new(&state.metrics);
     let (parts, body) = request.into_parts();
-    let served = relay(state, dialect, endpoint, arrival, in_flight, &parts, body).await;
+    let exchange = Exchange { state, dialect, endpoint, arrival };
+    let served = match admit(state, &parts, endpoint, arrival.at) {
+        Ok(admitted) => exchange.relay(admitted, in_flight, &parts, body).await,
+        Err(refusal) => {
+            held_body::discard(&parts.headers, body, REFUSED_BODY_BYTES_MAX).await;
+            Err(refusal)
+        }
+    };
     served.unwrap_or_else(|refusal| refuse(state, dialect, arrival, &refusal))
 }
 
 /// Answers with a refusal, and counts it.
 pub(crate) fn refuse(state: &State, dialect: Dialect, arrival: Arrival, refusal: &Refusal) -> Response {
-    state.metrics.refused(dialect, refusal.code());
+    state.metrics.refused(dialect, refusal);
     tracing::debug!(request.id = %arrival.request, reason = refusal.code(), "request refused");
     refusal.response(dialect, arrival.request)
 }
 
-async fn relay(
-    state: &State,
-    dialect: Dialect,
-    endpoint: Endpoint,
-    arrival: Arrival,
-    in_flight: InFlight,
-    parts: &Parts,
-    body: Body,
-) -> Result<Response, Refusal> {
-    let Admitted { key, secret_number, allowed } = admit(state, parts, endpoint, arrival.at)?;
-    let reading_since = Instant::now();
-    let body = HeldBody::read(&parts.headers, body, &state.config, &state.bodies).await?;
-    let reading = reading_since.elapsed();
-    let head = RequestHead::parse(&body.bytes).map_err(Refusal::BodyInvalid)?;
-    if !targets::allows(&key.details.models, &head.model) {
-        return Err(Refusal::ModelNotAllowed(head.model.into_owned()));
-    }
-    let snapshot = state.targets.snapshot();
-    let mut selection = Selection::new(&snapshot, &state.cooling, &key, dialect, Some(&head.model), arrival.at);
-    let first = selection.next(&state.random).ok_or(Refusal::NoUpstream)?;
+impl Exchange<'_> {
+    async fn relay(self, admitted: Admitted, in_flight: InFlight, parts: &Parts, body: Body) -> Result<Response, Refusal> {
+        let Self { state, dialect, endpoint, arrival } = self;
+        let Admitted { key, secret_number, allowed } = admitted;
+        let reading_since = Instant::now();
+        let body = HeldBody::read(&parts.headers, body, &state.config, &state.bodies).await?;
+        let reading = reading_since.elapsed();
+        let head = RequestHead::parse(&body.bytes).map_err(Refusal::BodyInvalid)?;
+        if !targets::allows(&key.details.models, &head.model) {
+            return Err(Refusal::ModelNotAllowed(short(head.model.into_owned())));
+        }
+        let snapshot = state.targets.snapshot();
+        let mut selection = Selection::new(&snapshot, &state.cooling, &key, dialect, Some(&head.model), arrival.at);
+        let first = selection.next(&state.random).ok_or(Refusal::NoUpstream)?;
 
-    let with_option = if dialect == Dialect::Openai && head.stream { head.with_usage_option(&body.bytes) } else { None };
-    let hides_usage = with_option.is_some();
-    let outgoing = Outgoing {
-        dialect,
-        endpoint,
-        headers: headers::to_upstream(&parts.headers, key.id),
-        query: parts.uri.query().and_then(crate::client_key::scrub),
-        body: with_option.unwrap_or_else(|| body.bytes.clone()),
-    };
-    let slot = state.usage.reserve().ok_or(Refusal::Overloaded)?;
-    let record = UsageRecord {
-        request: arrival.request,
-        tenant: key.tenant.clone(),
-        key: key.id,
-        secret_number,
-        upstream: first.route.upstream.id,
-        dialect,
-        model_requested: head.model.into_owned(),
-        model_billed: None,
-        streamed: head.stream,
-        attempts: 0,
-        status: 0,
-        outcome: Outcome::ClientLeft,
-        source: UsageSource::Estimated,
-        tokens: TokenParts::default(),
-        started_at: arrival.at,
-        settled_at: arrival.at,
-    };
-    let meter = Meter::open(slot, record, body.bytes.len(), Arc::clone(&state.clock), state.metrics.clone());
-    let forwarding = Forwarding { state, outgoing, first, rest: selection, meter };
-    let answer = forwarding.run().await?;
-    drop(body);
-    let taken = Taken { key, allowed, in_flight, hides_usage, reading };
-    Ok(respond(state, dialect, arrival, taken, answer))
+        let with_option = if dialect == Dialect::Openai && head.stream { head.with_usage_option(&body.bytes) } else { None };
+        let hides_usage = with_option.is_some();
+        let outgoing = Outgoing {
+            dialect,
+            endpoint,
+            headers: headers::to_upstream(&parts.headers, key.id),
+            query: parts.uri.query().and_then(crate::client_key::scrub),
+            body: with_option.unwrap_or_else(|| body.bytes.clone()),
+        };
+        let slot = state.usage.reserve().ok_or(Refusal::Overloaded)?;
+        let record = UsageRecord {
+            request: arrival.request,
+            tenant: key.tenant.clone(),
+            key: key.id,
+            secret_number,
+            upstream: first.route.upstream.id,
+            dialect,
+            model_requested: head.model.into_owned(),
+            model_billed: None,
+            streamed: head.stream,
+            attempts: 0,
+            status: 0,
+            outcome: Outcome::ClientLeft,
+            source: UsageSource::Estimated,
+            tokens: TokenParts::default(),
+            started_at: arrival.at,
+            settled_at: arrival.at,
+        };
+        let meter = Meter::open(slot, record, body.bytes.len(), Arc::clone(&state.clock), state.metrics.clone());
+        let forwarding = Forwarding { state, outgoing, first, rest: selection, meter };
+        let answer = forwarding.run().await?;
+        drop(body);
+        let taken = Taken { key, allowed, in_flight, hides_usage, reading };
+        Ok(self.respond(taken, answer))
+    }
+
+    fn respond(self, taken: Taken, answer: Answer) -> Response {
+        let Self { state, dialect, arrival, .. } = self;
+        let Answer { response, target, attempts, waited, first_byte, mut meter } = answer;
+        let (head, upstream) = response.into_parts();
+        let overhead = arrival.started.elapsed().saturating_sub(waited + taken.reading);
+        state.metrics.answered(first_byte.as_secs_f64(), overhead.as_secs_f64());
+        if let Some(record) = meter.record() {
+            record.status = head.status.as_u16();
+        }
+        let mut headers = headers::to_client(&head.headers);
+        headers.insert(REQUEST_ID, headers::text(arrival.request));
+        headers.insert(UPSTREAM, target.name.clone());
+        headers.insert(ATTEMPTS, attempts.into());
+        headers.insert(OVERHEAD_MS, headers::text(format_args!("{:.3}", overhead.as_secs_f64() * 1000.0)));
+        if let Some(rate) = &taken.allowed.rate {
+            headers::write_rate(&mut headers, dialect, rate);
+        }
+        tracing::debug!(request.id = %arrival.request, key.id = %taken.key.id, status = head.status.as_u16(), attempts, "answer begins");
+
+        let is_success = head.status.is_success();
+        let tap = tap(dialect, is_success, taken.hides_usage, &head.headers);
+        #[cfg(feature = "faults")]
+        let upstream = crate::faults::upstream_body(upstream);
+        let body = AnswerBody {
+            is_stream: matches!(tap, Tap::Events(_)),
+            upstream,
+            tap,
+            meter,
+            deadlines: Deadlines::new(state.config.idle_timeout, (arrival.started + state.config.total_timeout).into()),
+            dialect,
+            request: arrival.request,
+            is_success,
+            is_over: false,
+            _permit: taken.allowed.permit,
+            _in_flight: taken.in_flight,
+        };
+        let mut response = Response::new(Body::new(body));
+        *response.status_mut() = head.status;
+        *response.headers_mut() = headers;
+        response
+    }
 }
 
 /// What the request holds besides the answer.
@@ -121,45 +175,6 @@ struct Taken {
     hides_usage: bool,
     /// How long the client took to send the body.
     reading: Duration,
-}
-
-fn respond(state: &State, dialect: Dialect, arrival: Arrival, taken: Taken, answer: Answer) -> Response {
-    let Answer { response, target, attempts, waited, first_byte, mut meter } = answer;
-    let (head, upstream) = response.into_parts();
-    let overhead = arrival.started.elapsed().saturating_sub(waited + taken.reading);
-    state.metrics.answered(first_byte.as_secs_f64(), overhead.as_secs_f64());
-    if let Some(record) = meter.record() {
-        record.status = head.status.as_u16();
-    }
-    let mut headers = headers::to_client(&head.headers);
-    headers.insert(REQUEST_ID, headers::text(arrival.request));
-    headers.insert(UPSTREAM, target.name.clone());
-    headers.insert(ATTEMPTS, attempts.into());
-    headers.insert(OVERHEAD_MS, headers::text(format_args!("{:.3}", overhead.as_secs_f64() * 1000.0)));
-    if let Some(rate) = &taken.allowed.rate {
-        headers::write_rate(&mut headers, dialect, rate);
-    }
-    tracing::debug!(request.id = %arrival.request, key.id = %taken.key.id, status = head.status.as_u16(), attempts, "answer begins");
-
-    let is_success = head.status.is_success();
-    let tap = tap(dialect, is_success, taken.hides_usage, &head.headers);
-    let body = AnswerBody {
-        is_stream: matches!(tap, Tap::Events(_)),
-        upstream,
-        tap,
-        meter,
-        deadlines: Deadlines::new(state.config.idle_timeout, (arrival.started + state.config.total_timeout).into()),
-        dialect,
-        request: arrival.request,
-        is_success,
-        is_over: false,
-        _permit: taken.allowed.permit,
-        _in_flight: taken.in_flight,
-    };
-    let mut response = Response::new(Body::new(body));
-    *response.status_mut() = head.status;
-    *response.headers_mut() = headers;
-    response
 }
 
 /// The tap that fits what the answer says it is, which need not be what was asked for.

@@ -87,6 +87,10 @@ impl Forwarding<'_> {
                 Err(Miss::Unreachable) => is_timeout = false,
                 Err(Miss::Timeout) => is_timeout = true,
             }
+            #[cfg(feature = "faults")]
+            if crate::faults::is_planted("no-failover") {
+                break;
+            }
             let next = if attempts < ATTEMPTS_MAX { self.rest.next(&self.state.random) } else { None };
             match next {
                 Some(next) => target = next,
@@ -140,6 +144,10 @@ impl Forwarding<'_> {
                 return None;
             }
         };
+        #[cfg(feature = "faults")]
+        if crate::faults::is_planted("leak-credential-in-log") {
+            tracing::trace!(credential = ?credential.as_bytes().escape_ascii().to_string(), "asking an upstream");
+        }
         let uri = target.uri(self.outgoing.endpoint, self.outgoing.query.as_deref())?;
         let mut request = transport::request(Method::POST, uri, self.outgoing.body.clone());
         *request.headers_mut() = self.outgoing.headers.clone();

@@ -5,7 +5,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use event_log::usage::UsageLog;
 use projector::ReadModels;
-use prometheus_client::metrics::gauge::Gauge;
 use schemas::{IncarnationId, Timestamp, WriterId};
 use thiserror::Error;
 use tokio::sync::Semaphore;
@@ -49,7 +48,7 @@ pub enum GatewayError {
 #[derive(Clone)]
 pub struct Gateway(Arc<State>);
 
-pub struct State {
+pub(crate) struct State {
     pub(crate) config: GatewayConfig,
     pub(crate) models: ReadModels,
     pub(crate) clock: Clock,
@@ -99,7 +98,7 @@ impl Gateway {
 
     /// Requests whose last byte is not sent yet.
     pub fn in_flight(&self) -> u64 {
-        u64::try_from(self.0.metrics.in_flight.get()).unwrap_or(0)
+        u64::try_from(self.0.metrics.in_flight().get()).unwrap_or(0)
     }
 }
 
@@ -114,17 +113,17 @@ impl State {
 }
 
 /// Counts a request as in flight until it is dropped.
-pub(crate) struct InFlight(Gauge);
+pub(crate) struct InFlight(Metrics);
 
 impl InFlight {
     pub(crate) fn new(metrics: &Metrics) -> Self {
-        metrics.in_flight.inc();
-        Self(metrics.in_flight.clone())
+        metrics.in_flight().inc();
+        Self(metrics.clone())
     }
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.0.dec();
+        self.0.in_flight().dec();
     }
 }

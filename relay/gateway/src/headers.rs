@@ -1,4 +1,5 @@
-//! Which headers cross the relay, each way. Both ways are lists of what may pass; nothing is copied because it was there.
+//! Which headers cross the relay. Towards upstreams a list of what may pass, because a stray header may choose an account or carry a
+//! secret; towards clients a list of what may not, because SDKs read headers that providers have yet to invent.
 
 use std::fmt::Display;
 
@@ -21,7 +22,7 @@ const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
 /// What a client may tell an upstream. Absent with intent: all credentials, cookies, `openai-organization` and `openai-project` (they
 /// choose an account), anything about the network, and `x-stainless-*` (telemetry about the client's machine).
-const TO_UPSTREAM: [HeaderName; 6] = [
+static TO_UPSTREAM: [HeaderName; 6] = [
     header::CONTENT_TYPE,
     header::ACCEPT,
     header::USER_AGENT,
@@ -30,21 +31,36 @@ const TO_UPSTREAM: [HeaderName; 6] = [
     HeaderName::from_static("openai-beta"),
 ];
 
-/// What an upstream may tell a client. Absent with intent: cookies, `alt-svc` and `strict-transport-security` (they speak for an
-/// origin), hop-by-hop headers, and those that name the account.
-const TO_CLIENT: [HeaderName; 11] = [
-    header::CONTENT_TYPE,
-    header::CONTENT_ENCODING,
-    header::CACHE_CONTROL,
-    header::RETRY_AFTER,
-    RETRY_AFTER_MS,
-    SHOULD_RETRY,
-    HeaderName::from_static("request-id"),
-    HeaderName::from_static("openai-version"),
-    HeaderName::from_static("openai-model"),
-    HeaderName::from_static("openai-processing-ms"),
-    HeaderName::from_static("x-accel-buffering"),
+/// What an upstream does not get to tell a client: hop-by-hop headers, what speaks for an origin or a browser's session with it, what
+/// names the account, and what only we say.
+static NOT_TO_CLIENT: [HeaderName; 24] = [
+    header::CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    header::PROXY_AUTHENTICATE,
+    header::PROXY_AUTHORIZATION,
+    header::TE,
+    header::TRAILER,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+    // The server that sends the body knows its length, or that a splice left none.
+    header::CONTENT_LENGTH,
+    header::SET_COOKIE,
+    header::ALT_SVC,
+    header::STRICT_TRANSPORT_SECURITY,
+    HeaderName::from_static("public-key-pins"),
+    HeaderName::from_static("clear-site-data"),
+    HeaderName::from_static("report-to"),
+    HeaderName::from_static("nel"),
+    header::ACCESS_CONTROL_ALLOW_ORIGIN,
+    header::ACCESS_CONTROL_ALLOW_CREDENTIALS,
+    header::LOCATION,
+    HeaderName::from_static("openai-organization"),
+    HeaderName::from_static("openai-project"),
+    HeaderName::from_static("anthropic-organization-id"),
+    REQUEST_ID,
 ];
+const OUR_PREFIX: &str = "x-keyrelay-";
 
 /// An upstream's own rate headers describe the account, not the caller's key; they pass under a name that says so.
 const UPSTREAM_RATE_PREFIXES: [&str; 2] = ["x-ratelimit-", "anthropic-ratelimit-"];
@@ -52,8 +68,8 @@ const UPSTREAM_RATE_PREFIXES: [&str; 2] = ["x-ratelimit-", "anthropic-ratelimit-
 /// The headers of an upstream request, but for the credential.
 pub(crate) fn to_upstream(from_client: &HeaderMap, key: KeyId) -> HeaderMap {
     let mut headers = HeaderMap::with_capacity(TO_UPSTREAM.len() + 4);
-    for name in TO_UPSTREAM {
-        for value in from_client.get_all(&name) {
+    for name in &TO_UPSTREAM {
+        for value in from_client.get_all(name) {
             headers.append(name.clone(), value.clone());
         }
     }
@@ -77,14 +93,21 @@ pub(crate) fn credential_name(dialect: Dialect) -> HeaderName {
 /// The headers of an answer, as far as they are the upstream's.
 pub(crate) fn to_client(from_upstream: &HeaderMap) -> HeaderMap {
     let mut headers = HeaderMap::with_capacity(from_upstream.len() + 8);
+    let named_by_connection = |name: &HeaderName| {
+        let values = from_upstream.get_all(header::CONNECTION).into_iter().filter_map(|value| value.to_str().ok());
+        values.flat_map(|value| value.split(',')).any(|token| token.trim().eq_ignore_ascii_case(name.as_str()))
+    };
     for (name, value) in from_upstream {
-        if TO_CLIENT.contains(name) {
-            headers.append(name.clone(), value.clone());
-        } else if UPSTREAM_RATE_PREFIXES.iter().any(|prefix| name.as_str().starts_with(prefix)) {
+        if NOT_TO_CLIENT.contains(name) || name.as_str().starts_with(OUR_PREFIX) || named_by_connection(name) {
+            continue;
+        }
+        if UPSTREAM_RATE_PREFIXES.iter().any(|prefix| name.as_str().starts_with(prefix)) {
             let renamed = format!("x-upstream-{}", name.as_str().trim_start_matches("x-"));
             if let Ok(renamed) = HeaderName::try_from(renamed) {
                 headers.append(renamed, value.clone());
             }
+        } else {
+            headers.append(name.clone(), value.clone());
         }
     }
     headers
@@ -156,22 +179,31 @@ mod tests {
     }
 
     #[test]
-    fn only_listed_headers_reach_the_client() {
+    fn what_speaks_for_an_origin_an_account_or_a_hop_does_not_reach_the_client() {
         let sent = to_client(&map(&[
             ("content-type", "text/event-stream"),
             ("set-cookie", "a=b"),
             ("alt-svc", "h3"),
             ("strict-transport-security", "max-age=1"),
             ("openai-organization", "org"),
-            ("connection", "close"),
+            ("connection", "keep-alive, X-Hop"),
+            ("x-hop", "1"),
+            ("x-keyrelay-reason", "spoofed"),
+            ("content-length", "5"),
+            ("x-new", "1"),
             ("request-id", "req_1"),
             ("x-ratelimit-remaining-tokens", "5"),
             ("anthropic-ratelimit-requests-limit", "6"),
         ]));
         let mut names: Vec<_> = sent.keys().map(HeaderName::as_str).collect();
         names.sort_unstable();
-        let expected =
-            ["content-type", "request-id", "x-upstream-anthropic-ratelimit-requests-limit", "x-upstream-ratelimit-remaining-tokens"];
+        let expected = [
+            "content-type",
+            "request-id",
+            "x-new",
+            "x-upstream-anthropic-ratelimit-requests-limit",
+            "x-upstream-ratelimit-remaining-tokens",
+        ];
         assert_eq!(names, expected);
     }
 }

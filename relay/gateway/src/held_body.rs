@@ -10,7 +10,7 @@ use http_body_util::BodyExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
-use crate::config::{BODY_IDLE_TIMEOUT, GatewayConfig};
+use crate::config::{BODY_IDLE_TIMEOUT, DISCARD_TIMEOUT, GatewayConfig};
 use crate::refusal::{BodyFault, Refusal};
 
 /// Gives its bytes back to the budget when dropped.
@@ -32,6 +32,7 @@ impl HeldBody {
         }
         let max = config.body_bytes_max;
         if body.size_hint().lower() > max as u64 {
+            discard(headers, body, 2 * max).await;
             return Err(Refusal::BodyTooLarge(max));
         }
         let mut held = take(budget, 0)?;
@@ -41,6 +42,8 @@ impl HeldBody {
             let frame = frame.map_err(|_| Refusal::BodyInvalid(BodyFault::BrokeOff))?;
             let Ok(data) = frame.into_data() else { continue };
             if first.len() + joined.len() + data.len() > max {
+                drop((held, first, joined));
+                discard(headers, body, 2 * max).await;
                 return Err(Refusal::BodyTooLarge(max));
             }
             held.merge(take(budget, data.len())?);
@@ -57,6 +60,26 @@ impl HeldBody {
         let bytes = if joined.is_empty() { first } else { joined.freeze() };
         Ok(Self { bytes, _budget: held })
     }
+}
+
+/// Reads the rest of a body that nobody wants, for a while. A server that closes with bytes unread resets the connection, and the client
+/// may never see the refusal.
+pub(crate) async fn discard(headers: &HeaderMap, mut body: Body, bytes_max: usize) {
+    // A client that asks first has not sent any.
+    if headers.contains_key(header::EXPECT) {
+        return;
+    }
+    let mut left = bytes_max;
+    let drained = async {
+        while let Some(Ok(frame)) = body.frame().await {
+            left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
+            if left == 0 {
+                return;
+            }
+        }
+    };
+    // Whoever takes longer is cut off.
+    timeout(DISCARD_TIMEOUT, drained).await.ok();
 }
 
 fn take(budget: &Arc<Semaphore>, bytes: usize) -> Result<OwnedSemaphorePermit, Refusal> {

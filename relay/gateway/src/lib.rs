@@ -22,6 +22,8 @@ mod client_key;
 mod config;
 mod cooling;
 mod exchange;
+#[cfg(feature = "faults")]
+pub mod faults;
 mod forward;
 mod gateway;
 mod headers;

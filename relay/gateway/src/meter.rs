@@ -40,7 +40,7 @@ impl Meter {
         self.open.as_mut().map(|(_, record)| record)
     }
 
-    /// No upstream answered.
+    /// No upstream answered, and the relay does with this status. What an upstream may have done unseen is not known.
     pub(crate) fn settle_unanswered(mut self, status: StatusCode) {
         if let Some(record) = self.record() {
             record.status = status.as_u16();
@@ -50,6 +50,7 @@ impl Meter {
 
     /// An upstream's error was passed on; nothing was generated.
     pub(crate) fn settle_error(&mut self, outcome: Outcome) {
+        self.count(outcome, &TokenParts::default());
         self.settle(outcome, UsageSource::Estimated, TokenParts::default(), None);
     }
 
@@ -69,12 +70,22 @@ impl Meter {
         if tokens.input().is_none() {
             tokens.input_uncached = Some(self.request_bytes.div_ceil(BYTES_PER_TOKEN));
         }
+        self.count(outcome, &tokens);
         self.settle(outcome, source, tokens, reading.model.take());
+    }
+
+    fn count(&self, outcome: Outcome, tokens: &TokenParts) {
+        if let Some((_, record)) = &self.open {
+            self.metrics.settled(record.dialect, outcome, tokens);
+        }
     }
 
     fn settle(&mut self, outcome: Outcome, source: UsageSource, tokens: TokenParts, model: Option<String>) {
         let Some((slot, record)) = self.open.take() else { return };
-        self.metrics.settled(record.dialect, outcome, &tokens);
+        #[cfg(feature = "faults")]
+        if record.streamed && crate::faults::is_planted("forget-usage") {
+            return;
+        }
         let settled_at: Timestamp = (self.clock)();
         slot.fill(UsageRecord { outcome, source, tokens, model_billed: model.map(short), settled_at, ..record });
     }
@@ -86,7 +97,8 @@ impl Drop for Meter {
     }
 }
 
-fn short(mut model: String) -> String {
+/// A model's name as far as it is kept or shown.
+pub(crate) fn short(mut model: String) -> String {
     if model.len() > MODEL_BYTES_MAX {
         model.truncate(model.floor_char_boundary(MODEL_BYTES_MAX));
     }

@@ -131,8 +131,8 @@ pub(crate) struct EventTap {
     held: Vec<u8>,
     /// The event that is coming is too long; its bytes flow.
     is_overlong: bool,
-    /// The LF of a hidden event that ended in CRLF, if it comes.
-    drops_lf: bool,
+    /// Whether the event before was shown.
+    was_shown: bool,
     joined: Vec<u8>,
     reading: Reading,
 }
@@ -145,7 +145,7 @@ impl EventTap {
             boundary: Boundary::new(),
             held: Vec::new(),
             is_overlong: false,
-            drops_lf: false,
+            was_shown: true,
             joined: Vec::new(),
             reading: Reading::default(),
         }
@@ -154,13 +154,18 @@ impl EventTap {
     /// Takes a chunk and gives what of the stream may go on to the client: the chunk itself, uncopied, up to its last event's end,
     /// unless an event began in an earlier chunk or is hidden.
     fn push(&mut self, mut chunk: Bytes) -> Bytes {
-        if self.drops_lf && chunk.first() == Some(&b'\n') {
-            self.boundary.find(&chunk[..1]);
-            chunk.advance(1);
-        }
-        self.drops_lf = false;
-        let mut copied: Option<Vec<u8>> = None;
         let mut start = 0;
+        let is_between_events = self.held.is_empty() && !self.is_overlong;
+        if is_between_events && self.boundary.is_after_cr() && chunk.first() == Some(&b'\n') {
+            // The rest of a CRLF, which shares the fate of the event it ended.
+            self.boundary.find(&chunk[..1]);
+            if self.was_shown {
+                start = 1;
+            } else {
+                chunk.advance(1);
+            }
+        }
+        let mut copied: Option<Vec<u8>> = None;
         while let Some(length) = self.boundary.find(&chunk[start..]) {
             let event = &chunk[start..start + length];
             let mut held = std::mem::take(&mut self.held);
@@ -180,7 +185,7 @@ impl EventTap {
             } else if let Some(copied) = &mut copied {
                 copied.extend_from_slice(event);
             }
-            self.drops_lf = !is_shown && self.boundary.is_after_cr();
+            self.was_shown = is_shown;
             start += length;
         }
         let tail = self.hold(&chunk[start..]);

@@ -28,18 +28,18 @@ pub(crate) const BATCH_DELAY: Duration = Duration::from_millis(50);
 #[derive(Clone)]
 pub struct UsageSink {
     sender: mpsc::Sender<UsageRecord>,
-    queued: prometheus_client::metrics::gauge::Gauge,
+    metrics: Metrics,
 }
 
 /// A place in the queue for one record. Dropping it gives the place back.
 pub(crate) struct Slot {
     permit: mpsc::OwnedPermit<UsageRecord>,
-    queued: prometheus_client::metrics::gauge::Gauge,
+    metrics: Metrics,
 }
 
 impl Slot {
     pub(crate) fn fill(self, record: UsageRecord) {
-        self.queued.inc();
+        self.metrics.usage_queued().inc();
         self.permit.send(record);
     }
 }
@@ -49,7 +49,7 @@ pub struct UsageWriter {
     receiver: mpsc::Receiver<UsageRecord>,
     log: Arc<UsageLog>,
     batch: UsageBatch,
-    queued: prometheus_client::metrics::gauge::Gauge,
+    metrics: Metrics,
 }
 
 /// Why the writer gave up. The process must stop: what is queued cannot be accounted for.
@@ -65,15 +65,14 @@ impl UsageSink {
     /// A sink and its writer. `incarnation` is new at each start of the node, so that batches are numbered from 1.
     pub fn new(log: Arc<UsageLog>, node: WriterId, incarnation: IncarnationId, metrics: &Metrics) -> (Self, UsageWriter) {
         let (sender, receiver) = mpsc::channel(SLOTS_MAX);
-        let queued = metrics.usage_queued.clone();
         let batch = UsageBatch { node, incarnation, number: 1, records: Vec::with_capacity(BATCH_RECORDS_MAX) };
-        (Self { sender, queued: queued.clone() }, UsageWriter { receiver, log, batch, queued })
+        (Self { sender, metrics: metrics.clone() }, UsageWriter { receiver, log, batch, metrics: metrics.clone() })
     }
 
     /// A place for the record of a request that is about to be sent; none if all are taken or the writer is gone.
     pub(crate) fn reserve(&self) -> Option<Slot> {
         let permit = self.sender.clone().try_reserve_owned().ok()?;
-        Some(Slot { permit, queued: self.queued.clone() })
+        Some(Slot { permit, metrics: self.metrics.clone() })
     }
 }
 
@@ -116,7 +115,7 @@ impl UsageWriter {
             Ok(UsageAppended::Unknown) => return Err(UsageWriteError::Unknown { number }),
             Err(source) => return Err(UsageWriteError::Append { number, source }),
         }
-        self.queued.dec_by(i64::try_from(self.batch.records.len()).unwrap_or(i64::MAX));
+        self.metrics.usage_queued().dec_by(i64::try_from(self.batch.records.len()).unwrap_or(i64::MAX));
         self.batch.number += 1;
         self.batch.records.clear();
         Ok(())

@@ -86,7 +86,9 @@ enum Command {
 pub fn run(cli: Cli, environment: BTreeMap<String, String>) -> ExitCode {
     #[cfg(feature = "faults")]
     if let Some(name) = environment.get("KEYRELAY_FAULT") {
-        crate::faults::plant(name);
+        let plant =
+            [control::faults::plant, event_log::faults::plant, gateway::faults::plant, projector::faults::plant, crate::faults::plant];
+        plant.iter().for_each(|plant| plant(name));
     }
     let mut output = Output::new(cli.global.json);
     match execute(cli, environment, &mut output) {

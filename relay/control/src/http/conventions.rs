@@ -111,6 +111,10 @@ fn parse_body(bytes: &Bytes) -> Result<serde_json::Value, ApiError> {
 }
 
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
+    #[cfg(feature = "faults")]
+    if crate::faults::is_planted("ignore-idempotency") {
+        return Ok(None);
+    }
     let Some(value) = headers.get("idempotency-key") else { return Ok(None) };
     let key = value.to_str().ok().filter(|key| (1..=IDEMPOTENCY_KEY_LENGTH_MAX).contains(&key.len()));
     let refusal = || ApiError::BadRequest(format!("an Idempotency-Key is 1 to {IDEMPOTENCY_KEY_LENGTH_MAX} printable characters"));

@@ -21,6 +21,7 @@ use crate::choose::Selection;
 use crate::exchange::{Arrival, refuse};
 use crate::gateway::{Gateway, InFlight, State};
 use crate::headers::{self, ANTHROPIC_VERSION, REQUEST_ID};
+use crate::meter::short;
 use crate::refusal::Refusal;
 use crate::targets::allows;
 
@@ -144,7 +145,7 @@ struct AnthropicPage<'a> {
 
 fn render(dialect: Dialect, models: Vec<Model>, id: Option<String>, query: Option<&str>) -> Result<Vec<u8>, Refusal> {
     if let Some(id) = id {
-        let found = models.into_iter().find(|model| model.id == id).ok_or(Refusal::ModelUnknown(id))?;
+        let found = models.into_iter().find(|model| model.id == id).ok_or_else(|| Refusal::ModelUnknown(short(id.clone())))?;
         return Ok(found.description.get().as_bytes().to_vec());
     }
     let encoded = match dialect {

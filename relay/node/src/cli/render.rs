@@ -41,7 +41,11 @@ pub(super) fn cell(value: Option<&Value>) -> String {
         Some(Value::String(text)) => text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect(),
         Some(Value::Array(values)) if values.is_empty() => "-".to_owned(),
         Some(Value::Array(values)) => values.iter().map(|value| cell(Some(value))).collect::<Vec<_>>().join(", "),
-        Some(value @ (Value::Object(_) | Value::Bool(_) | Value::Number(_))) => value.to_string(),
+        Some(Value::Object(members)) => {
+            let given = members.iter().filter(|(_, value)| !value.is_null());
+            given.map(|(name, value)| format!("{name} {}", cell(Some(value)))).collect::<Vec<_>>().join(", ")
+        }
+        Some(value @ (Value::Bool(_) | Value::Number(_))) => value.to_string(),
     }
 }
 
@@ -64,5 +68,11 @@ mod tests {
     fn a_name_cannot_steer_the_terminal() {
         assert_eq!(cell(Some(&json!("a\u{1b}[31mb\n"))), "a\u{fffd}[31mb\u{fffd}");
         assert_eq!(cell(Some(&json!(["a", "b"]))), "a, b");
+    }
+
+    #[test]
+    fn what_is_in_a_value_is_told_member_by_member() {
+        assert_eq!(cell(Some(&json!({"at": "now", "by": "owner", "reason": null}))), "at now, by owner");
+        assert_eq!(cell(Some(&json!([]))), "-");
     }
 }

@@ -89,7 +89,7 @@ struct Details {
     models: Vec<String>,
 }
 
-const COLUMNS: [Field; 8] = [
+const COLUMNS: [Field; 9] = [
     ("id", "/id"),
     ("name", "/name"),
     ("dialect", "/dialect"),
@@ -97,6 +97,7 @@ const COLUMNS: [Field; 8] = [
     ("pool", "/pool"),
     ("priority", "/priority"),
     ("weight", "/weight"),
+    ("disabled", "/disabled/at"),
     ("version", "/version"),
 ];
 const FIELDS: [Field; 12] = [

@@ -179,7 +179,7 @@ fn variable(name: &str) -> String {
 fn is_setting(variable: &str) -> bool {
     let Some(name) = variable.strip_prefix("KEYRELAY_") else { return false };
     let of_section = |section: &&str| name.strip_prefix(section.to_ascii_uppercase().as_str()).is_some_and(|rest| rest.starts_with('_'));
-    name == "DATA" || (SECTIONS.iter().any(|section| of_section(&section)) && !NOT_SETTINGS.contains(&variable))
+    name == "DATA" || (SECTIONS.iter().any(of_section) && !NOT_SETTINGS.contains(&variable))
 }
 
 fn read_file(path: &std::path::Path) -> Result<toml::Table, String> {

@@ -46,7 +46,7 @@ impl Listener {
             .timer(TokioTimer::new())
             .header_read_timeout(HEADER_READ_TIMEOUT)
             .max_buf_size(HEADER_BYTES_MAX)
-            .pipeline_flush(true);
+            ;
         let graceful = GracefulShutdown::new();
         loop {
             let accepted = tokio::select! {
