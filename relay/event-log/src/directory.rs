@@ -87,7 +87,7 @@ impl Directory {
         }
         let (head, remembered) = open_head(&at(HEAD))
             .map_err(io)?
-            .ok_or_else(|| OpenError::Storage { path: path.to_owned(), source: Damage::File { name: HEAD }.into() })?;
+            .ok_or_else(|| OpenError::Storage { path: path.to_owned(), source: Damage::File { name: HEAD.to_owned() }.into() })?;
         Ok(Self { path: path.to_owned(), head, remembered, _lock: lock })
     }
 

@@ -41,12 +41,7 @@ impl Listener {
     /// Accepts until `stop`, then waits for the connections under way. Whoever calls it sets a deadline.
     pub(super) async fn run(self, router: Router, stop: CancellationToken, connections: TaskTracker) {
         let mut builder = auto::Builder::new(TokioExecutor::new()).http1_only();
-        builder
-            .http1()
-            .timer(TokioTimer::new())
-            .header_read_timeout(HEADER_READ_TIMEOUT)
-            .max_buf_size(HEADER_BYTES_MAX)
-            ;
+        builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_READ_TIMEOUT).max_buf_size(HEADER_BYTES_MAX);
         let graceful = GracefulShutdown::new();
         loop {
             let accepted = tokio::select! {
