@@ -161,7 +161,8 @@ impl Upstream {
             UpstreamCommand::Change(patch) => {
                 let (details, credential) = patch.applied_to(upstream);
                 check_details(&details)?;
-                let changes = details != upstream.details || credential != upstream.credential;
+                // A patch that names a credential is a change even if it names the same: its secret is another.
+                let changes = details != upstream.details || credential != upstream.credential || patch.credential.is_some();
                 Ok(if changes { vec![Event::UpstreamChanged(UpstreamChanged { details, credential })] } else { vec![] })
             }
             UpstreamCommand::Disable { .. } if upstream.disabled.is_some() => Ok(vec![]),

@@ -111,8 +111,14 @@ fn a_disabled_upstream_says_who_disabled_it_and_stays_disabled_when_changed() {
 #[test]
 fn a_change_to_what_already_is_changes_nothing() {
     given([added()]).when(change(UpstreamPatch::default())).then_nothing();
-    let patch = UpstreamPatch { base_url: Some(details().base_url), credential: Some(credential(1)), ..UpstreamPatch::default() };
+    let patch = UpstreamPatch { base_url: Some(details().base_url), ..UpstreamPatch::default() };
     given([added()]).when(change(patch)).then_nothing();
+}
+
+#[test]
+fn naming_the_credential_is_a_change_because_its_secret_is_another() {
+    let patch = UpstreamPatch { credential: Some(credential(1)), ..UpstreamPatch::default() };
+    given([added()]).when(change(patch)).then([changed(details(), credential(1))]);
 }
 
 #[test]

@@ -37,6 +37,10 @@ impl Admin {
         Self { http: Http::default(), origin: origin.to_owned(), authorization: format!("Bearer {token}") }
     }
 
+    pub fn origin(&self) -> &str {
+        &self.origin
+    }
+
     /// Any request, path with its prefix.
     pub async fn call(&self, method: Method, path: &str, fields: &[Field<'_>], body: &Value) -> Result<Answer> {
         let body = if body.is_null() { Vec::new() } else { body.to_string().into_bytes() };

@@ -9,8 +9,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use event_log::{AppendError, Appended, EventLog, Expect};
 use projector::{CommandRow, ReadModels};
-use schemas::aggregate::At;
-use schemas::record::{EncodeError, Header, Seen};
+use schemas::aggregate::{At, apply_record};
+use schemas::record::{EncodeError, Frame, Header, Record, Seen};
 use schemas::{
     Actor, Aggregate, ClusterId, Command, CommandId, Context, Digest, Head, Rejection, Sequence, Stream, Timestamp, Version, VoidReason,
     apply, decide,
@@ -28,6 +28,8 @@ const OUTCOME_WAIT: Duration = Duration::from_secs(15);
 const RESOLVE_MAX: Duration = Duration::from_secs(3600);
 /// How long an answer waits for the local projector, after which it says `"applied": false`.
 const APPLIED_WAIT: Duration = Duration::from_secs(2);
+/// Records of one read of an aggregate's history.
+const HISTORY_RUN: usize = 256;
 /// How often a command is decided again after another one took its place.
 const CONFLICTS_MAX: u32 = 3;
 
@@ -98,6 +100,10 @@ pub enum ExecuteError {
     Log(#[source] AppendError),
     #[error("the read models cannot be read")]
     Read(#[source] projector::ReadError),
+    #[error("the history of the aggregate cannot be read")]
+    History(#[source] event_log::ReadError),
+    #[error("record {sequence} was applied but cannot be read again")]
+    HistoryGone { sequence: Sequence },
     #[error("the node is stopping")]
     Stopping,
 }
@@ -143,7 +149,7 @@ impl CommandsParts {
         for _ in 0..=CONFLICTS_MAX {
             let (state, head) = self.models.load(&request.stream).map_err(ExecuteError::Read)?;
             if let Some(row) = self.models.command(&request.command_id).map_err(ExecuteError::Read)? {
-                return repeat(&request, &row, state, head);
+                return self.repeat(&request, &row).await;
             }
             let decision = match self.decide(&request, state, head)? {
                 Decided::Changes(decision) => decision,
@@ -205,6 +211,26 @@ impl CommandsParts {
         Ok(Decided::Changes(Decision { record, aggregate, version }))
     }
 
+    /// The answer to a command that was executed before, from its record: the state that the record led to, whatever came after.
+    async fn repeat(&self, request: &Request, row: &CommandRow) -> Result<Receipt, ExecuteError> {
+        if row.request_digest != request.request_digest || row.stream != request.stream {
+            return Err(ExecuteError::CommandReused);
+        }
+        let (subject, mut after, mut state) = (row.stream.subject(), Sequence::ZERO, None);
+        while after < row.sequence {
+            let run = self.log.read_subject(&subject, after, HISTORY_RUN).await.map_err(ExecuteError::History)?;
+            let last = run.last().map(|stored| stored.sequence).ok_or(ExecuteError::HistoryGone { sequence: row.sequence })?;
+            for stored in run.iter().take_while(|stored| stored.sequence <= row.sequence) {
+                if self.models.void(stored.sequence).map_err(ExecuteError::Read)?.is_none() {
+                    state = fold(state, &stored.bytes).ok_or(ExecuteError::HistoryGone { sequence: stored.sequence })?;
+                }
+            }
+            after = last;
+        }
+        let aggregate = state.ok_or(ExecuteError::HistoryGone { sequence: row.sequence })?;
+        Ok(Receipt { aggregate, version: row.version, sequence: row.sequence, applied: true, repeated: true })
+    }
+
     /// A success is answered only for a record that was judged valid here.
     async fn receipt(&self, decision: Decision, sequence: Sequence) -> Result<Receipt, ExecuteError> {
         let applied = self.models.wait_for(sequence, APPLIED_WAIT).await;
@@ -223,12 +249,9 @@ enum Decided {
     Unchanged(Aggregate),
 }
 
-/// The answer to a command that was executed before: its sequence, with the state of today.
-fn repeat(request: &Request, row: &CommandRow, state: Option<Aggregate>, head: Head) -> Result<Receipt, ExecuteError> {
-    match state {
-        Some(aggregate) if row.request_digest == request.request_digest && row.stream == request.stream => {
-            Ok(Receipt { aggregate, version: head.version, sequence: row.sequence, applied: true, repeated: true })
-        }
-        _ => Err(ExecuteError::CommandReused),
-    }
+/// Folds one record that was judged valid before.
+fn fold(state: Option<Aggregate>, bytes: &[u8]) -> Option<Option<Aggregate>> {
+    let frame = Frame::parse(bytes).ok()?;
+    let record = Record { header: frame.header().ok()?, events: frame.events().ok()? };
+    apply_record(state, &record).ok()
 }

@@ -311,6 +311,8 @@ fn settle_files(sources: &Sources, cluster: &Cluster) -> Result<RootKey, Foundin
             files::discard_temporary(&files.owner_token)?;
         }
     }
+    // Not used from here on; reading it refuses a file that others may read.
+    read_text(&files.owner_token)?;
     let found = match &sources.root_key {
         Some(given) => Some(given.clone()),
         None => read_root_key(&files.root_key)?,

@@ -54,7 +54,14 @@ impl Metrics {
             Err(ExecuteError::VersionMismatch { .. } | ExecuteError::Contention) => "conflict",
             Err(ExecuteError::OutcomeUnknown { .. }) => "unknown",
             Err(ExecuteError::RecordVoid { .. }) => "void",
-            Err(ExecuteError::LogLost { .. } | ExecuteError::Log(_) | ExecuteError::Read(_) | ExecuteError::Stopping) => "failed",
+            Err(
+                ExecuteError::LogLost { .. }
+                | ExecuteError::Log(_)
+                | ExecuteError::Read(_)
+                | ExecuteError::History(_)
+                | ExecuteError::HistoryGone { .. }
+                | ExecuteError::Stopping,
+            ) => "failed",
         };
         self.commands.get_or_create(&OutcomeLabel { outcome }).inc();
     }

@@ -18,7 +18,7 @@ use event_log::usage::UsageLog;
 use event_log::{EmbeddedLog, EventLog};
 use gateway::{Gateway, GatewayParts};
 use projector::usage::UsageProjector;
-use projector::{Projector, ReadModels, State, UsageModels};
+use projector::{FoldError, FollowError, Projector, ReadModels, State, UsageModels};
 use prometheus_client::registry::Registry;
 use schemas::{IncarnationId, Sequence, Timestamp, WriterId};
 use tokio::sync::watch;
@@ -29,6 +29,8 @@ use crate::config::Config;
 use listener::Listener;
 use tasks::Tasks;
 
+/// The pause before the log is followed again after a failure.
+const FOLLOW_PAUSE: Duration = Duration::from_secs(1);
 /// How often a long catching-up is reported, and a stopped fold noticed.
 const CATCH_UP_REPORT: Duration = Duration::from_millis(500);
 
@@ -39,6 +41,9 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     data::check_format(&data)?;
     let clock: Clock = Arc::new(now);
 
+    // Before anything is founded: an address in use must leave no trace.
+    let relay = Listener::bind(config.relay.listen).await.with_context(|| format!("cannot listen on {}", config.relay.listen))?;
+    let admin = Listener::bind(config.admin.listen).await.with_context(|| format!("cannot listen on {}", config.admin.listen))?;
     let log_dir = data.join("log");
     let log = tokio::task::spawn_blocking(move || EmbeddedLog::open(&log_dir)).await?.context("the event log does not open")?;
     let log: Arc<dyn EventLog> = Arc::new(log);
@@ -47,7 +52,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     let foundation = founding::found_or_join(&sources, &*log, store, &clock).await?;
     data::write_format(&data)?;
 
-    Node::assemble(config, log, foundation, clock).await?.run().await
+    Node::assemble(config, log, foundation, clock).await?.run(relay, admin).await
 }
 
 /// Microseconds of the system's clock: the one place of the node that asks it.
@@ -84,7 +89,7 @@ impl Node {
     }
 
     /// Serves until a signal, a task that may not end ends, or the start fails.
-    async fn run(self) -> anyhow::Result<()> {
+    async fn run(self, relay: Listener, admin: Listener) -> anyhow::Result<()> {
         let Foundation { cluster, vault, writer, is_new } = self.foundation;
         let writer_id = writer.id();
         let tasks = Tasks::new()?;
@@ -96,7 +101,7 @@ impl Node {
         let head_at_start = self.log.head().await?;
         // A fold that stops leaves what it has folded to be served; `/readyz` says that it stopped.
         let (projector, stop) = (self.projector, tasks.close.clone());
-        tasks.logged("projector.follow", async move { Ok(projector.run(stop).await?) });
+        tasks.logged("projector.follow", follow(projector, stop));
         let (usage_projector, stop) = (self.usage_projector, tasks.close.clone());
         tasks.logged("usage.follow", async move { Ok(usage_projector.run(stop).await?) });
 
@@ -141,22 +146,18 @@ impl Node {
             ready: is_ready,
             openapi_json: openapi::document_text()?.into(),
         }));
-        let relay =
-            Listener::bind(self.config.relay.listen).await.with_context(|| format!("cannot listen on {}", self.config.relay.listen))?;
-        let admin =
-            Listener::bind(self.config.admin.listen).await.with_context(|| format!("cannot listen on {}", self.config.admin.listen))?;
         let (relay_origin, admin_origin) = (relay.origin(), admin.origin());
-        let relay_router = gate::until(has_caught_up.clone(), gateway::router(gateway.clone()));
-        let admin_router = gate::until(has_caught_up, admin_router);
-        tasks.connections.spawn(relay.run(relay_router, tasks.drain.clone(), tasks.connections.clone()));
-        tasks.connections.spawn(admin.run(admin_router, tasks.drain.clone(), tasks.connections.clone()));
-        tasks.tracker.spawn(upkeep::sweep_vault(vault.clone(), self.models.clone(), self.clock.clone(), tasks.close.clone()));
-
+        let relay_router = gate::until(has_caught_up.clone(), gate::Face::Relay, gateway::router(gateway.clone()));
+        let admin_router = gate::until(has_caught_up, gate::Face::Admin, admin_router);
+        tasks.connections.spawn(relay.run(relay_router, tasks.drain.clone(), tasks.cut.clone(), tasks.connections.clone()));
+        // The admin side answers until the last stream has ended, so that a drain can be watched.
+        tasks.tracker.spawn(admin.run(admin_router, tasks.close.clone(), CancellationToken::new(), tasks.tracker.clone()));
         let start = async {
             catch_up(&self.models, head_at_start).await?;
             founding::furnish(&commands, &self.models, &cluster, &vault).await?;
             caught_up.send_replace(true);
             ready.send_replace(true);
+            tasks.tracker.spawn(upkeep::sweep_vault(vault.clone(), self.models.clone(), self.clock.clone(), tasks.close.clone()));
             let sequence = self.models.position().sequence;
             announce(&self.config.data, &relay_origin, &admin_origin, writer_id, sequence, &*self.log)?;
             tracing::info!(relay = relay_origin, admin = admin_origin, sequence = sequence.0, founded = is_new, "ready");
@@ -173,9 +174,9 @@ impl Node {
         gateway.drain();
         tasks.drain(self.config.relay.drain_timeout).await;
         finish_usage.cancel();
-        tasks.close(usage_written).await;
+        let closed = tasks.close(usage_written).await;
         tracing::info!("stopped");
-        ended
+        ended.and(closed)
     }
 }
 
@@ -189,6 +190,21 @@ async fn catch_up(models: &ReadModels, head: Sequence) -> anyhow::Result<()> {
         tracing::info!(position = status.position.sequence.0, head = head.0, "catching up with the log");
     }
     Ok(())
+}
+
+/// Follows the log, again after a failure that may pass; a record that this release cannot fold does not.
+async fn follow(projector: Projector, stop: CancellationToken) -> anyhow::Result<()> {
+    loop {
+        match projector.run(stop.clone()).await {
+            Err(error @ FollowError::Fold(FoldError::Stop(_))) => return Err(error.into()),
+            Err(error) => tracing::error!(error = &error as &dyn std::error::Error, "the read models do not follow; trying again"),
+            Ok(()) => return Ok(()),
+        }
+        tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            () = tokio::time::sleep(FOLLOW_PAUSE) => {}
+        }
+    }
 }
 
 /// A number for this run of the process: usage batches are numbered under it.

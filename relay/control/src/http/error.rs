@@ -138,7 +138,9 @@ fn execute_status(error: &ExecuteError) -> (StatusCode, &'static str) {
         ExecuteError::LogLost { .. } => (StatusCode::SERVICE_UNAVAILABLE, "log_lost"),
         ExecuteError::Log(AppendError::RecordTooLarge { .. }) => (StatusCode::BAD_REQUEST, "too_large"),
         ExecuteError::Log(_) => (StatusCode::SERVICE_UNAVAILABLE, "log_unavailable"),
-        ExecuteError::Read(_) => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),
+        ExecuteError::Read(_) | ExecuteError::History(_) | ExecuteError::HistoryGone { .. } => {
+            (StatusCode::INTERNAL_SERVER_ERROR, "internal")
+        }
         ExecuteError::Stopping => (StatusCode::SERVICE_UNAVAILABLE, "stopping"),
     }
 }

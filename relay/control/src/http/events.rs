@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 
 use axum::Json;
-use axum::extract::{Query, State};
+use axum::extract::State;
 use axum::response::sse::{KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use event_log::Stored;
@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::app::App;
-use super::conventions::{Caller, limit};
+use super::conventions::{Caller, Params, limit};
 use super::error::{ApiError, ReadProblems};
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -85,7 +85,7 @@ pub(super) struct EventPage {
 /// Read events, oldest first.
 #[utoipa::path(get, path = "/events", tag = "log", operation_id = "list_events", params(EventsQuery),
     responses((status = 200, description = "A page, or with `follow` a stream of server-sent events", content((EventPage = "application/json"), (String = "text/event-stream"))), ReadProblems))]
-pub(super) async fn list(State(app): State<App>, caller: Caller, Query(query): Query<EventsQuery>) -> Result<Response, ApiError> {
+pub(super) async fn list(State(app): State<App>, caller: Caller, Params(query): Params<EventsQuery>) -> Result<Response, ApiError> {
     let from = Sequence(query.from.unwrap_or(1).max(1));
     let stream = query.stream.as_deref().map(|text| parse_stream(&caller.tenant, text)).transpose()?;
     if query.follow {
@@ -110,6 +110,12 @@ pub(super) async fn list(State(app): State<App>, caller: Caller, Query(query): Q
 async fn follow(app: App, from: Sequence, only: Option<Stream>) -> Result<Response, ApiError> {
     let batches = app.log.read(from).await?;
     let subject = only.map(|stream| stream.subject());
+    let mut ready = app.ready.clone();
+    let stopping = async move {
+        // Both waits end early only with the node itself.
+        ready.wait_for(|is_ready| *is_ready).await.map(drop).ok();
+        ready.wait_for(|is_ready| !*is_ready).await.map(drop).ok();
+    };
     let messages = batches
         .take_while(|batch| std::future::ready(batch.is_ok()))
         .flat_map(|batch| stream::iter(batch.unwrap_or_default()))
@@ -124,7 +130,7 @@ async fn follow(app: App, from: Sequence, only: Option<Stream>) -> Result<Respon
                 Some(Ok::<_, Infallible>(event))
             }
         });
-    Ok(Sse::new(messages).keep_alive(KeepAlive::default()).into_response())
+    Ok(Sse::new(messages.take_until(Box::pin(stopping))).keep_alive(KeepAlive::default()).into_response())
 }
 
 /// The events of one stored record that is applied here.

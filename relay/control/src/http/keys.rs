@@ -1,7 +1,7 @@
 //! `/keys`: client keys and their whole life.
 
 use axum::Json;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use projector::Versioned;
 use schemas::key::{Endpoint, Expiry, Fact, Key, KeyCommand, KeyDetails, KeyPatch, KeyState, Limits};
@@ -11,7 +11,7 @@ use utoipa::ToSchema;
 use zeroize::Zeroizing;
 
 use super::app::App;
-use super::conventions::{Caller, Mutation, NeverText, Nothing, Page, Reason, expiry, named_pool, pool_text, present};
+use super::conventions::{Caller, Mutation, NeverText, Nothing, Page, Params, Reason, expiry, named_pool, pool_text, present};
 use super::error::{ApiError, MutationProblems, ReadProblems};
 use super::usage::UsageRows;
 use crate::Receipt;
@@ -215,7 +215,7 @@ pub(super) async fn create(State(app): State<App>, mutation: Mutation<NewKey>) -
 /// List keys, by id.
 #[utoipa::path(get, path = "/keys", tag = "keys", operation_id = "list_keys", params(Page),
     responses((status = 200, body = KeyPage), ReadProblems))]
-pub(super) async fn list(State(app): State<App>, caller: Caller, Query(page): Query<Page>) -> Result<Json<KeyPage>, ApiError> {
+pub(super) async fn list(State(app): State<App>, caller: Caller, Params(page): Params<Page>) -> Result<Json<KeyPage>, ApiError> {
     let limit = page.limit()?;
     let as_of = app.position();
     let after = page.after()?;

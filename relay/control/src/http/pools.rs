@@ -1,7 +1,7 @@
 //! `/pools`: groups of upstreams.
 
 use axum::Json;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use projector::Versioned;
 use schemas::pool::{Pool, PoolCommand};
@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::app::App;
-use super::conventions::{Caller, Mutation, Nothing, Page, find_pool};
+use super::conventions::{Caller, Mutation, Nothing, Page, Params, find_pool};
 use super::error::{ApiError, MutationProblems, ReadProblems};
 use crate::Receipt;
 
@@ -71,7 +71,7 @@ pub(super) async fn create(State(app): State<App>, mutation: Mutation<NewPool>) 
 /// List pools, by id.
 #[utoipa::path(get, path = "/pools", tag = "pools", operation_id = "list_pools", params(Page),
     responses((status = 200, body = PoolPage), ReadProblems))]
-pub(super) async fn list(State(app): State<App>, caller: Caller, Query(page): Query<Page>) -> Result<Json<PoolPage>, ApiError> {
+pub(super) async fn list(State(app): State<App>, caller: Caller, Params(page): Params<Page>) -> Result<Json<PoolPage>, ApiError> {
     let (limit, after) = (page.limit()?, page.after::<PoolId>()?);
     let routes = app.models.routes();
     let mut pools: Vec<_> =
@@ -114,6 +114,10 @@ pub(super) async fn remove(
     Path(id): Path<String>,
     mutation: Mutation<Nothing>,
 ) -> Result<Json<PoolAnswer>, ApiError> {
+    if let Some(row) = app.models.command(&mutation.command_id)? {
+        // A retry of a removal that was made: the pool is no longer among those that can be found.
+        return execute(&app, &mutation, PoolId::from_bytes(*row.stream.id()), PoolCommand::Remove).await;
+    }
     let id = find(&app, &mutation.caller.tenant, &id)?;
     let upstreams = upstreams_in(&app, id);
     if upstreams > 0 {

@@ -4,7 +4,7 @@
 //! a request never meets a reference to a secret that is not there. A secret that went out of use is revoked in the log, then destroyed.
 
 use axum::Json;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use projector::Route;
 use schemas::credential::{Credential, CredentialAdded, CredentialCommand, CredentialReplaced};
@@ -17,7 +17,7 @@ use vault::{Lifetime, Sealing, SecretAddress};
 use zeroize::Zeroizing;
 
 use super::app::App;
-use super::conventions::{Caller, Mutation, Nothing, Page, Reason, named_pool, pool_text, present};
+use super::conventions::{Caller, Mutation, Nothing, Page, Params, Reason, named_pool, pool_text, present};
 use super::error::{ApiError, MutationProblems, ReadProblems};
 use super::keys::{FactView, fact_view, seal_text};
 use crate::{ExecuteError, Receipt};
@@ -184,7 +184,7 @@ pub(super) async fn add(State(app): State<App>, mutation: Mutation<NewUpstream>)
 /// List upstreams, by id.
 #[utoipa::path(get, path = "/upstreams", tag = "upstreams", operation_id = "list_upstreams", params(Page),
     responses((status = 200, body = UpstreamPage), ReadProblems))]
-pub(super) async fn list(State(app): State<App>, caller: Caller, Query(page): Query<Page>) -> Result<Json<UpstreamPage>, ApiError> {
+pub(super) async fn list(State(app): State<App>, caller: Caller, Params(page): Params<Page>) -> Result<Json<UpstreamPage>, ApiError> {
     let (limit, after) = (page.limit()?, page.after::<UpstreamId>()?);
     let routes = app.models.routes();
     let mut found: Vec<&Route> = routes
@@ -220,8 +220,9 @@ pub(super) async fn update(
     let (body, tenant) = (&mutation.body, &mutation.caller.tenant);
     let route = find(&app, tenant, &id)?;
     let id = route.upstream.id;
-    // A change of several records is refused before its first one is written.
-    if let Some(expected) = mutation.if_version.filter(|expected| *expected != route.version) {
+    // A change of several records is refused before its first one is written; a retry of one that was made is not.
+    let is_new = app.models.command(&mutation.command_id)?.is_none();
+    if let Some(expected) = mutation.if_version.filter(|expected| is_new && *expected != route.version) {
         return Err(ExecuteError::VersionMismatch { expected, actual: route.version }.into());
     }
     if let Some(name) = &body.name {
@@ -291,6 +292,11 @@ pub(super) async fn remove(
     Path(id): Path<String>,
     mutation: Mutation<Nothing>,
 ) -> Result<Json<UpstreamAnswer>, ApiError> {
+    if let Some(row) = app.models.command(&mutation.command_id)? {
+        // A retry of a removal that was made: the upstream is no longer among those that can be found.
+        let id = UpstreamId::from_bytes(*row.stream.id());
+        return execute(&app, &mutation, id, UpstreamCommand::Remove).await.map(Json);
+    }
     let route = find(&app, &mutation.caller.tenant, &id)?;
     let answer = execute(&app, &mutation, route.upstream.id, UpstreamCommand::Remove).await?;
     drop_credential(&app, &mutation, &route, None).await?;
@@ -335,8 +341,9 @@ async fn add_credential<T>(
 
 /// Seals the next secret of a credential, records it, and destroys the one before. A retry finds the record and leaves all as it is.
 async fn replace_credential<T>(app: &App, mutation: &Mutation<T>, credential: &Credential, secret: &SecretText) -> Result<(), ApiError> {
-    if app.models.command(&mutation.command_id.step("credential"))?.is_some() {
-        return Ok(());
+    if let Some(row) = app.models.command(&mutation.command_id.step("credential"))? {
+        let is_same = row.request_digest == mutation.request_digest;
+        return if is_same { Ok(()) } else { Err(ExecuteError::CommandReused.into()) };
     }
     let (tenant, origin) = (&mutation.caller.tenant, &credential.origin);
     let secret_version = credential.secret_version + 1;

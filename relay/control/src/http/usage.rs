@@ -1,7 +1,7 @@
 //! `/usage` and `/requests`: what was used, by whom.
 
 use axum::Json;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Path, State};
 use projector::ReadError;
 use projector::usage::{GroupBy, OutcomeCounts, Totals, UsageGroup, UsageQuery};
 use schemas::time::day_text;
@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::app::App;
-use super::conventions::Caller;
+use super::conventions::{Caller, Params};
 use super::error::{ApiError, ReadProblems};
 
 /// What usage is summed up by.
@@ -120,7 +120,11 @@ pub(super) struct ShownRequest {
 /// Sum usage up by key, model, upstream or day.
 #[utoipa::path(get, path = "/usage", tag = "usage", operation_id = "usage", params(UsageParams),
     responses((status = 200, body = UsageRows), ReadProblems))]
-pub(super) async fn usage(State(app): State<App>, caller: Caller, Query(params): Query<UsageParams>) -> Result<Json<UsageRows>, ApiError> {
+pub(super) async fn usage(
+    State(app): State<App>,
+    caller: Caller,
+    Params(params): Params<UsageParams>,
+) -> Result<Json<UsageRows>, ApiError> {
     let first = params.from.as_deref().map(parse_day).transpose()?;
     let last = params.to.as_deref().map(parse_day).transpose()?;
     let days = (first.is_some() || last.is_some()).then(|| first.unwrap_or(0)..=last.unwrap_or(u32::MAX));

@@ -38,8 +38,8 @@ impl Listener {
         format!("http://{}", self.address)
     }
 
-    /// Accepts until `stop`, then waits for the connections under way. Whoever calls it sets a deadline.
-    pub(super) async fn run(self, router: Router, stop: CancellationToken, connections: TaskTracker) {
+    /// Accepts until `stop`, then waits for the connections under way, until `cut` ends them.
+    pub(super) async fn run(self, router: Router, stop: CancellationToken, cut: CancellationToken, connections: TaskTracker) {
         let mut builder = auto::Builder::new(TokioExecutor::new()).http1_only();
         builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_READ_TIMEOUT).max_buf_size(HEADER_BYTES_MAX);
         let graceful = GracefulShutdown::new();
@@ -54,18 +54,30 @@ impl Listener {
             };
             let connection = builder.serve_connection(io_of(stream), TowerToHyperService::new(router.clone())).into_owned();
             let watched = graceful.watch(connection);
+            let cut = cut.clone();
             connections.spawn(async move {
-                // A client that breaks off is no event; what it did is on record already.
-                watched.await.inspect_err(|error| tracing::debug!(%error, "connection ended")).ok();
+                tokio::select! {
+                    () = cut.cancelled() => {}
+                    // A client that breaks off is no event; what it did is on record already.
+                    ended = watched => drop(ended.inspect_err(|error| tracing::debug!(%error, "connection ended"))),
+                }
             });
         }
         drop(self.socket);
-        graceful.shutdown().await;
+        tokio::select! {
+            () = cut.cancelled() => {}
+            () = graceful.shutdown() => {}
+        }
     }
 }
+
+/// How long bytes may wait for a client that takes none: then it is gone, and what it asked for is cancelled.
+const WRITE_STALL_MS: u32 = 60_000;
 
 /// Answers go out at once: a streamed chunk must not wait for the next (Nagle's algorithm, RFC 896).
 fn io_of(stream: TcpStream) -> TokioIo<TcpStream> {
     stream.set_nodelay(true).inspect_err(|error| tracing::debug!(%error, "TCP_NODELAY is not set")).ok();
+    let stall = rustix::net::sockopt::set_tcp_user_timeout(&stream, WRITE_STALL_MS);
+    stall.inspect_err(|error| tracing::debug!(%error, "TCP_USER_TIMEOUT is not set")).ok();
     TokioIo::new(stream)
 }

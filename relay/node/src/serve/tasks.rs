@@ -21,6 +21,8 @@ pub(super) struct Tasks {
     pub(super) connections: TaskTracker,
     /// Told when the node stops accepting.
     pub(super) drain: CancellationToken,
+    /// Told when connections that still are open have to end.
+    pub(super) cut: CancellationToken,
     /// Told when nothing more will be asked for.
     pub(super) close: CancellationToken,
     /// The first essential task that ended, and why.
@@ -36,6 +38,7 @@ impl Tasks {
             tracker: TaskTracker::new(),
             connections: TaskTracker::new(),
             drain: CancellationToken::new(),
+            cut: CancellationToken::new(),
             close: CancellationToken::new(),
             failure: watch::Sender::new(None),
             signals: watch::Sender::new(0),
@@ -99,17 +102,21 @@ impl Tasks {
             () = tokio::time::sleep(drain_timeout) => tracing::warn!(connections = self.connections.len(), "streams were cut off: the drain took too long"),
             _ = signals.wait_for(|count| *count > 1) => tracing::warn!(connections = self.connections.len(), "streams were cut off: second signal"),
         }
+        // A connection that is dropped drops its answer, which settles what was used.
+        self.cut.cancel();
+        if tokio::time::timeout(CLOSE_WAIT, self.connections.wait()).await.is_err() {
+            tracing::error!(connections = self.connections.len(), "connections did not end");
+        }
     }
 
     /// Waits for what still has to be written, then ends all tasks.
-    pub(super) async fn close(&self, last_writer: JoinHandle<()>) {
-        if tokio::time::timeout(CLOSE_WAIT, last_writer).await.is_err() {
-            tracing::error!("usage of the last requests was not written in time");
-        }
+    pub(super) async fn close(&self, last_writer: JoinHandle<()>) -> anyhow::Result<()> {
+        let is_written = tokio::time::timeout(CLOSE_WAIT, last_writer).await.is_ok();
         self.close.cancel();
         self.tracker.close();
         if tokio::time::timeout(CLOSE_WAIT, self.tracker.wait()).await.is_err() {
             tracing::warn!(tasks = self.tracker.len(), "tasks were cut off");
         }
+        if is_written { Ok(()) } else { Err(anyhow!("usage of the last requests was not written in time")) }
     }
 }
