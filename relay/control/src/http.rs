@@ -29,6 +29,7 @@ pub use app::{App, AppParts, Probe, ProbeOutcome};
                        listeners: `/api/v1` and the health routes stand on the admin listener, the dialects' routes on the relay listener.",
         license(name = "Apache-2.0", identifier = "Apache-2.0"),
     ),
+    components(schemas(error::Problem)),
     modifiers(&OwnerToken),
     security(("owner_token" = [])),
     tags(

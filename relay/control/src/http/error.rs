@@ -49,7 +49,7 @@ pub(crate) enum ApiError {
     MethodNotAllowed,
     #[error("the {kind} name {name:?} stands for more than one; use the id")]
     AmbiguousName { kind: &'static str, name: String },
-    #[error("there is a {kind} named {name:?} already")]
+    #[error("the {kind} name {name:?} is taken")]
     NameTaken { kind: &'static str, name: String },
     #[error("the pool still has {upstreams} upstreams; move or remove them first")]
     PoolInUse { upstreams: usize },
@@ -233,22 +233,22 @@ impl IntoResponse for ApiError {
 pub(crate) enum ReadProblems {
     /// The request is malformed; `detail` says where.
     #[response(status = 400, content_type = "application/problem+json")]
-    BadRequest(#[to_schema] Problem),
+    BadRequest(Problem),
     /// The owner token is missing or wrong.
     #[response(status = 401, content_type = "application/problem+json")]
-    Unauthorized(#[to_schema] Problem),
+    Unauthorized(Problem),
     /// There is no such thing.
     #[response(status = 404, content_type = "application/problem+json")]
-    NotFound(#[to_schema] Problem),
+    NotFound(Problem),
     /// A name stands for more than one thing.
     #[response(status = 409, content_type = "application/problem+json")]
-    Conflict(#[to_schema] Problem),
+    Conflict(Problem),
     /// Something inside failed; the node's log says what.
     #[response(status = 500, content_type = "application/problem+json")]
-    Internal(#[to_schema] Problem),
+    Internal(Problem),
     /// The node cannot answer now; `Retry-After` says when to come again.
     #[response(status = 503, content_type = "application/problem+json")]
-    Unavailable(#[to_schema] Problem),
+    Unavailable(Problem),
 }
 
 /// The refusals that any mutation may give, for the document.
@@ -257,29 +257,29 @@ pub(crate) enum ReadProblems {
 pub(crate) enum MutationProblems {
     /// The request is malformed; `detail` says where.
     #[response(status = 400, content_type = "application/problem+json")]
-    BadRequest(#[to_schema] Problem),
+    BadRequest(Problem),
     /// The owner token is missing or wrong.
     #[response(status = 401, content_type = "application/problem+json")]
-    Unauthorized(#[to_schema] Problem),
+    Unauthorized(Problem),
     /// There is no such thing.
     #[response(status = 404, content_type = "application/problem+json")]
-    NotFound(#[to_schema] Problem),
+    NotFound(Problem),
     /// The state of the thing does not allow this, or a name is taken or ambiguous.
     #[response(status = 409, content_type = "application/problem+json")]
-    Conflict(#[to_schema] Problem),
+    Conflict(Problem),
     /// `If-Match` names another version; `version` is the one there is.
     #[response(status = 412, content_type = "application/problem+json")]
-    VersionMismatch(#[to_schema] Problem),
+    VersionMismatch(Problem),
     /// The request body is too large.
     #[response(status = 413, content_type = "application/problem+json")]
-    BodyTooLarge(#[to_schema] Problem),
+    BodyTooLarge(Problem),
     /// The idempotency key was used for another request.
     #[response(status = 422, content_type = "application/problem+json")]
-    IdempotencyKeyReused(#[to_schema] Problem),
+    IdempotencyKeyReused(Problem),
     /// Something inside failed; the node's log says what.
     #[response(status = 500, content_type = "application/problem+json")]
-    Internal(#[to_schema] Problem),
+    Internal(Problem),
     /// The log does not take records now, or the outcome is not known yet (`outcome_unknown`, with the command's id).
     #[response(status = 503, content_type = "application/problem+json")]
-    Unavailable(#[to_schema] Problem),
+    Unavailable(Problem),
 }
