@@ -1,0 +1,1 @@
+//! Leases, counters, the node registry and shared soft state: in process on one machine, over NATS in a cluster.

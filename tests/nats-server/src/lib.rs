@@ -1,0 +1,107 @@
+//! Real nats-servers for tests: on loopback with ports of their own, killed, paused, and rolled back to an older copy of their data.
+//!
+//! The program is `nats-server` 2.15 or later: `KEYRELAY_NATS_SERVER`, or the one in the virtual environment that `tests/run` makes, or the
+//! one on the path. A cluster is stopped and its directory removed when the value is dropped.
+
+mod config;
+mod monitor;
+mod server;
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use tempfile::TempDir;
+
+pub use server::Server;
+
+/// How long servers may take to be ready, an election included.
+const READY_WAIT: Duration = Duration::from_secs(60);
+const READY_PAUSE: Duration = Duration::from_millis(50);
+
+/// When a server syncs what it stores.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sync {
+    /// Before every acknowledgement.
+    Always,
+    /// The server's default: every two minutes.
+    Default,
+}
+
+/// One server, or several with one JetStream among them.
+pub struct Cluster {
+    servers: Vec<Server>,
+    // After the servers: they are killed before their directory goes.
+    _directory: TempDir,
+}
+
+impl Cluster {
+    /// Starts servers `n0`, `n1`, … and waits until JetStream answers on all of them.
+    pub fn start(count: usize, sync: Sync) -> Result<Self> {
+        Self::start_with(count, sync, "")
+    }
+
+    /// As [`Cluster::start`], with further lines in each server's configuration.
+    pub fn start_with(count: usize, sync: Sync, further: &str) -> Result<Self> {
+        let directory = tempfile::tempdir()?;
+        let mut servers = Vec::new();
+        for config in config::of_cluster(directory.path(), count, sync, further)? {
+            servers.push(Server::start(config)?);
+        }
+        let cluster = Self { servers, _directory: directory };
+        cluster.wait_ready()?;
+        Ok(cluster)
+    }
+
+    /// The addresses of all servers, as one list with commas.
+    pub fn url(&self) -> String {
+        self.servers.iter().map(Server::url).collect::<Vec<_>>().join(",")
+    }
+
+    /// The monitoring addresses of all servers, as one list with commas.
+    pub fn monitor_url(&self) -> String {
+        self.servers.iter().map(Server::monitor_url).collect::<Vec<_>>().join(",")
+    }
+
+    pub fn servers(&self) -> &[Server] {
+        &self.servers
+    }
+
+    pub fn server(&mut self, index: usize) -> &mut Server {
+        &mut self.servers[index]
+    }
+
+    /// The server that leads a stream, if one does.
+    pub fn leader_of(&self, stream: &str) -> Option<usize> {
+        let name = self.servers.iter().filter(|server| server.is_running()).find_map(|server| monitor::leader_of(server, stream))?;
+        self.servers.iter().position(|server| server.name() == name)
+    }
+
+    /// Waits until a stream has a leader among the servers that run.
+    pub fn wait_leader_of(&self, stream: &str) -> Result<usize> {
+        let mut found = None;
+        until("a leader", || {
+            found = self.leader_of(stream).filter(|leader| self.servers[*leader].is_running());
+            found.is_some()
+        })?;
+        found.context("a leader was found")
+    }
+
+    /// Waits until every server that should run is healthy: JetStream is there and its streams have caught up.
+    pub fn wait_ready(&self) -> Result<()> {
+        until("healthy nats-servers", || self.servers.iter().filter(|server| server.is_running()).all(monitor::is_healthy))
+    }
+}
+
+fn until(what: &str, mut holds: impl FnMut() -> bool) -> Result<()> {
+    let begin = Instant::now();
+    while !holds() {
+        ensure!(begin.elapsed() < READY_WAIT, "no {what} after {READY_WAIT:?}");
+        std::thread::sleep(READY_PAUSE);
+    }
+    Ok(())
+}
+
+/// A port that was free a moment ago.
+pub fn free_port() -> Result<u16> {
+    Ok(std::net::TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
+}

@@ -1,0 +1,143 @@
+//! One nats-server process.
+
+use std::env;
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use anyhow::{Context as _, Result, ensure};
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::config::ServerConfig;
+
+/// A server that can be ended and started again on the same ports and data. Dropping it kills it.
+pub struct Server {
+    config: ServerConfig,
+    process: Option<Child>,
+}
+
+impl Server {
+    pub(crate) fn start(config: ServerConfig) -> Result<Self> {
+        let mut server = Self { config, process: None };
+        server.run()?;
+        Ok(server)
+    }
+
+    pub fn name(&self) -> &str {
+        &self.config.name
+    }
+
+    pub fn url(&self) -> String {
+        format!("nats://127.0.0.1:{}", self.config.client_port)
+    }
+
+    pub fn monitor_url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.monitor_port())
+    }
+
+    pub(crate) fn monitor_port(&self) -> u16 {
+        self.config.monitor_port
+    }
+
+    /// Where JetStream keeps its files.
+    pub fn store(&self) -> &Path {
+        &self.config.store
+    }
+
+    /// What the server has written so far.
+    pub fn output(&self) -> String {
+        fs::read_to_string(&self.config.output).unwrap_or_default()
+    }
+
+    pub fn is_running(&self) -> bool {
+        self.process.is_some()
+    }
+
+    /// Starts the process again. It is ready some time later, see [`Cluster::wait_ready`](crate::Cluster::wait_ready).
+    pub fn run(&mut self) -> Result<()> {
+        ensure!(self.process.is_none(), "{} runs already", self.config.name);
+        let output = File::options().create(true).append(true).open(&self.config.output)?;
+        let mut command = Command::new(program());
+        command.arg("-c").arg(&self.config.file).stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
+        self.process = Some(command.spawn().context("starting nats-server; tests/run installs it")?);
+        Ok(())
+    }
+
+    /// Ends the process with SIGKILL.
+    pub fn kill(&mut self) -> Result<()> {
+        if let Some(mut process) = self.process.take() {
+            process.kill()?;
+            process.wait()?;
+        }
+        Ok(())
+    }
+
+    /// Asks the process to end, and waits for that.
+    pub fn stop(&mut self) -> Result<()> {
+        self.signal(Signal::TERM)?;
+        if let Some(mut process) = self.process.take() {
+            process.wait()?;
+        }
+        Ok(())
+    }
+
+    /// Stops the process where it is; its connections stay open.
+    pub fn pause(&self) -> Result<()> {
+        self.signal(Signal::STOP)
+    }
+
+    /// Lets a paused process go on.
+    pub fn resume(&self) -> Result<()> {
+        self.signal(Signal::CONT)
+    }
+
+    /// Copies the data as it lies on disk. What a running server has not written is not in it.
+    pub fn copy_store(&self, to: &Path) -> Result<()> {
+        Ok(copy(self.store(), to)?)
+    }
+
+    /// Puts a copy in the place of the data, as a disk does that lost what was not synced.
+    pub fn roll_back_to(&self, copied: &Path) -> Result<()> {
+        ensure!(self.process.is_none(), "{} runs", self.config.name);
+        fs::remove_dir_all(self.store())?;
+        Ok(copy(copied, self.store())?)
+    }
+
+    fn signal(&self, signal: Signal) -> Result<()> {
+        let process = self.process.as_ref().with_context(|| format!("{} does not run", self.config.name))?;
+        let pid = i32::try_from(process.id()).ok().and_then(Pid::from_raw).context("a process id")?;
+        Ok(kill_process(pid, signal)?)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // Losing the error is right: the process may be gone already.
+        let _ = self.kill();
+    }
+}
+
+/// The program to run.
+fn program() -> PathBuf {
+    if let Some(given) = env::var_os("KEYRELAY_NATS_SERVER") {
+        return given.into();
+    }
+    let installed = env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache/keyrelay/venv/bin/nats-server"));
+    installed.filter(|path| path.exists()).unwrap_or_else(|| "nats-server".into())
+}
+
+/// Copies a directory that may change meanwhile: what vanishes is left out.
+fn copy(from: &Path, to: &Path) -> io::Result<()> {
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let target = to.join(entry.file_name());
+        let copied = if entry.file_type()?.is_dir() { copy(&entry.path(), &target) } else { fs::copy(entry.path(), &target).map(|_| ()) };
+        match copied {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            copied => copied?,
+        }
+    }
+    Ok(())
+}
