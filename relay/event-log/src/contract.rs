@@ -63,6 +63,9 @@ pub enum AppendError {
     Failed(#[source] StorageError),
     #[error("the log is closed")]
     Closed,
+    /// The log cannot be reached, or is not trusted now; it may be later.
+    #[error("the log cannot be reached: {reason}")]
+    Unavailable { reason: String },
 }
 
 /// Why records cannot be read.
@@ -74,6 +77,9 @@ pub enum ReadError {
     NotFounded,
     #[error("the log is closed")]
     Closed,
+    /// The log cannot be reached; it may be later.
+    #[error("the log cannot be reached: {reason}")]
+    Unavailable { reason: String },
 }
 
 /// How far the backend's word "durable" has been checked.
@@ -83,6 +89,12 @@ pub enum SyncMode {
     Embedded,
     /// Nothing is kept beyond the process.
     Memory,
+    /// Every server that keeps the log was seen to sync before it acknowledges.
+    Verified,
+    /// Nobody could be asked how the servers sync.
+    Unverified,
+    /// A server that keeps the log does not sync before it acknowledges: a power cut may lose what was acknowledged.
+    Lazy,
 }
 
 impl SyncMode {
@@ -91,6 +103,9 @@ impl SyncMode {
         match self {
             Self::Embedded => "embedded",
             Self::Memory => "memory",
+            Self::Verified => "verified",
+            Self::Unverified => "unverified",
+            Self::Lazy => "lazy",
         }
     }
 }
