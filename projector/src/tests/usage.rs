@@ -2,18 +2,21 @@
 
 use std::sync::Arc;
 
-use event_log::usage::{StoredBatch, UsageLog};
+use async_trait::async_trait;
+use event_log::usage::{StoredBatch, UsageAppendError, UsageAppended, UsageBatches, UsageLog, UsageStream, UsageVoid};
+use futures_util::{StreamExt as _, stream};
 use proptest::prelude::*;
 use schemas::upstream::Dialect;
 use schemas::usage::{Outcome, TokenParts, UsageBatch, UsageRecord, UsageSource};
 use schemas::{IncarnationId, RequestId, Sequence, Timestamp, UpstreamId, WriterId};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::models::{PATIENCE, config};
 use super::world::{key_id, tenant};
 use crate::Memory;
 use crate::store::Row;
-use crate::usage::{GroupBy, UsageFolder, UsageGroup, UsageOpenError, UsageProjector, UsageQuery};
+use crate::usage::{GroupBy, UsageFolder, UsageFollowError, UsageGroup, UsageOpenError, UsageProjector, UsageQuery};
 
 const DAY_MICROS: u64 = 86_400_000_000;
 
@@ -45,7 +48,7 @@ fn batch(node: u8, number: u64, records: Vec<UsageRecord>) -> UsageBatch {
 }
 
 fn stored(batches: Vec<UsageBatch>) -> Vec<StoredBatch> {
-    batches.into_iter().zip(1..).map(|(batch, n)| StoredBatch { sequence: Sequence(n), batch }).collect()
+    batches.into_iter().zip(1..).map(|(batch, n)| StoredBatch { sequence: Sequence(n), batch: Ok(batch) }).collect()
 }
 
 fn rows_of(runs: &[&[StoredBatch]]) -> Vec<Row> {
@@ -80,7 +83,7 @@ proptest! {
 async fn usage_is_summed_by_key_model_upstream_and_day() {
     let directory = tempfile::tempdir().unwrap();
     let log = Arc::new(UsageLog::open(&directory.path().join("usage-log")).unwrap());
-    let (projector, models) = UsageProjector::open(config(directory.path()), Arc::clone(&log)).await.unwrap();
+    let (projector, models) = UsageProjector::open(config(directory.path()), log.clone()).await.unwrap();
     let cancel = CancellationToken::new();
     let (outcome, ()) = tokio::join!(projector.run(cancel.clone()), async {
         let first = batch(1, 1, vec![record(1, 1, 5, Some(3)), record(2, 1, 6, None)]);
@@ -136,6 +139,73 @@ fn repeats_are_dropped_and_gaps_are_told() {
     folder.fold(&stored(vec![one(), one(), other_node, after_a_gap])).unwrap();
     let position = folder.position();
     assert_eq!((position.requests, position.repeats, position.gaps), (3, 1, 2));
+}
+
+#[test]
+fn what_is_no_batch_is_written_down_and_passed() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut folder = UsageFolder::open(directory.path(), &Memory::new(0)).unwrap();
+    let mut run =
+        stored(vec![batch(1, 1, vec![record(1, 1, 5, Some(1))]), batch(1, 2, vec![]), batch(1, 3, vec![record(3, 1, 5, Some(1))])]);
+    let void = UsageVoid::NotABatch { subject: "kr.u.x.y".into() };
+    run[1].batch = Err(void.clone());
+    folder.fold(&run).unwrap();
+    let position = folder.position();
+    assert_eq!((position.sequence, position.requests, position.voids, position.gaps), (Sequence(3), 2, 1, 1));
+}
+
+/// A usage stream that is out of reach until it has a head, and then holds one place that is no batch.
+struct Distant(watch::Sender<Option<Sequence>>);
+
+#[async_trait]
+impl UsageStream for Distant {
+    async fn append(&self, _: &UsageBatch) -> Result<UsageAppended, UsageAppendError> {
+        unreachable!("the projector never appends")
+    }
+
+    fn read(&self, from: Sequence) -> UsageBatches {
+        assert_eq!(from, Sequence(1));
+        let void = StoredBatch { sequence: from, batch: Err(UsageVoid::Missing) };
+        stream::iter([Ok(vec![void])]).chain(stream::pending()).boxed()
+    }
+
+    async fn read_range(&self, _: Sequence, _: usize) -> Result<Vec<StoredBatch>, event_log::ReadError> {
+        unreachable!("the projector reads on")
+    }
+
+    async fn head(&self) -> Result<Sequence, event_log::ReadError> {
+        self.0.borrow().ok_or(event_log::ReadError::Unavailable { reason: "a test says so".into() })
+    }
+
+    fn watch(&self) -> watch::Receiver<Sequence> {
+        unreachable!("the projector reads on")
+    }
+
+    async fn close(&self) {}
+}
+
+#[tokio::test]
+async fn a_stream_out_of_reach_is_compared_at_first_contact() {
+    let directory = tempfile::tempdir().unwrap();
+    let distant = Arc::new(Distant(watch::Sender::new(None)));
+    let (projector, models) = UsageProjector::open(config(directory.path()), distant.clone()).await.unwrap();
+    let cancel = CancellationToken::new();
+    let (outcome, ()) = tokio::join!(projector.run(cancel.clone()), async {
+        distant.0.send_replace(Some(Sequence(1)));
+        assert!(models.wait_for(Sequence(1), PATIENCE).await);
+        cancel.cancel();
+    });
+    outcome.unwrap();
+    assert_eq!(models.voids(Sequence(1), 10).unwrap(), [(Sequence(1), UsageVoid::Missing)]);
+    assert_eq!(models.voids(Sequence(2), 10).unwrap(), []);
+    assert_eq!(models.status().voids, 1);
+    drop((projector, models));
+
+    distant.0.send_replace(None);
+    let (projector, _models) = UsageProjector::open(config(directory.path()), distant.clone()).await.unwrap();
+    distant.0.send_replace(Some(Sequence(0)));
+    let refused = projector.run(CancellationToken::new()).await;
+    assert!(matches!(refused, Err(UsageFollowError::LogShorter { position: Sequence(1), head: Sequence(0) })), "{refused:?}");
 }
 
 #[cfg(feature = "faults")]

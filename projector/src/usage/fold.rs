@@ -10,7 +10,7 @@ use thiserror::Error;
 
 use super::rows::{
     Dimension, EVER, FAMILIES, GAPS, GapFinding, INCARNATIONS, KEY_DAYS, KEY_MODELS, META, REQUEST_RING, REQUESTS, TOTALS, Totals,
-    UsagePosition, of_gap, of_incarnation, of_key, of_request, of_ring, position_key, totals_key,
+    UsagePosition, VOIDS, of_incarnation, of_key, of_request, of_ring, of_sequence, position_key, totals_key,
 };
 use crate::memory::Memory;
 use crate::store::{Batch, CommitError, Family, ReadError, Store};
@@ -81,6 +81,16 @@ impl<'a> Draft<'a> {
     fn add(&mut self, stored: &'a StoredBatch) -> Result<(), ReadError> {
         let StoredBatch { sequence, batch } = stored;
         self.position.sequence = *sequence;
+        // Written down and passed: what follows it counts. If a batch stood here, its number is missing, which is a gap of its own.
+        let batch = match batch {
+            Ok(batch) => batch,
+            Err(void) => {
+                tracing::error!(sequence = sequence.0, reason = %void, "something in the usage stream is not counted");
+                self.position.voids += 1;
+                self.batch.put(VOIDS, &of_sequence(*sequence), void);
+                return Ok(());
+            }
+        };
         let origin = of_incarnation(batch.node, batch.incarnation);
         let last = match self.incarnations.get(&origin) {
             Some(last) => *last,
@@ -95,7 +105,7 @@ impl<'a> Draft<'a> {
             self.position.gaps += found - expected;
             let gap = GapFinding { node: batch.node, incarnation: batch.incarnation, expected, found };
             tracing::error!(node = %gap.node, incarnation = %gap.incarnation, expected, found, "usage batches are missing");
-            self.batch.put(GAPS, &of_gap(*sequence), &gap);
+            self.batch.put(GAPS, &of_sequence(*sequence), &gap);
         }
         self.incarnations.insert(origin, found);
         batch.records.iter().try_for_each(|record| self.count(record))

@@ -5,13 +5,14 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
+use event_log::usage::UsageVoid;
 use schemas::usage::UsageRecord;
 use schemas::{KeyId, RequestId, Sequence, TenantId, UpstreamId};
 use tokio::sync::watch;
 
 use super::rows::{
-    Dimension, EVER, GAPS, GapFinding, KEY_DAYS, KEY_MODELS, REQUESTS, TOTALS, Totals, UsagePosition, of_gap, of_key, of_request,
-    totals_day, totals_key, totals_prefix,
+    Dimension, EVER, GAPS, GapFinding, KEY_DAYS, KEY_MODELS, REQUESTS, TOTALS, Totals, UsagePosition, VOIDS, of_key, of_request,
+    of_sequence, totals_day, totals_key, totals_prefix,
 };
 use crate::store::{ReadError, Row, Store, key};
 
@@ -60,6 +61,8 @@ pub struct UsageStatus {
     pub repeats: u64,
     /// Batches that never came; an alarm.
     pub gaps: u64,
+    /// Places of the stream that hold no batch; an alarm.
+    pub voids: u64,
     /// False once the fold has failed; sums then grow no more.
     pub following: bool,
 }
@@ -86,8 +89,8 @@ impl UsageModels {
 
     pub fn status(&self) -> UsageStatus {
         let Announced { position, following } = *self.announced.borrow();
-        let UsagePosition { sequence, requests, repeats, gaps } = position;
-        UsageStatus { sequence, requests, repeats, gaps, following }
+        let UsagePosition { sequence, requests, repeats, gaps, voids } = position;
+        UsageStatus { sequence, requests, repeats, gaps, voids, following }
     }
 
     /// Waits until a place in the usage stream was announced; false if that takes longer than `patience`.
@@ -153,8 +156,21 @@ impl UsageModels {
 
     /// Batches that are missing from the stream, from a place in it on.
     pub fn gaps(&self, from: Sequence, limit: usize) -> Result<Vec<GapFinding>, ReadError> {
-        let rows = self.store.scan::<GapFinding>(GAPS, &of_gap(from), key::cluster_wide(&[]));
+        let rows = self.store.scan::<GapFinding>(GAPS, &of_sequence(from), key::cluster_wide(&[]));
         rows.take(limit).map(|row| row.map(|(_, gap)| gap)).collect()
+    }
+
+    /// Places of the stream that hold no batch, from one on, and why.
+    pub fn voids(&self, from: Sequence, limit: usize) -> Result<Vec<(Sequence, UsageVoid)>, ReadError> {
+        let prefix = key::cluster_wide(&[]);
+        let rows = self.store.scan::<UsageVoid>(VOIDS, &of_sequence(from), prefix.clone());
+        rows.take(limit)
+            .map(|row| {
+                let (key, void) = row?;
+                let sequence = key[prefix.len()..].try_into().map_err(|_| ReadError::Row { family: VOIDS })?;
+                Ok((Sequence(u64::from_be_bytes(sequence)), void))
+            })
+            .collect()
     }
 
     /// Every row, position included: equal dumps are equal models.

@@ -22,8 +22,10 @@ pub(super) const REQUESTS: Family = "requests";
 pub(super) const REQUEST_RING: Family = "request_ring";
 /// Sequence -> [`GapFinding`].
 pub(super) const GAPS: Family = "gaps";
+/// Sequence -> [`event_log::usage::UsageVoid`].
+pub(super) const VOIDS: Family = "voids";
 
-pub(super) const FAMILIES: &[Family] = &[META, INCARNATIONS, TOTALS, KEY_MODELS, KEY_DAYS, REQUESTS, REQUEST_RING, GAPS];
+pub(super) const FAMILIES: &[Family] = &[META, INCARNATIONS, TOTALS, KEY_MODELS, KEY_DAYS, REQUESTS, REQUEST_RING, GAPS, VOIDS];
 
 /// How many requests are kept in detail. The bound is a number, so that the disk they take is bounded too: about 200 MiB.
 pub const REQUESTS_KEPT: u64 = 1_000_000;
@@ -41,6 +43,8 @@ pub(crate) struct UsagePosition {
     pub repeats: u64,
     /// Alarming: batches that never came.
     pub gaps: u64,
+    /// Alarming: places of the stream that hold no batch.
+    pub voids: u64,
 }
 
 /// Batches of an incarnation that are missing from the stream: use that is not counted.
@@ -183,7 +187,7 @@ pub(super) fn of_incarnation(node: WriterId, incarnation: IncarnationId) -> Vec<
     key::cluster_wide(&[node.as_bytes(), incarnation.as_bytes()])
 }
 
-pub(super) fn of_gap(sequence: Sequence) -> Vec<u8> {
+pub(super) fn of_sequence(sequence: Sequence) -> Vec<u8> {
     key::cluster_wide(&[&sequence.0.to_be_bytes()])
 }
 

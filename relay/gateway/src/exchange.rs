@@ -97,7 +97,7 @@ impl Exchange<'_> {
             query: parts.uri.query().and_then(crate::client_key::scrub),
             body: with_option.unwrap_or_else(|| body.bytes.clone()),
         };
-        let slot = state.usage.reserve().ok_or(Refusal::Overloaded)?;
+        let slot = state.usage.reserve()?;
         let record = UsageRecord {
             request: arrival.request,
             tenant: key.tenant.clone(),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use event_log::usage::UsageLog;
+use event_log::usage::UsageStream;
 use projector::ReadModels;
 use schemas::{IncarnationId, Timestamp, WriterId};
 use thiserror::Error;
@@ -27,7 +27,7 @@ pub struct GatewayParts {
     pub config: GatewayConfig,
     pub models: ReadModels,
     pub vault: Arc<Vault>,
-    pub usage_log: Arc<UsageLog>,
+    pub usage_stream: Arc<dyn UsageStream>,
     /// Who numbers the usage batches: this node, and this run of its process.
     pub node: WriterId,
     pub incarnation: IncarnationId,
@@ -67,9 +67,9 @@ pub(crate) struct State {
 impl Gateway {
     /// The data plane, and the writer of its usage, which the composition root runs as a task ([`UsageWriter::run`]).
     pub fn new(parts: GatewayParts) -> Result<(Self, UsageWriter), GatewayError> {
-        let GatewayParts { config, models, vault, usage_log, node, incarnation, clock, metrics } = parts;
+        let GatewayParts { config, models, vault, usage_stream, node, incarnation, clock, metrics } = parts;
         let transport = Transport::new(&config).map_err(GatewayError::RootCertificates)?;
-        let (usage, writer) = UsageSink::new(usage_log, node, incarnation, &metrics);
+        let (usage, writer) = UsageSink::new(usage_stream, node, incarnation, &metrics);
         let state = State {
             targets: Targets::new(models.clone(), vault, config.allow_private_upstreams),
             bodies: Arc::new(Semaphore::new(config.bodies_bytes_max)),

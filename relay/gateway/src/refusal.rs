@@ -69,6 +69,9 @@ pub(crate) enum Refusal {
     Draining,
     #[error("the relay is overloaded")]
     Overloaded,
+    /// What a request uses could not be written down.
+    #[error("the relay has no room to record usage at the moment")]
+    UsageSpoolFull,
     #[error("the relay cannot look up keys at the moment")]
     Unavailable,
 }
@@ -104,7 +107,9 @@ impl Refusal {
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::UpstreamFailed | Self::UpstreamBrokeOff => StatusCode::BAD_GATEWAY,
             Self::UpstreamTimeout => StatusCode::GATEWAY_TIMEOUT,
-            Self::NoUpstream | Self::Draining | Self::Overloaded | Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NoUpstream | Self::Draining | Self::Overloaded | Self::UsageSpoolFull | Self::Unavailable => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
         }
     }
 
@@ -135,6 +140,7 @@ impl Refusal {
             Self::UpstreamBrokeOff => "upstream_broke_off",
             Self::Draining => "draining",
             Self::Overloaded => "overloaded",
+            Self::UsageSpoolFull => "usage_spool_full",
             Self::Unavailable => "unavailable",
         }
     }
@@ -226,7 +232,9 @@ impl Refusal {
     fn write_retry(&self, headers: &mut HeaderMap) {
         let after_ms = match self {
             Self::RateLimited(rate) => rate.reset_after_ms(),
-            Self::ConcurrencyLimited(_) | Self::Draining | Self::Overloaded | Self::Unavailable => RETRY_AFTER_MS_DEFAULT,
+            Self::ConcurrencyLimited(_) | Self::Draining | Self::Overloaded | Self::UsageSpoolFull | Self::Unavailable => {
+                RETRY_AFTER_MS_DEFAULT
+            }
             // Nothing but an operator can change this; an SDK that tries again only waits.
             Self::NoUpstream => {
                 headers.insert(SHOULD_RETRY, HeaderValue::from_static("false"));

@@ -35,6 +35,7 @@ fn all() -> Vec<Refusal> {
         Refusal::UpstreamBrokeOff,
         Refusal::Draining,
         Refusal::Overloaded,
+        Refusal::UsageSpoolFull,
         Refusal::Unavailable,
     ]
 }

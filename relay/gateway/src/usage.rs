@@ -1,33 +1,39 @@
-//! The way of a usage record from a settled request into the usage log.
+//! The way of a usage record from a settled request into the usage stream.
 //!
 //! Nothing is lost and nothing waits at the end of a request: a request takes its place in the queue ([`Slot`]) before it is sent to
 //! an upstream, and settling fills the place, which cannot fail or block. So the queue and the requests in flight share one bound;
-//! when the usage log is slow, it is new requests that are refused.
+//! when the usage stream is slow, or has no room, it is new requests that are refused.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use event_log::usage::{UsageAppendError, UsageAppended, UsageLog};
+use event_log::usage::{UsageAppendError, UsageAppended, UsageStream};
 use schemas::usage::{UsageBatch, UsageRecord};
 use schemas::{IncarnationId, WriterId};
 use thiserror::Error;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use crate::Metrics;
+use crate::refusal::Refusal;
 
 /// The most requests that are in flight or settled and not yet written.
 pub(crate) const SLOTS_MAX: usize = 65_536;
-/// The most records of a batch: far below the usage log's bound in bytes.
+/// The most records of a batch: far below the usage stream's bound in bytes.
 pub(crate) const BATCH_RECORDS_MAX: usize = 256;
 /// How long the first record of a batch waits for others.
 pub(crate) const BATCH_DELAY: Duration = Duration::from_millis(50);
+/// How long a batch that found no room waits before it is tried again.
+const ROOM_PAUSE: Duration = Duration::from_millis(250);
 
 /// Where settled requests go. Cheap to clone.
 #[derive(Clone)]
 pub struct UsageSink {
     sender: mpsc::Sender<UsageRecord>,
+    /// Whether the usage stream has no room; written by the writer.
+    is_full: Arc<AtomicBool>,
     metrics: Metrics,
 }
 
@@ -44,11 +50,12 @@ impl Slot {
     }
 }
 
-/// Writes what settles into the usage log, in numbered batches. The composition root runs it as a task.
+/// Writes what settles into the usage stream, in numbered batches. The composition root runs it as a task.
 pub struct UsageWriter {
     receiver: mpsc::Receiver<UsageRecord>,
-    log: Arc<UsageLog>,
+    stream: Arc<dyn UsageStream>,
     batch: UsageBatch,
+    is_full: Arc<AtomicBool>,
     metrics: Metrics,
 }
 
@@ -63,16 +70,22 @@ pub enum UsageWriteError {
 
 impl UsageSink {
     /// A sink and its writer. `incarnation` is new at each start of the node, so that batches are numbered from 1.
-    pub fn new(log: Arc<UsageLog>, node: WriterId, incarnation: IncarnationId, metrics: &Metrics) -> (Self, UsageWriter) {
+    pub fn new(stream: Arc<dyn UsageStream>, node: WriterId, incarnation: IncarnationId, metrics: &Metrics) -> (Self, UsageWriter) {
         let (sender, receiver) = mpsc::channel(SLOTS_MAX);
         let batch = UsageBatch { node, incarnation, number: 1, records: Vec::with_capacity(BATCH_RECORDS_MAX) };
-        (Self { sender, metrics: metrics.clone() }, UsageWriter { receiver, log, batch, metrics: metrics.clone() })
+        let is_full = Arc::new(AtomicBool::new(false));
+        let writer = UsageWriter { receiver, stream, batch, is_full: Arc::clone(&is_full), metrics: metrics.clone() };
+        (Self { sender, is_full, metrics: metrics.clone() }, writer)
     }
 
-    /// A place for the record of a request that is about to be sent; none if all are taken or the writer is gone.
-    pub(crate) fn reserve(&self) -> Option<Slot> {
-        let permit = self.sender.clone().try_reserve_owned().ok()?;
-        Some(Slot { permit, metrics: self.metrics.clone() })
+    /// A place for the record of a request that is about to be sent. There is none while the usage stream has no room, if all are taken,
+    /// or if the writer is gone.
+    pub(crate) fn reserve(&self) -> Result<Slot, Refusal> {
+        if self.is_full.load(Ordering::Relaxed) {
+            return Err(Refusal::UsageSpoolFull);
+        }
+        let permit = self.sender.clone().try_reserve_owned().map_err(|_| Refusal::Overloaded)?;
+        Ok(Slot { permit, metrics: self.metrics.clone() })
     }
 }
 
@@ -108,12 +121,24 @@ impl UsageWriter {
         }
     }
 
+    /// Appends the batch. One that finds no room is kept until there is some: requests in flight still settle, new ones are refused.
     async fn append(&mut self) -> Result<(), UsageWriteError> {
         let number = self.batch.number;
-        match self.log.append(&self.batch).await {
-            Ok(UsageAppended::Appended(_) | UsageAppended::AlreadyAppended(_)) => {}
-            Ok(UsageAppended::Unknown) => return Err(UsageWriteError::Unknown { number }),
-            Err(source) => return Err(UsageWriteError::Append { number, source }),
+        loop {
+            match self.stream.append(&self.batch).await {
+                Ok(UsageAppended::Appended | UsageAppended::AlreadyAppended) => break,
+                Ok(UsageAppended::Unknown) => return Err(UsageWriteError::Unknown { number }),
+                Err(error @ UsageAppendError::SpoolFull { .. }) => {
+                    if !self.is_full.swap(true, Ordering::Relaxed) {
+                        tracing::error!(error = &error as &dyn std::error::Error, "requests are refused until usage can be written");
+                    }
+                    sleep(ROOM_PAUSE).await;
+                }
+                Err(source) => return Err(UsageWriteError::Append { number, source }),
+            }
+        }
+        if self.is_full.swap(false, Ordering::Relaxed) {
+            tracing::info!("usage is written again, requests are let in");
         }
         self.metrics.usage_queued().dec_by(i64::try_from(self.batch.records.len()).unwrap_or(i64::MAX));
         self.batch.number += 1;
@@ -121,3 +146,7 @@ impl UsageWriter {
         Ok(())
     }
 }
+
+#[cfg(test)]
+#[path = "usage_tests.rs"]
+mod tests;

@@ -14,7 +14,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::Context as _;
 use control::founding::{self, Foundation, Sources};
 use control::{App, AppParts, Clock, Commands, CommandsParts, Metrics, ProbeOutcome};
-use event_log::usage::UsageLog;
+use event_log::usage::{UsageLog, UsageStream};
 use event_log::{EmbeddedLog, EventLog};
 use gateway::{Gateway, GatewayParts};
 use projector::usage::UsageProjector;
@@ -70,7 +70,7 @@ struct Node {
     clock: Clock,
     projector: Projector,
     models: ReadModels,
-    usage_log: Arc<UsageLog>,
+    usage_stream: Arc<dyn UsageStream>,
     usage_projector: UsageProjector,
     usage: UsageModels,
 }
@@ -82,10 +82,10 @@ impl Node {
         let (projector, models) = Projector::open(models_config.clone(), log.clone()).await.context("the read models do not open")?;
         let usage_dir = config.data.join("usage-log");
         let usage_log = tokio::task::spawn_blocking(move || UsageLog::open(&usage_dir)).await?.context("the usage stream does not open")?;
-        let usage_log = Arc::new(usage_log);
+        let usage_stream: Arc<dyn UsageStream> = Arc::new(usage_log);
         let (usage_projector, usage) =
-            UsageProjector::open(models_config, usage_log.clone()).await.context("the usage models do not open")?;
-        Ok(Self { config, log, foundation, clock, projector, models, usage_log, usage_projector, usage })
+            UsageProjector::open(models_config, usage_stream.clone()).await.context("the usage models do not open")?;
+        Ok(Self { config, log, foundation, clock, projector, models, usage_stream, usage_projector, usage })
     }
 
     /// Serves until a signal, a task that may not end ends, or the start fails.
@@ -103,7 +103,7 @@ impl Node {
         let (projector, stop) = (self.projector, tasks.close.clone());
         tasks.logged("projector.follow", follow(projector, stop));
         let (usage_projector, stop) = (self.usage_projector, tasks.close.clone());
-        tasks.logged("usage.follow", async move { Ok(usage_projector.run(stop).await?) });
+        tasks.logged("usage.follow", follow_usage(usage_projector, stop));
 
         let commands = Commands::new(CommandsParts {
             log: self.log.clone(),
@@ -118,7 +118,7 @@ impl Node {
             config: self.config.gateway(),
             models: self.models.clone(),
             vault: vault.clone(),
-            usage_log: self.usage_log.clone(),
+            usage_stream: self.usage_stream.clone(),
             node: writer_id,
             incarnation: new_incarnation()?,
             clock: self.clock.clone(),
@@ -205,6 +205,18 @@ async fn follow(projector: Projector, stop: CancellationToken) -> anyhow::Result
             () = tokio::time::sleep(FOLLOW_PAUSE) => {}
         }
     }
+}
+
+/// Follows the usage stream, again after a failure that may pass.
+async fn follow_usage(projector: UsageProjector, stop: CancellationToken) -> anyhow::Result<()> {
+    while let Err(error) = projector.run(stop.clone()).await {
+        tracing::error!(error = &error as &dyn std::error::Error, "the usage models do not follow; trying again");
+        tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            () = tokio::time::sleep(FOLLOW_PAUSE) => {}
+        }
+    }
+    Ok(())
 }
 
 /// A number for this run of the process: usage batches are numbered under it.

@@ -51,11 +51,11 @@ impl Store {
         Ok(last.filter(|(found, _)| found == origin).map_or(0, |(_, number)| number))
     }
 
-    /// Where the batch with this number stands, and its bytes.
-    pub(super) fn find(&self, origin: &Origin, number: u64) -> Result<Option<(Sequence, Vec<u8>)>, StorageError> {
+    /// The bytes of the batch with this number.
+    pub(super) fn find(&self, origin: &Origin, number: u64) -> Result<Option<Vec<u8>>, StorageError> {
         let Some(sequence) = self.rocks.get(NUMBERS, number_key(origin, number))? else { return Ok(None) };
         let bytes = self.rocks.get(BATCHES, &sequence)?.ok_or(Damage::Disagreement { family: NUMBERS })?;
-        Ok(Some((parse_sequence(&sequence, NUMBERS)?, bytes.to_vec())))
+        Ok(Some(bytes.to_vec()))
     }
 
     /// One run of batches from a sequence on, `to` included.
@@ -69,7 +69,7 @@ impl Store {
                 break;
             }
             bytes += value.len();
-            run.push(StoredBatch { sequence, batch: parse_batch(value)? });
+            run.push(StoredBatch { sequence, batch: Ok(parse_batch(value)?) });
             rows.next();
         }
         rows.status()?;

@@ -70,7 +70,7 @@ impl Writer {
             return Ok(None);
         }
         Ok(Some(match self.store.find(origin, *number)? {
-            Some((sequence, stored)) if stored == *bytes => Ok(UsageAppended::AlreadyAppended(sequence)),
+            Some(stored) if stored == *bytes => Ok(UsageAppended::AlreadyAppended),
             Some(_) => Err(UsageAppendError::OtherContent { number: *number }),
             None => Err(UsageAppendError::Gap { expected, found: *number }),
         }))
@@ -85,7 +85,7 @@ impl Writer {
             return UsageAppended::Unknown;
         }
         self.head.send_replace(sequence);
-        UsageAppended::Appended(sequence)
+        UsageAppended::Appended
     }
 
     fn fail(&mut self, error: StorageError) {

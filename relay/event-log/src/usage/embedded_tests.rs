@@ -16,9 +16,9 @@ async fn batches_are_numbered_per_incarnation() {
     let log = UsageLog::open(directory.path()).unwrap();
     assert_eq!(log.append(&batch(1, 2)).await, Err(UsageAppendError::Gap { expected: 1, found: 2 }));
     assert_eq!(log.append(&batch(1, 0)).await, Err(UsageAppendError::Gap { expected: 1, found: 0 }));
-    assert_eq!(log.append(&batch(1, 1)).await, Ok(UsageAppended::Appended(Sequence(1))));
-    assert_eq!(log.append(&batch(2, 1)).await, Ok(UsageAppended::Appended(Sequence(2))));
-    assert_eq!(log.append(&batch(1, 2)).await, Ok(UsageAppended::Appended(Sequence(3))));
+    assert_eq!(log.append(&batch(1, 1)).await, Ok(UsageAppended::Appended));
+    assert_eq!(log.append(&batch(2, 1)).await, Ok(UsageAppended::Appended));
+    assert_eq!(log.append(&batch(1, 2)).await, Ok(UsageAppended::Appended));
     assert_eq!(log.append(&batch(1, 4)).await, Err(UsageAppendError::Gap { expected: 3, found: 4 }));
     assert_eq!(log.append(&batch(1, u64::MAX)).await, Err(UsageAppendError::Gap { expected: 3, found: u64::MAX }));
 }
@@ -27,15 +27,15 @@ async fn batches_are_numbered_per_incarnation() {
 async fn a_number_that_comes_again_must_bring_the_same_batch() {
     let directory = tempfile::tempdir().unwrap();
     let log = UsageLog::open(directory.path()).unwrap();
-    assert_eq!(log.append(&batch(1, 1)).await, Ok(UsageAppended::Appended(Sequence(1))));
-    assert_eq!(log.append(&batch(1, 2)).await, Ok(UsageAppended::Appended(Sequence(2))));
+    assert_eq!(log.append(&batch(1, 1)).await, Ok(UsageAppended::Appended));
+    assert_eq!(log.append(&batch(1, 2)).await, Ok(UsageAppended::Appended));
     drop(log);
 
     let log = UsageLog::open(directory.path()).unwrap();
-    assert_eq!(log.append(&batch(1, 1)).await, Ok(UsageAppended::AlreadyAppended(Sequence(1))));
+    assert_eq!(log.append(&batch(1, 1)).await, Ok(UsageAppended::AlreadyAppended));
     let other = UsageBatch { records: vec![record()], ..batch(1, 1) };
     assert_eq!(log.append(&other).await, Err(UsageAppendError::OtherContent { number: 1 }));
-    assert_eq!(log.head(), Sequence(2));
+    assert_eq!(log.head().await, Ok(Sequence(2)));
 }
 
 #[tokio::test]
@@ -43,12 +43,12 @@ async fn a_reader_catches_up_and_then_waits() {
     let directory = tempfile::tempdir().unwrap();
     let log = UsageLog::open(directory.path()).unwrap();
     let first = UsageBatch { records: vec![record()], ..batch(1, 1) };
-    assert_eq!(log.append(&first).await, Ok(UsageAppended::Appended(Sequence(1))));
+    assert_eq!(log.append(&first).await, Ok(UsageAppended::Appended));
     let mut batches = log.read(Sequence(1));
-    assert_eq!(batches.next().await, Some(Ok(vec![StoredBatch { sequence: Sequence(1), batch: first }])));
+    assert_eq!(batches.next().await, Some(Ok(vec![StoredBatch { sequence: Sequence(1), batch: Ok(first) }])));
     let (appended, run) = tokio::join!(async { log.append(&batch(1, 2)).await }, batches.next());
-    assert_eq!(appended, Ok(UsageAppended::Appended(Sequence(2))));
-    assert_eq!(run, Some(Ok(vec![StoredBatch { sequence: Sequence(2), batch: batch(1, 2) }])));
+    assert_eq!(appended, Ok(UsageAppended::Appended));
+    assert_eq!(run, Some(Ok(vec![StoredBatch { sequence: Sequence(2), batch: Ok(batch(1, 2)) }])));
     log.close().await;
     assert_eq!(log.append(&batch(1, 3)).await, Err(UsageAppendError::Closed));
     assert_eq!(batches.next().await, Some(Err(ReadError::Closed)));
@@ -66,15 +66,13 @@ async fn a_directory_of_another_kind_is_refused() {
 async fn a_failed_write_is_resolved_after_opening_again() {
     use crate::faults::{Fault, fail_next_write};
 
-    for (fault, resolved) in
-        [(Fault::NotKept, UsageAppended::Appended(Sequence(1))), (Fault::Kept, UsageAppended::AlreadyAppended(Sequence(1)))]
-    {
+    for (fault, resolved) in [(Fault::NotKept, UsageAppended::Appended), (Fault::Kept, UsageAppended::AlreadyAppended)] {
         let directory = tempfile::tempdir().unwrap();
         let log = UsageLog::open(directory.path()).unwrap();
         fail_next_write(fault);
         assert_eq!(log.append(&batch(1, 1)).await, Ok(UsageAppended::Unknown));
         assert!(matches!(log.append(&batch(1, 1)).await, Err(UsageAppendError::Failed(_))));
-        assert_eq!(log.head(), Sequence::ZERO);
+        assert_eq!(log.head().await, Ok(Sequence::ZERO));
         drop(log);
         let log = UsageLog::open(directory.path()).unwrap();
         assert_eq!(log.append(&batch(1, 1)).await, Ok(resolved));
