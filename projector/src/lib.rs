@@ -14,6 +14,7 @@
 //! This crate decides nothing: whether a record counts is [`schemas::judge()`]'s, what it does to an aggregate is [`schemas::apply`]'s. It is the
 //! only place that opens a read model.
 
+mod contact;
 mod directory;
 #[cfg(feature = "faults")]
 pub mod faults;
@@ -30,8 +31,8 @@ pub mod usage;
 pub use fold::{CommandRow, Counts, FoldError, ROOTS_KEPT, SeenFault, SeenFinding, Stop, StopCause};
 pub use memory::Memory;
 pub use models::{CommittedPrefix, Position, ReadModels, Route, Routes, State, Status, Versioned};
-pub use projector::{Config, FollowError, Projector, RebuildError, Rebuilt};
-pub use start::{DirectoryError, OpenError};
+pub use projector::{Clock, Config, FollowError, Projector, RebuildError, Rebuilt};
+pub use start::{CheckError, DirectoryError, OpenError};
 pub use store::{CommitError, ReadError, Row};
 pub use usage::UsageModels;
 

@@ -1,6 +1,7 @@
 //! The read side: cheap to clone, synchronous, never waiting for the fold.
 
 mod cache;
+mod freshness;
 mod prefix;
 mod routes;
 mod status;
@@ -16,6 +17,7 @@ use schemas::upstream::Upstream;
 use schemas::{Aggregate, CommandId, Digest, KeyId, PoolId, Sequence, Stream, StreamKind, TenantId, UpstreamId, Version, VoidReason};
 use tokio::sync::watch;
 
+pub(crate) use freshness::{Freshness, HEARTBEAT, Moment};
 pub use prefix::CommittedPrefix;
 pub use routes::{Route, Routes};
 pub use status::{State, Status};
@@ -74,7 +76,18 @@ impl ReadModels {
         let (view, head) = (self.shared.view(), self.shared.head());
         let (position, counts) = (view.position, view.counts);
         let lag = head.0.saturating_sub(position.sequence.0);
-        Status { state: self.shared.state(), position, head, lag, counts, version: crate::VERSION }
+        Status { state: self.shared.state(), position, head, lag, staleness: self.staleness(), counts, version: crate::VERSION }
+    }
+
+    /// The state of the fold and its changes.
+    pub fn states(&self) -> watch::Receiver<State> {
+        self.shared.states()
+    }
+
+    /// How long ago the rows were last known to hold all that the log held, this process and earlier ones together: zero while the log answers
+    /// and the rows keep up, [`Duration::MAX`] if they never were level. Cheap enough for every request.
+    pub fn staleness(&self) -> Duration {
+        self.shared.freshness.staleness()
     }
 
     /// An aggregate and what the next append to its stream expects.

@@ -3,24 +3,36 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use event_log::{EventLog, merkle};
+use event_log::{EventLog, Stored, merkle};
 use schemas::record::Frame;
-use schemas::{ClusterId, Digest, Sequence, VoidReason};
+use schemas::{ClusterId, Digest, Sequence};
 use thiserror::Error;
 
 use crate::VERSION;
-pub use crate::directory::DirectoryError;
 use crate::directory::{Directory, Generation};
 use crate::fold::Folder;
-use crate::fold::rows::{FAMILIES, VOIDS, of_sequence};
+use crate::fold::rows::{FAMILIES, PositionRow};
 use crate::memory::Memory;
 use crate::store::{ReadError, Store};
+
+pub use crate::directory::DirectoryError;
 
 /// Why the read models cannot be opened. Nothing was changed.
 #[derive(Debug, Error)]
 pub enum OpenError {
     #[error("the read models have version {found}, this release reads up to version {supported}")]
     NewerVersion { found: u32, supported: u32 },
+    #[error(transparent)]
+    Check(#[from] CheckError),
+    #[error(transparent)]
+    Directory(#[from] DirectoryError),
+    #[error(transparent)]
+    Storage(#[from] ReadError),
+}
+
+/// Why a log is not the one that read models were folded from, or why that cannot be found out.
+#[derive(Debug, Error)]
+pub enum CheckError {
     #[error("the read models are of cluster {found}, the log is of cluster {expected}")]
     OtherCluster { found: ClusterId, expected: ClusterId },
     /// Records that were folded, and perhaps acted on, are gone.
@@ -28,10 +40,6 @@ pub enum OpenError {
     LogShorter { position: Sequence, head: Sequence },
     #[error("the log's record at sequence {sequence} is not the one that the read models were folded from")]
     LogDiffers { sequence: Sequence },
-    #[error(transparent)]
-    Directory(#[from] DirectoryError),
-    #[error(transparent)]
-    Storage(#[from] ReadError),
     #[error(transparent)]
     Log(#[from] event_log::ReadError),
 }
@@ -56,33 +64,47 @@ pub(crate) fn open_model(path: &Path, memory: &Memory) -> Result<(Directory, Fol
     Ok((directory, Folder::open(Arc::new(store))?))
 }
 
-/// Checks that the log goes on where the model stands. Gives the log's head.
-pub(crate) async fn check_log(folder: &Folder, log: &dyn EventLog) -> Result<Sequence, OpenError> {
-    #[cfg(feature = "faults")]
-    if crate::faults::is_planted("trusting-open") {
-        return Ok(log.head().await?);
+/// What rows say about the log they were folded from: its cluster, and the record at their position.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Anchor {
+    pub cluster: ClusterId,
+    pub position: Sequence,
+    pub leaf: Digest,
+}
+
+impl Anchor {
+    /// None for rows that were folded from nothing yet; any log will do for them.
+    pub(crate) fn of(row: &PositionRow) -> Option<Self> {
+        Some(Self { cluster: row.cluster?, position: row.sequence, leaf: row.leaf? })
     }
-    let row = folder.row();
-    let (position, head) = (row.sequence, log.head().await?);
-    let (Some(found), Some(leaf)) = (row.cluster, row.leaf) else { return Ok(head) };
-    match log.identity().await {
-        Ok(Some(expected)) if expected != found => return Err(OpenError::OtherCluster { found, expected }),
-        Ok(_) => {}
-        // Something that founds nothing stands at sequence 1, and we have folded a founding there.
-        Err(event_log::ReadError::NotFounded) => return Err(OpenError::LogDiffers { sequence: Sequence(1) }),
-        Err(error) => return Err(error.into()),
-    }
-    if head < position {
-        return Err(OpenError::LogShorter { position, head });
-    }
-    let is_void = folder.store().get::<VoidReason>(VOIDS, &of_sequence(position))?.is_some();
-    let last = log.read_range(position, 1).await?;
-    let found = last.first().and_then(|stored| {
-        if is_void {
-            Some(merkle::leaf_of_void(&stored.subject, &stored.bytes))
-        } else {
-            Frame::parse(&stored.bytes).ok().map(|frame| merkle::leaf_of_valid(&frame))
+
+    /// Checks that a log goes on where the rows stand.
+    pub(crate) async fn check(&self, log: &dyn EventLog) -> Result<(), CheckError> {
+        #[cfg(feature = "faults")]
+        if crate::faults::is_planted("trusting-open") {
+            return Ok(());
         }
-    });
-    if found.map(Digest::from_bytes) == Some(leaf) { Ok(head) } else { Err(OpenError::LogDiffers { sequence: position }) }
+        let Self { cluster: found, position, leaf } = *self;
+        // The head before the identity: a log that holds nothing has no identity, and says best what it is by its head.
+        let head = log.head().await?;
+        match log.identity().await {
+            Ok(Some(expected)) if expected != found => return Err(CheckError::OtherCluster { found, expected }),
+            Ok(_) => {}
+            // Something that founds nothing stands at sequence 1, and we have folded a founding there.
+            Err(event_log::ReadError::NotFounded) => return Err(CheckError::LogDiffers { sequence: Sequence(1) }),
+            Err(error) => return Err(error.into()),
+        }
+        if head < position {
+            return Err(CheckError::LogShorter { position, head });
+        }
+        let last = log.read_range(position, 1).await?;
+        if last.first().is_some_and(|stored| has_leaf(stored, &leaf)) { Ok(()) } else { Err(CheckError::LogDiffers { sequence: position }) }
+    }
+}
+
+/// Whether a record has this leaf, by either verdict: no leaf of a valid record is that of a void one.
+fn has_leaf(stored: &Stored, leaf: &Digest) -> bool {
+    let as_void = || merkle::leaf_of_void(&stored.subject, &stored.bytes);
+    let as_valid = Frame::parse(&stored.bytes).ok().map(|frame| merkle::leaf_of_valid(&frame));
+    as_valid.into_iter().any(|found| found == *leaf.as_bytes()) || as_void() == *leaf.as_bytes()
 }

@@ -71,13 +71,17 @@ impl Store {
     pub(crate) fn open(path: &Path, families: &'static [Family], memory: &Memory) -> Result<Self, ReadError> {
         let descriptors = families.iter().map(|family| ColumnFamilyDescriptor::new(*family, memory.family_options()));
         let db = DB::open_cf_descriptors(&memory.database_options(), path, descriptors)?;
-        Ok(Self {
+        Ok(Self::of(db, path, families))
+    }
+
+    fn of(db: DB, path: &Path, families: &'static [Family]) -> Self {
+        Self {
             db,
             families,
             place: Place { path: path.to_owned(), retired: AtomicBool::new(false) },
             #[cfg(feature = "faults")]
             faults: std::sync::Arc::default(),
-        })
+        }
     }
 
     /// Whether the directory is removed once the last reader has let go.
@@ -115,6 +119,11 @@ impl Store {
     pub(crate) fn seek(&self, family: Family, from: &[u8]) -> Result<Option<Box<[u8]>>, ReadError> {
         let mut rows = self.db.iterator_cf(self.family(family), IteratorMode::From(from, Direction::Forward));
         Ok(rows.next().transpose()?.map(|(key, _)| key))
+    }
+
+    /// Makes all that was committed survive a crash of the machine.
+    pub(crate) fn sync(&self) -> Result<(), ReadError> {
+        Ok(self.db.flush_wal(true)?)
     }
 
     pub(crate) fn batch(&self) -> Batch<'_> {

@@ -1,8 +1,10 @@
 #![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
 #![allow(clippy::disallowed_methods, reason = "a test has no tracker; it awaits what it spawns")]
 
+mod degraded;
 mod fold;
 mod models;
+mod shaky;
 mod start;
 mod usage;
 mod world;

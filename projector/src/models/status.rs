@@ -1,5 +1,7 @@
 //! How the read models stand, for metrics and `/readyz`.
 
+use std::time::Duration;
+
 use schemas::Sequence;
 
 use super::Position;
@@ -8,8 +10,11 @@ use crate::fold::Counts;
 /// What the fold is doing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum State {
-    /// On its way to the head that the log had when following began. Rows are served, but may be far behind.
+    /// On its way to the head that the log had when following began, or when the log came back. Rows are served, but may be far behind.
     Rebuilding,
+    /// The log cannot be reached. What was folded before is served and grows stale; the fold goes on by itself when the log is back and
+    /// is still the one that the rows were folded from.
+    Waiting { reason: String },
     /// It has been at the head and folds what comes.
     Following,
     /// It cannot go on at this sequence. What was folded before is served.
@@ -25,13 +30,16 @@ pub struct Status {
     pub head: Sequence,
     /// `head - position`, in records.
     pub lag: u64,
+    /// See [`super::ReadModels::staleness`].
+    pub staleness: Duration,
     pub counts: Counts,
     /// The version of the rows, [`crate::VERSION`].
     pub version: u32,
 }
 
 impl Status {
-    /// Whether the rows were ever level with the log since the start, so that they may be served to clients.
+    /// Whether the log is at hand and the rows were level with it since it was. Rows that are not ready may be served too, as long as they are
+    /// not too stale.
     pub const fn is_ready(&self) -> bool {
         matches!(self.state, State::Following)
     }

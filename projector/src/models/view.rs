@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
-use parking_lot::Mutex;
 use schemas::Sequence;
 use tokio::sync::watch;
 
 use super::cache::{KeyCache, Mark};
+use super::freshness::{Freshness, Moment};
 use super::routes::Routes;
 use super::{Position, State};
 use crate::fold::{Authority, Changes, Counts, Folder};
@@ -50,12 +50,13 @@ pub(crate) struct Shared {
     announced: watch::Sender<Sequence>,
     /// The head of the log as last heard of.
     head: AtomicU64,
+    pub(crate) freshness: Freshness,
     /// Written by whoever runs the fold.
-    state: Mutex<State>,
+    state: watch::Sender<State>,
 }
 
 impl Shared {
-    pub(crate) fn new(folder: &Folder, head: Sequence) -> Result<Self, ReadError> {
+    pub(crate) fn new(folder: &Folder, head: Sequence, freshness: Freshness, state: State) -> Result<Self, ReadError> {
         let sequence = folder.row().sequence;
         let routes = Arc::new(Routes::load(folder.store(), sequence)?);
         Ok(Self {
@@ -63,7 +64,8 @@ impl Shared {
             cache: KeyCache::new(),
             announced: watch::Sender::new(sequence),
             head: AtomicU64::new(head.0),
-            state: Mutex::new(State::Rebuilding),
+            freshness,
+            state: watch::Sender::new(state),
         })
     }
 
@@ -104,13 +106,17 @@ impl Shared {
         self.announce(folder.row().sequence);
     }
 
+    /// Tells waiters of a position that readers see already. Whoever has waited finds the rows as fresh as the position makes them.
     fn announce(&self, sequence: Sequence) {
+        self.freshness.reach(sequence);
         self.head.fetch_max(sequence.0, Ordering::Relaxed);
         self.announced.send_replace(sequence);
     }
 
-    pub(crate) fn note_head(&self, head: Sequence) {
+    /// Takes in a head of the log, as of the moment at which it was asked for.
+    pub(crate) fn note_head(&self, head: Sequence, asked: Moment) {
         self.head.fetch_max(head.0, Ordering::Relaxed);
+        self.freshness.hear(head, asked, || self.sequence());
     }
 
     pub(crate) fn head(&self) -> Sequence {
@@ -118,10 +124,18 @@ impl Shared {
     }
 
     pub(crate) fn state(&self) -> State {
-        self.state.lock().clone()
+        self.state.borrow().clone()
+    }
+
+    pub(crate) fn states(&self) -> watch::Receiver<State> {
+        self.state.subscribe()
     }
 
     pub(crate) fn set_state(&self, state: State) {
-        *self.state.lock() = state;
+        self.state.send_if_modified(|at| {
+            let is_other = *at != state;
+            *at = state;
+            is_other
+        });
     }
 }

@@ -91,6 +91,8 @@ impl InUse {
             fold(&mut candidate, run)?;
             return Ok(Advanced::Behind(Box::new(candidate)));
         }
+        // Most of what a crash of the machine could take is brought to safety before the fold has to wait.
+        candidate.store().sync()?;
         // Nothing is folded into the model in use while this is held.
         let mut in_use = self.folder.lock();
         let position = in_use.row().position();
@@ -105,6 +107,7 @@ impl InUse {
             return Err(RebuildError::RootDiffers { sequence, found, expected });
         }
         let routes = Routes::load(candidate.store(), sequence)?;
+        candidate.store().sync()?;
         self.directory.point_to(generation)?;
         candidate.store().set_retired(false);
         let old = std::mem::replace(&mut *in_use, candidate);

@@ -14,13 +14,14 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::world::{ORIGIN, World, hash, key_id, key_stream, tenant};
-use crate::projector::FollowError;
-use crate::{Config, Memory, Projector, ReadModels, RebuildError, State};
+use crate::{Config, FollowError, Memory, Projector, ReadModels, RebuildError, State};
 
 pub(super) const PATIENCE: Duration = Duration::from_secs(20);
+/// What the clocks of tests show, unless a test sets its own.
+const NOW_MICROS: u64 = 1_800_000_000_000_000;
 
 pub(super) fn config(data: &Path) -> Config {
-    Config { data: data.to_owned(), memory: Memory::new(0) }
+    Config { data: data.to_owned(), memory: Memory::new(0), clock: Arc::new(|| Timestamp::from_micros(NOW_MICROS)) }
 }
 
 /// A projector that follows a log until the value goes.

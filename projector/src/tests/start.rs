@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::models::{PATIENCE, config};
 use super::world::World;
 use crate::start::DirectoryError;
-use crate::{OpenError, Projector, ReadModels, State};
+use crate::{CheckError, OpenError, Projector, ReadModels, State};
 
 async fn open(data: &Path, world: &World) -> Result<(Projector, ReadModels), OpenError> {
     Projector::open(config(data), Arc::new(world.log().await)).await
@@ -38,7 +38,7 @@ fn files(data: &Path) -> Vec<(String, Vec<u8>)> {
     files
 }
 
-fn world_of(keys: u8) -> World {
+pub(super) fn world_of(keys: u8) -> World {
     let mut world = World::founded();
     (1..=keys).for_each(|n| {
         world.create_key(n);
@@ -65,11 +65,11 @@ async fn a_shorter_log_is_refused() {
     let data = tempfile::tempdir().unwrap();
     fold(data.path(), &world_of(3)).await;
     let shorter = open(data.path(), &world_of(2)).await.err();
-    assert!(matches!(shorter, Some(OpenError::LogShorter { position: Sequence(5), head: Sequence(4) })), "{shorter:?}");
+    assert!(matches!(shorter, Some(OpenError::Check(CheckError::LogShorter { position: Sequence(5), head: Sequence(4) }))), "{shorter:?}");
     let mut empty = world_of(0);
     empty.records.clear();
     let empty = open(data.path(), &empty).await.err();
-    assert!(matches!(empty, Some(OpenError::LogShorter { position: Sequence(5), head: Sequence(0) })), "{empty:?}");
+    assert!(matches!(empty, Some(OpenError::Check(CheckError::LogShorter { position: Sequence(5), head: Sequence(0) }))), "{empty:?}");
     fold(data.path(), &world_of(3)).await;
 }
 
@@ -81,7 +81,7 @@ async fn another_record_at_the_position_is_refused() {
     other.revoke_key(1);
     other.revoke_key(2);
     let refused = open(data.path(), &other).await.err();
-    assert!(matches!(refused, Some(OpenError::LogDiffers { sequence: Sequence(5) })), "{refused:?}");
+    assert!(matches!(refused, Some(OpenError::Check(CheckError::LogDiffers { sequence: Sequence(5) }))), "{refused:?}");
 }
 
 #[tokio::test]
@@ -93,7 +93,7 @@ async fn a_void_record_at_the_position_is_recognised() {
     open(data.path(), &world).await.unwrap();
     let mut other = world_of(1);
     other.append_bytes("kr.e.x", b"y".to_vec());
-    assert!(matches!(open(data.path(), &other).await.err(), Some(OpenError::LogDiffers { .. })));
+    assert!(matches!(open(data.path(), &other).await.err(), Some(OpenError::Check(CheckError::LogDiffers { .. }))));
 }
 
 #[tokio::test]
@@ -101,7 +101,7 @@ async fn another_cluster_is_refused() {
     let data = tempfile::tempdir().unwrap();
     fold(data.path(), &world_of(0)).await;
     let refused = open(data.path(), &World::founded_as(2)).await.err();
-    assert!(matches!(refused, Some(OpenError::OtherCluster { .. })), "{refused:?}");
+    assert!(matches!(refused, Some(OpenError::Check(CheckError::OtherCluster { .. }))), "{refused:?}");
 }
 
 #[tokio::test]

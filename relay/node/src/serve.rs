@@ -78,7 +78,7 @@ struct Node {
 impl Node {
     async fn assemble(config: Config, log: Arc<dyn EventLog>, foundation: Foundation, clock: Clock) -> anyhow::Result<Self> {
         let memory = projector::Memory::new(config.projector.memory_bytes);
-        let models_config = projector::Config { data: config.data.clone(), memory: memory.clone() };
+        let models_config = projector::Config { data: config.data.clone(), memory, clock: clock.clone() };
         let (projector, models) = Projector::open(models_config.clone(), log.clone()).await.context("the read models do not open")?;
         let usage_dir = config.data.join("usage-log");
         let usage_log = tokio::task::spawn_blocking(move || UsageLog::open(&usage_dir)).await?.context("the usage stream does not open")?;

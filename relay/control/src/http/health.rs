@@ -23,9 +23,9 @@ pub(super) struct Readiness {
     /// The last sequence that the read models have, and how many of the log's they have not.
     position: Sequence,
     lag: u64,
-    /// `rebuilding`, `following` or `stopped`.
+    /// `rebuilding`, `following`, `waiting` (the log cannot be reached) or `stopped`.
     read_models: &'static str,
-    /// Why the read models stopped, if they did.
+    /// Why the read models wait or stopped, if they do.
     reason: Option<String>,
     /// How durable an append is: `embedded` means that this process syncs its own log.
     sync: &'static str,
@@ -45,6 +45,7 @@ pub(super) async fn readyz(State(app): State<App>) -> (StatusCode, Json<Readines
     let (read_models, reason) = match &status.state {
         ProjectorState::Rebuilding => ("rebuilding", None),
         ProjectorState::Following => ("following", None),
+        ProjectorState::Waiting { reason } => ("waiting", Some(reason.to_string())),
         ProjectorState::Stopped { reason, .. } => ("stopped", Some(reason.to_string())),
     };
     let ready = *app.ready.borrow() && matches!(status.state, ProjectorState::Following);

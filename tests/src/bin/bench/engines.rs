@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use event_log::{Appended, EmbeddedLog, EventLog, Expect, MemoryLog};
-use projector::{Config, Memory, Projector, ReadModels};
+use projector::{Clock, Config, Memory, Projector, ReadModels};
 use schemas::key::{Expiry, KeyRenewed};
-use schemas::{Event, Sequence};
+use schemas::{Event, Sequence, Timestamp};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -83,7 +83,8 @@ async fn append(directory: &Path, signs_first: bool) -> Result<(f64, Vec<Duratio
 async fn projections(keys: usize) -> Result<()> {
     let log: Arc<dyn EventLog> = Arc::new(filled_log(keys).await?);
     let directory = tempfile::tempdir()?;
-    let config = Config { data: directory.path().to_owned(), memory: Memory::new(Memory::BYTES_DEFAULT) };
+    let clock: Clock = Arc::new(|| Timestamp::from_micros(0));
+    let config = Config { data: directory.path().to_owned(), memory: Memory::new(Memory::BYTES_DEFAULT), clock };
     let before = resident_bytes(std::process::id())?;
     let (projector, models) = Projector::open(config, Arc::clone(&log)).await?;
     let projector = Arc::new(projector);
