@@ -43,7 +43,7 @@ pub struct NodeStatus {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NodeEntry {
     pub status: NodeStatus,
-    /// When it was last heard of, by this node's clock.
+    /// When it was last heard of, by this node's clock; of one that was not heard since this node started, by that node's own clock.
     pub heard_at: Timestamp,
     /// Whether that is recent enough to count on it.
     pub live: bool,
@@ -62,6 +62,9 @@ pub enum CoordinationError {
     Name { name: String },
     #[error("what lies under {name:?} is not of this format")]
     Foreign { name: String },
+    /// Soft state is for what is small.
+    #[error("the value of {name:?} has more than {bytes_max} bytes")]
+    TooLarge { name: String, bytes_max: usize },
 }
 
 /// What nodes share beside the log: who does a piece of work, how much is spent, who is there, and soft state that may be lost.
@@ -70,7 +73,8 @@ pub enum CoordinationError {
 /// from any task; dropping a future may leave the change made or not made.
 #[async_trait]
 pub trait Coordination: Send + Sync + 'static {
-    /// Takes a lease for this node, or extends the one it holds, to `ttl` from now. None where another node holds it.
+    /// Takes a lease for this node, or extends the one it holds, to `ttl` from now. None where another node holds it. Its term stays while
+    /// this process extends it, and grows when it is taken anew, also by the same node after a restart.
     async fn lease(&self, name: &str, ttl: Duration) -> Result<Option<Lease>, CoordinationError>;
 
     /// Gives a lease back early; nothing happens if this node does not hold it.
@@ -79,13 +83,14 @@ pub trait Coordination: Send + Sync + 'static {
     /// Adds to a counter and gives its total after that. The same `id` is added once, however often it is sent, for two minutes at least.
     async fn add(&self, counter: &str, amount: u64, id: u128) -> Result<u64, CoordinationError>;
 
-    /// The total of a counter, 0 if nothing was added.
+    /// The total of a counter, 0 if nothing was added. One that nothing was added to for [`COUNTER_KEPT`](crate::COUNTER_KEPT) begins at 0 again.
     async fn total(&self, counter: &str) -> Result<u64, CoordinationError>;
 
-    /// Puts soft state, which others see soon and which is gone after `ttl` or with all nodes.
+    /// Puts soft state of at most [`SOFT_BYTES_MAX`](crate::SOFT_BYTES_MAX), which others see at once and which is gone after `ttl`; a node
+    /// that did not put it may see it up to a second longer. It may be lost.
     async fn put(&self, name: &str, value: Bytes, ttl: Duration) -> Result<(), CoordinationError>;
 
-    /// Soft state as last heard of; none if there is none or its time is over.
+    /// Soft state; none if there is none or its time is over.
     async fn get(&self, name: &str) -> Result<Option<Bytes>, CoordinationError>;
 
     /// Tells the others how this node stands; the newest is sent, soon and then again and again. Never blocks and never fails: a node that
@@ -95,7 +100,8 @@ pub trait Coordination: Send + Sync + 'static {
     /// The registry as this node sees it, and its changes.
     fn nodes(&self) -> watch::Receiver<Nodes>;
 
-    /// Takes a node out of the registry, as it does itself when it leaves.
+    /// Takes a node out of the registry, as it does itself when it leaves: what it announces after that is not told. Another node that still
+    /// runs is soon heard again.
     async fn forget(&self, node: WriterId) -> Result<(), CoordinationError>;
 
     /// Ends the tasks behind this value.
