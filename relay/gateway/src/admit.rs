@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use http::request::Parts;
-use schemas::Timestamp;
 use schemas::client_key;
 use schemas::key::{Endpoint, Key, KeyRefusal};
 
+use crate::exchange::Arrival;
 use crate::gateway::State;
 use crate::limits::{Allowed, Exceeded};
 use crate::refusal::Refusal;
+use crate::staleness::Staleness;
 
 /// A request that was let in, and what it holds of the key's limits.
 pub(crate) struct Admitted {
@@ -17,13 +18,17 @@ pub(crate) struct Admitted {
     /// Which of the key's secrets was shown.
     pub(crate) secret_number: u32,
     pub(crate) allowed: Allowed,
+    pub(crate) staleness: Staleness,
 }
 
 /// Lets a request in, or not. It is counted against the key's rate only if everything else allows it.
-pub(crate) fn admit(state: &State, parts: &Parts, endpoint: Endpoint, now: Timestamp) -> Result<Admitted, Refusal> {
+pub(crate) fn admit(state: &State, parts: &Parts, endpoint: Endpoint, arrival: Arrival) -> Result<Admitted, Refusal> {
     if state.is_draining() {
         return Err(Refusal::Draining);
     }
+    // Before the key is looked up: neither that it is good nor that it is unknown can be told from rows that are too old.
+    let staleness = Staleness::judge(state.staleness(), state.config.staleness_max)?;
+    let now = arrival.at;
     let text = crate::client_key::find(&parts.headers, parts.uri.query())?;
     let hash = client_key::hash(&text);
     let key = match state.models.key_by_hash(&hash) {
@@ -50,5 +55,5 @@ pub(crate) fn admit(state: &State, parts: &Parts, endpoint: Endpoint, now: Times
         Exceeded::Rate(rate) => Refusal::RateLimited(rate),
         Exceeded::Concurrency(limit) => Refusal::ConcurrencyLimited(limit),
     })?;
-    Ok(Admitted { key, secret_number, allowed })
+    Ok(Admitted { key, secret_number, allowed, staleness })
 }

@@ -21,6 +21,10 @@ pub(crate) const DISCARD_TIMEOUT: Duration = Duration::from_secs(5);
 /// The longest silence inside a request's body.
 pub(crate) const BODY_IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// How long a relay that hears nothing of its log goes on with what it knows: a key that was revoked elsewhere stays good here at most this
+/// long, and an outage of the log up to this long is none of the clients' business.
+pub(crate) const STALENESS_MAX: Duration = Duration::from_secs(15 * 60);
+
 /// The data plane's settings.
 #[derive(Debug, Clone)]
 pub struct GatewayConfig {
@@ -37,6 +41,8 @@ pub struct GatewayConfig {
     pub body_bytes_max: usize,
     /// The process's budget for request bodies; beyond it requests are refused until others finish.
     pub bodies_bytes_max: usize,
+    /// How old the read models may be: beyond it requests are refused until the log is heard of again.
+    pub staleness_max: Duration,
 }
 
 impl Default for GatewayConfig {
@@ -49,6 +55,7 @@ impl Default for GatewayConfig {
             total_timeout: TOTAL_TIMEOUT,
             body_bytes_max: BODY_BYTES_MAX,
             bodies_bytes_max: BODIES_BYTES_MAX,
+            staleness_max: STALENESS_MAX,
         }
     }
 }

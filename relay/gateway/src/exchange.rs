@@ -24,6 +24,7 @@ use crate::limits::Allowed;
 use crate::meter::{Meter, short};
 use crate::refusal::Refusal;
 use crate::request_head::RequestHead;
+use crate::staleness::Staleness;
 use crate::tap::{EventTap, Reading, Tap, WholeTap};
 use crate::targets;
 
@@ -56,7 +57,7 @@ pub(crate) async fn serve(state: &State, dialect: Dialect, endpoint: Endpoint, r
     let in_flight = InFlight::new(&state.metrics);
     let (parts, body) = request.into_parts();
     let exchange = Exchange { state, dialect, endpoint, arrival };
-    let served = match admit(state, &parts, endpoint, arrival.at) {
+    let served = match admit(state, &parts, endpoint, arrival) {
         Ok(admitted) => exchange.relay(admitted, in_flight, &parts, body).await,
         Err(refusal) => {
             held_body::discard(&parts.headers, body, REFUSED_BODY_BYTES_MAX).await;
@@ -76,7 +77,7 @@ pub(crate) fn refuse(state: &State, dialect: Dialect, arrival: Arrival, refusal:
 impl Exchange<'_> {
     async fn relay(self, admitted: Admitted, in_flight: InFlight, parts: &Parts, body: Body) -> Result<Response, Refusal> {
         let Self { state, dialect, endpoint, arrival } = self;
-        let Admitted { key, secret_number, allowed } = admitted;
+        let Admitted { key, secret_number, allowed, staleness } = admitted;
         let reading_since = Instant::now();
         let body = HeldBody::read(&parts.headers, body, &state.config, &state.bodies).await?;
         let reading = reading_since.elapsed();
@@ -120,7 +121,7 @@ impl Exchange<'_> {
         let forwarding = Forwarding { state, outgoing, first, rest: selection, meter };
         let answer = forwarding.run().await?;
         drop(body);
-        let taken = Taken { key, allowed, in_flight, hides_usage, reading };
+        let taken = Taken { key, allowed, staleness, in_flight, hides_usage, reading };
         Ok(self.respond(taken, answer))
     }
 
@@ -138,6 +139,7 @@ impl Exchange<'_> {
         headers.insert(UPSTREAM, target.name.clone());
         headers.insert(ATTEMPTS, attempts.into());
         headers.insert(OVERHEAD_MS, headers::text(format_args!("{:.3}", overhead.as_secs_f64() * 1000.0)));
+        taken.staleness.write(&mut headers);
         if let Some(rate) = &taken.allowed.rate {
             headers::write_rate(&mut headers, dialect, rate);
         }
@@ -171,6 +173,7 @@ impl Exchange<'_> {
 struct Taken {
     key: Arc<Key>,
     allowed: Allowed,
+    staleness: Staleness,
     in_flight: InFlight,
     hides_usage: bool,
     /// How long the client took to send the body.

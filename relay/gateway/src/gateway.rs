@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use event_log::usage::UsageStream;
 use projector::ReadModels;
@@ -105,6 +106,11 @@ impl Gateway {
 impl State {
     pub(crate) fn is_draining(&self) -> bool {
         self.is_draining.load(Ordering::Relaxed)
+    }
+
+    /// How long ago the read models were last known to be level with the log.
+    pub(crate) fn staleness(&self) -> Duration {
+        self.models.staleness()
     }
 
     pub(crate) fn now(&self) -> Timestamp {

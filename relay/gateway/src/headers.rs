@@ -14,6 +14,7 @@ pub(crate) const REASON: HeaderName = HeaderName::from_static("x-keyrelay-reason
 pub(crate) const UPSTREAM: HeaderName = HeaderName::from_static("x-keyrelay-upstream");
 pub(crate) const ATTEMPTS: HeaderName = HeaderName::from_static("x-keyrelay-attempts");
 pub(crate) const OVERHEAD_MS: HeaderName = HeaderName::from_static("x-keyrelay-overhead-ms");
+pub(crate) const STALE_SECONDS: HeaderName = HeaderName::from_static("x-keyrelay-stale-seconds");
 pub(crate) const RETRY_AFTER_MS: HeaderName = HeaderName::from_static("retry-after-ms");
 pub(crate) const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 pub(crate) const ANTHROPIC_VERSION: HeaderName = HeaderName::from_static("anthropic-version");

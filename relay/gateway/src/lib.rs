@@ -36,6 +36,7 @@ mod random;
 mod refusal;
 mod request_head;
 mod sse;
+mod staleness;
 mod tap;
 mod targets;
 mod transport;

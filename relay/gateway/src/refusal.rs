@@ -16,6 +16,8 @@ use crate::limits::Rate;
 
 /// How long a client is asked to wait where nothing better is known.
 const RETRY_AFTER_MS_DEFAULT: u64 = 1000;
+/// How long a client is asked to wait for a log that has been away for minutes: about what an election of its leader takes.
+const RETRY_AFTER_MS_STALE: u64 = 5000;
 
 /// Why a request got no upstream's answer. The `Display` text is shown to the caller and holds no secret.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -74,6 +76,8 @@ pub(crate) enum Refusal {
     UsageSpoolFull,
     #[error("the relay cannot look up keys at the moment")]
     Unavailable,
+    #[error("the relay has not heard of its log for too long to tell whether the key is still good")]
+    Stale,
 }
 
 /// What is wrong with a request's body. Never holds a piece of it.
@@ -107,7 +111,7 @@ impl Refusal {
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::UpstreamFailed | Self::UpstreamBrokeOff => StatusCode::BAD_GATEWAY,
             Self::UpstreamTimeout => StatusCode::GATEWAY_TIMEOUT,
-            Self::NoUpstream | Self::Draining | Self::Overloaded | Self::UsageSpoolFull | Self::Unavailable => {
+            Self::NoUpstream | Self::Draining | Self::Overloaded | Self::UsageSpoolFull | Self::Unavailable | Self::Stale => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
         }
@@ -142,6 +146,7 @@ impl Refusal {
             Self::Overloaded => "overloaded",
             Self::UsageSpoolFull => "usage_spool_full",
             Self::Unavailable => "unavailable",
+            Self::Stale => "stale",
         }
     }
 
@@ -235,6 +240,7 @@ impl Refusal {
             Self::ConcurrencyLimited(_) | Self::Draining | Self::Overloaded | Self::UsageSpoolFull | Self::Unavailable => {
                 RETRY_AFTER_MS_DEFAULT
             }
+            Self::Stale => RETRY_AFTER_MS_STALE,
             // Nothing but an operator can change this; an SDK that tries again only waits.
             Self::NoUpstream => {
                 headers.insert(SHOULD_RETRY, HeaderValue::from_static("false"));

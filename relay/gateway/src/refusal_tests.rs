@@ -37,6 +37,7 @@ fn all() -> Vec<Refusal> {
         Refusal::Overloaded,
         Refusal::UsageSpoolFull,
         Refusal::Unavailable,
+        Refusal::Stale,
     ]
 }
 

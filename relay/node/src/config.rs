@@ -19,7 +19,7 @@ use vault::{RootKey, files};
 use zeroize::Zeroizing;
 
 pub use source::{Fault, Faults, Setting, Source, Sources};
-pub use value::{ByteSize, LogFormat, LogLevel, Secret};
+pub use value::{ByteSize, LogFormat, LogLevel, MonitorUrls, NatsUrls, Replicas, Secret};
 
 use source::Reader;
 
@@ -31,6 +31,7 @@ pub struct Config {
     pub relay: Relay,
     pub admin: Admin,
     pub log: Log,
+    pub nats: Nats,
     pub vault: Vault,
     pub projector: Projector,
     /// The effective value of every setting and where it came from, secrets hidden.
@@ -57,6 +58,8 @@ pub struct Relay {
     pub bodies_bytes_max: ByteSize,
     /// For requests that are under way when the node is told to stop.
     pub drain_timeout: Duration,
+    /// How old what this node knows of the log may be before it refuses to serve.
+    pub staleness_max: Duration,
 }
 
 /// The control plane's listener and the owner.
@@ -73,6 +76,27 @@ pub struct Admin {
 pub struct Log {
     pub level: LogLevel,
     pub format: LogFormat,
+}
+
+/// The NATS deployment that the nodes of a cluster share; without `url` the log is embedded and the rest must not be set.
+#[derive(Debug, Clone)]
+pub struct Nats {
+    pub url: Option<NatsUrls>,
+    /// A credentials file: a JWT and its seed.
+    pub credentials: Option<PathBuf>,
+    /// A file with an nkey's seed.
+    pub nkey: Option<PathBuf>,
+    /// What the servers' certificates are checked against instead of the system's roots.
+    pub tls_ca: Option<PathBuf>,
+    /// This node's own certificate, for servers that ask for one, and its key.
+    pub tls_cert: Option<PathBuf>,
+    pub tls_key: Option<PathBuf>,
+    /// None lets the servers decide: 3 in a cluster, else 1.
+    pub replicas: Option<Replicas>,
+    /// Where servers tell how they sync.
+    pub monitor_url: Option<MonitorUrls>,
+    /// Whether servers that were not seen to sync before they acknowledge are refused.
+    pub require_verified_sync: bool,
 }
 
 /// The root key, in a file or as it is; without either it is `DATA/root.key`.
@@ -98,6 +122,7 @@ impl Config {
             relay: Relay::read(&mut from),
             admin: Admin::read(&mut from),
             log: Log::read(&mut from),
+            nats: Nats::read(&mut from),
             vault: Vault::read(&mut from),
             projector: Projector::read(&mut from),
             settings: Vec::new(),
@@ -117,6 +142,7 @@ impl Config {
             total_timeout: self.relay.total_timeout,
             body_bytes_max: self.relay.body_bytes_max.bytes(),
             bodies_bytes_max: self.relay.bodies_bytes_max.bytes(),
+            staleness_max: self.relay.staleness_max,
         }
     }
 
@@ -145,6 +171,7 @@ impl Config {
         if self.relay.body_bytes_max > self.relay.bodies_bytes_max {
             from.refuse("relay.body_bytes_max", "is more than relay.bodies_bytes_max, so the largest bodies would never be taken");
         }
+        self.nats.check(from);
     }
 }
 
@@ -176,6 +203,7 @@ impl Relay {
             body_bytes_max: from.setting("relay.body_bytes_max", ByteSize::new(gateway.body_bytes_max)),
             bodies_bytes_max: from.setting("relay.bodies_bytes_max", ByteSize::new(gateway.bodies_bytes_max)),
             drain_timeout: from.setting("relay.drain_timeout", default::DRAIN_TIMEOUT),
+            staleness_max: from.setting("relay.staleness_max", gateway.staleness_max),
         }
     }
 }
@@ -193,6 +221,48 @@ impl Admin {
 impl Log {
     fn read(from: &mut Reader) -> Self {
         Self { level: from.setting("log.level", LogLevel::default()), format: from.setting("log.format", LogFormat::Text) }
+    }
+}
+
+impl Nats {
+    fn read(from: &mut Reader) -> Self {
+        Self {
+            url: from.optional("nats.url"),
+            credentials: from.optional("nats.credentials"),
+            nkey: from.optional("nats.nkey"),
+            tls_ca: from.optional("nats.tls_ca"),
+            tls_cert: from.optional("nats.tls_cert"),
+            tls_key: from.optional("nats.tls_key"),
+            replicas: from.optional("nats.replicas"),
+            monitor_url: from.optional("nats.monitor_url"),
+            require_verified_sync: from.setting("nats.require_verified_sync", false),
+        }
+    }
+
+    fn check(&self, from: &mut Reader) {
+        if self.url.is_none() {
+            let given = [
+                ("nats.credentials", self.credentials.is_some()),
+                ("nats.nkey", self.nkey.is_some()),
+                ("nats.tls_ca", self.tls_ca.is_some()),
+                ("nats.tls_cert", self.tls_cert.is_some()),
+                ("nats.tls_key", self.tls_key.is_some()),
+                ("nats.replicas", self.replicas.is_some()),
+                ("nats.monitor_url", self.monitor_url.is_some()),
+                ("nats.require_verified_sync", self.require_verified_sync),
+            ];
+            for (name, _) in given.into_iter().filter(|(_, is_given)| *is_given) {
+                from.refuse(name, "is set, but nats.url is not, so that the log would be the embedded one; set nats.url too");
+            }
+        }
+        match (&self.tls_cert, &self.tls_key) {
+            (Some(_), None) => from.refuse("nats.tls_cert", "is set without nats.tls_key; a certificate is shown with its key"),
+            (None, Some(_)) => from.refuse("nats.tls_key", "is set without nats.tls_cert; a key is used with its certificate"),
+            _ => {}
+        }
+        if self.credentials.is_some() && self.nkey.is_some() {
+            from.refuse("nats.nkey", "is given, and nats.credentials too; give one of them");
+        }
     }
 }
 

@@ -23,6 +23,7 @@ use crate::gateway::{Gateway, InFlight, State};
 use crate::headers::{self, ANTHROPIC_VERSION, REQUEST_ID};
 use crate::meter::short;
 use crate::refusal::Refusal;
+use crate::staleness::Staleness;
 use crate::targets::allows;
 
 /// How many upstreams are asked at once.
@@ -83,12 +84,13 @@ async fn answer(state: &State, dialect: Dialect, id: Option<String>, request: Re
     let _in_flight = InFlight::new(&state.metrics);
     let (parts, _) = request.into_parts();
     let rendered = match models(state, dialect, arrival, &parts).await {
-        Ok(models) => render(dialect, models, id, parts.uri.query()),
+        Ok((models, staleness)) => render(dialect, models, id, parts.uri.query()).map(|json| (json, staleness)),
         Err(refusal) => Err(refusal),
     };
     match rendered {
-        Ok(json) => {
+        Ok((json, staleness)) => {
             let mut response = Response::new(Body::from(json));
+            staleness.write(response.headers_mut());
             response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
             response.headers_mut().insert(REQUEST_ID, headers::text(arrival.request));
             response
@@ -98,8 +100,8 @@ async fn answer(state: &State, dialect: Dialect, id: Option<String>, request: Re
 }
 
 /// The union by id, in the order in which the upstreams would be tried. An upstream that fails is left out unless all do.
-async fn models(state: &State, dialect: Dialect, arrival: Arrival, parts: &Parts) -> Result<Vec<Model>, Refusal> {
-    let admitted = admit(state, parts, Endpoint::Models, arrival.at)?;
+async fn models(state: &State, dialect: Dialect, arrival: Arrival, parts: &Parts) -> Result<(Vec<Model>, Staleness), Refusal> {
+    let admitted = admit(state, parts, Endpoint::Models, arrival)?;
     let snapshot = state.targets.snapshot();
     let selection = Selection::new(&snapshot, &state.cooling, &admitted.key, dialect, None, arrival.at);
     let targets = selection.into_order(&state.random);
@@ -126,7 +128,7 @@ async fn models(state: &State, dialect: Dialect, arrival: Arrival, parts: &Parts
             }
         }
     }
-    if any_listed { Ok(union) } else { Err(Refusal::UpstreamFailed) }
+    if any_listed { Ok((union, admitted.staleness)) } else { Err(Refusal::UpstreamFailed) }
 }
 
 #[derive(Serialize)]

@@ -17,7 +17,7 @@ const DESCRIPTIONS: [(&str, &str); 11] = [
     ("413", "`body_too_large`"),
     ("429", "`rate_limited` or `concurrency_limited`"),
     ("502", "`upstream_failed`"),
-    ("503", "`no_upstream`, `draining`, `overloaded`, `usage_spool_full` or `unavailable`"),
+    ("503", "`no_upstream`, `draining`, `overloaded`, `usage_spool_full`, `unavailable` or `stale`"),
     ("504", "`upstream_timeout`"),
 ];
 

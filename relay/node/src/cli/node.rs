@@ -26,6 +26,9 @@ pub(super) struct ConfigArgs {
     /// Where the API and the metrics are [default: 127.0.0.1:8081]
     #[arg(long, value_name = "ADDR")]
     admin_listen: Option<String>,
+    /// The NATS servers whose log this node shares with others, separated by commas [default: none, the log is embedded]
+    #[arg(long, value_name = "URL")]
+    nats: Option<String>,
 }
 
 impl ConfigArgs {
@@ -33,7 +36,8 @@ impl ConfigArgs {
         let data = global.data.map(|data| ("data", "--data", data.to_string_lossy().into_owned()));
         let relay = self.relay_listen.map(|text| ("relay.listen", "--relay-listen", text));
         let admin = self.admin_listen.map(|text| ("admin.listen", "--admin-listen", text));
-        let flags = [data, relay, admin].into_iter().flatten().collect();
+        let nats = self.nats.map(|text| ("nats.url", "--nats", text));
+        let flags = [data, relay, admin, nats].into_iter().flatten().collect();
         Config::load(Sources { file: self.config, environment, flags }).map_err(|faults| Failure::Failed(faults.into()))
     }
 }

@@ -152,3 +152,45 @@ fn sizes_and_levels_have_the_spelling_they_are_shown_in() {
         assert_eq!(LogLevel::parse(text).is_some(), is_level, "{text}");
     }
 }
+
+#[test]
+fn nats_is_given_as_a_list_and_a_password_in_it_is_not_shown() {
+    let urls = "nats://me:swordfish@10.0.0.1:4222, tls://b:4222";
+    let config = Config::load(environment([
+        ("KEYRELAY_NATS_URL", urls),
+        ("KEYRELAY_NATS_REPLICAS", "3"),
+        ("KEYRELAY_NATS_MONITOR_URL", "http://10.0.0.1:8222,http://b:8222/"),
+        ("KEYRELAY_NATS_REQUIRE_VERIFIED_SYNC", "true"),
+        ("KEYRELAY_RELAY_STALENESS_MAX", "90s"),
+    ]))
+    .unwrap();
+    assert_eq!(config.nats.url.as_ref().unwrap().texts(), ["nats://me:swordfish@10.0.0.1:4222", "tls://b:4222"]);
+    assert_eq!(config.nats.monitor_url.as_ref().unwrap().texts(), ["http://10.0.0.1:8222", "http://b:8222"]);
+    assert_eq!(config.nats.replicas.unwrap().get(), 3);
+    assert_eq!(config.gateway().staleness_max, Duration::from_secs(90));
+    let shown = config.settings.iter().find(|setting| setting.name == "nats.url").unwrap().value.clone().unwrap();
+    assert_eq!(shown, "nats://hidden@10.0.0.1:4222,tls://b:4222");
+    assert!(!format!("{config:?}").contains("swordfish"));
+    assert!(!faults(environment([("KEYRELAY_NATS_URL", "http://me:swordfish@x")])).contains("swordfish"));
+}
+
+#[test]
+fn nats_settings_that_do_not_go_together_are_refused() {
+    let text =
+        faults(environment([("KEYRELAY_NATS_REPLICAS", "3"), ("KEYRELAY_NATS_TLS_CERT", "/c"), ("KEYRELAY_NATS_MONITOR_URL", "http://x")]));
+    for name in ["nats.replicas is set, but nats.url is not", "nats.monitor_url is set", "nats.tls_cert is set without nats.tls_key"] {
+        assert!(text.contains(name), "{name} is missing in {text}");
+    }
+    assert_eq!(text.lines().count(), 1 + 4, "{text}");
+    let nats = ("KEYRELAY_NATS_URL", "nats://x:4222");
+    let text =
+        faults(environment([nats, ("KEYRELAY_NATS_CREDENTIALS", "/c"), ("KEYRELAY_NATS_NKEY", "/n"), ("KEYRELAY_NATS_TLS_KEY", "/k")]));
+    assert_eq!(text.lines().count(), 1 + 2, "{text}");
+    for wrong in ["0", "6", "many"] {
+        assert!(faults(environment([nats, ("KEYRELAY_NATS_REPLICAS", wrong)])).contains("a number from 1 to 5"), "{wrong}");
+    }
+    for wrong in ["x", "localhost:4222", "http://x", "nats://", "nats://x,"] {
+        assert!(faults(environment([("KEYRELAY_NATS_URL", wrong)])).contains("nats.url"), "{wrong}");
+    }
+    assert!(Config::load(environment([nats, ("KEYRELAY_NATS_TLS_CERT", "/c"), ("KEYRELAY_NATS_TLS_KEY", "/k")])).is_ok());
+}

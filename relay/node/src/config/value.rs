@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use schemas::DurationText;
+use url::Url;
 use zeroize::Zeroizing;
 
 /// A type that a setting can have.
@@ -66,6 +67,94 @@ impl Value for Duration {
 
     fn show(&self) -> String {
         DurationText::from_seconds(self.as_secs()).to_string()
+    }
+}
+
+/// The servers of one NATS deployment, any of which may answer. A user and a password may stand in an address, so neither `Debug` nor a fault
+/// shows what was given.
+#[derive(Clone, PartialEq, Eq)]
+pub struct NatsUrls(Vec<Url>);
+
+impl NatsUrls {
+    pub fn texts(&self) -> Vec<String> {
+        self.0.iter().map(|url| url.as_str().to_owned()).collect()
+    }
+}
+
+impl fmt::Debug for NatsUrls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.show())
+    }
+}
+
+impl Value for NatsUrls {
+    const EXPECTED: &'static str = "one or more addresses such as nats://127.0.0.1:4222 or tls://host:4222, separated by commas";
+    const IS_SECRET: bool = true;
+
+    fn parse(text: &str) -> Option<Self> {
+        urls(text, &["nats", "tls"]).map(Self)
+    }
+
+    fn show(&self) -> String {
+        let shown = self.0.iter().map(|url| {
+            let mut url = url.clone();
+            if !url.username().is_empty() || url.password().is_some() {
+                // An address with a host takes both.
+                let _ = url.set_username("hidden").and_then(|()| url.set_password(None));
+            }
+            url.to_string()
+        });
+        shown.collect::<Vec<_>>().join(",")
+    }
+}
+
+/// The monitoring endpoints of NATS servers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MonitorUrls(Vec<Url>);
+
+impl MonitorUrls {
+    pub fn texts(&self) -> Vec<String> {
+        self.0.iter().map(|url| url.as_str().trim_end_matches('/').to_owned()).collect()
+    }
+}
+
+impl Value for MonitorUrls {
+    const EXPECTED: &'static str = "one or more origins such as http://127.0.0.1:8222, separated by commas";
+
+    fn parse(text: &str) -> Option<Self> {
+        urls(text, &["http", "https"]).map(Self)
+    }
+
+    fn show(&self) -> String {
+        self.texts().join(",")
+    }
+}
+
+/// Addresses with a host, separated by commas, each of one of these schemes.
+fn urls(text: &str, schemes: &[&str]) -> Option<Vec<Url>> {
+    let url = |text: &str| Url::parse(text.trim()).ok().filter(|url| url.has_host() && schemes.contains(&url.scheme()));
+    text.split(',').map(url).collect()
+}
+
+/// On how many servers a stream is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Replicas(usize);
+
+impl Replicas {
+    pub const fn get(self) -> usize {
+        self.0
+    }
+}
+
+impl Value for Replicas {
+    const EXPECTED: &'static str = "a number from 1 to 5";
+
+    fn parse(text: &str) -> Option<Self> {
+        text.parse().ok().filter(|replicas| (1..=5).contains(replicas)).map(Self)
+    }
+
+    fn show(&self) -> String {
+        self.0.to_string()
     }
 }
 
