@@ -67,12 +67,20 @@ impl Vault {
         Digest::from_bytes(*blake3::keyed_hash(&self.pepper.digest_key, bytes).as_bytes())
     }
 
-    /// Loads the pepper, drawing it if the store is empty. Of several nodes that draw at once, all load the first.
+    /// Loads the pepper that is there.
     pub(crate) fn load_pepper(&self) -> Result<Pepper, OpenError> {
+        match self.unseal(&pepper_address()) {
+            Err(UnsealError::Missing) if self.store.scan(Entry::Sealed, None, 1)?.is_empty() => Err(OpenError::Empty),
+            found => self.pepper_of(found),
+        }
+    }
+
+    /// Loads the pepper, drawing it if the store is empty. Of several nodes that draw at once, all load the first.
+    pub(crate) fn load_or_draw_pepper(&self) -> Result<Pepper, OpenError> {
         let address = pepper_address();
         // Asked before the pepper is: it is the first secret of every store, so others without it mean that it was lost.
         let is_new = self.store.scan(Entry::Sealed, None, 1)?.is_empty();
-        let pepper = match self.unseal(&address) {
+        let found = match self.unseal(&address) {
             Err(UnsealError::Missing) if is_new => {
                 let drawn = aead::random::<32>()?;
                 match self.seal(&address, &drawn[..], Lifetime::lasting(Timestamp::from_micros(0))) {
@@ -87,7 +95,11 @@ impl Vault {
             }
             found => found,
         };
-        let secret = pepper.map_err(|error| match error {
+        self.pepper_of(found)
+    }
+
+    fn pepper_of(&self, found: Result<Zeroizing<Vec<u8>>, UnsealError>) -> Result<Pepper, OpenError> {
+        let secret = found.map_err(|error| match error {
             UnsealError::WrongRootKey { named } => OpenError::WrongRootKey { given: self.root_key_version(), named },
             UnsealError::Store(error) => error.into(),
             UnsealError::Missing | UnsealError::Erased | UnsealError::Tampered => OpenError::PepperDamaged,

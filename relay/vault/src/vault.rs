@@ -62,6 +62,8 @@ pub enum OpenError {
     WrongRootKey { given: RootKeyVersion, named: RootKeyVersion },
     #[error("the vault's pepper is lost or damaged: the key store was changed from outside, or restored in part")]
     PepperDamaged,
+    #[error("the key store is empty, but secrets were sealed in it: it is another store, or was lost; restore it, or name the right one")]
+    Empty,
     #[error(transparent)]
     NoRandomness(#[from] NoRandomness),
     #[error(transparent)]
@@ -113,9 +115,19 @@ impl Vault {
     /// Opens the vault. The first open of an empty store draws the pepper; every later one proves the root key on it, so that a wrong root
     /// key is refused here and not at the first request.
     pub fn open(root: RootKey, store: Arc<dyn KeyStore>) -> Result<Self, OpenError> {
+        Self::with_pepper(root, store, Self::load_or_draw_pepper)
+    }
+
+    /// Opens the vault of a cluster that is founded: its pepper is there, and an empty store is refused rather than given another one, under which
+    /// every fingerprint would be another.
+    pub fn open_existing(root: RootKey, store: Arc<dyn KeyStore>) -> Result<Self, OpenError> {
+        Self::with_pepper(root, store, Self::load_pepper)
+    }
+
+    fn with_pepper(root: RootKey, store: Arc<dyn KeyStore>, pepper: fn(&Self) -> Result<Pepper, OpenError>) -> Result<Self, OpenError> {
         let wrapping = WrappingKey::of(&root);
         let mut vault = Self { wrapping, store, pepper: Pepper::none() };
-        vault.pepper = vault.load_pepper()?;
+        vault.pepper = pepper(&vault)?;
         Ok(vault)
     }
 

@@ -4,6 +4,7 @@
 mod cluster;
 mod erasing;
 mod fields;
+mod opening;
 mod racing;
 mod sealing;
 
