@@ -14,7 +14,8 @@ use schemas::aggregate::Head;
 use schemas::key::Key;
 use schemas::pool::Pool;
 use schemas::upstream::Upstream;
-use schemas::{Aggregate, CommandId, Digest, KeyId, PoolId, Sequence, Stream, StreamKind, TenantId, UpstreamId, Version, VoidReason};
+use schemas::writer::Writer;
+use schemas::{Aggregate, CommandId, Digest, KeyId, PoolId, Sequence, Stream, StreamKind, TenantId, UpstreamId, Version, VoidReason, WriterId};
 use tokio::sync::watch;
 
 pub(crate) use freshness::{Freshness, HEARTBEAT, Moment};
@@ -153,6 +154,15 @@ impl ReadModels {
         let after = after.map(|id| Stream::pool(tenant.clone(), id));
         self.page(tenant, StreamKind::Pool, after.as_ref(), limit, |aggregate| match aggregate {
             Aggregate::Pool(pool) if !pool.removed => Some(pool),
+            _ => None,
+        })
+    }
+
+    /// The cluster's writers in the order of their ids, retired ones included.
+    pub fn writers(&self, after: Option<WriterId>, limit: usize) -> Result<Vec<Versioned<Writer>>, ReadError> {
+        let after = after.map(Stream::writer);
+        self.page(&TenantId::none(), StreamKind::Writer, after.as_ref(), limit, |aggregate| match aggregate {
+            Aggregate::Writer(writer) => Some(writer),
             _ => None,
         })
     }

@@ -197,6 +197,11 @@ pub fn retirement_statement(cluster: ClusterId, writer: WriterId) -> Vec<u8> {
     [b"keyrelay writer retirement v1\n".as_slice(), cluster.as_bytes(), writer.as_bytes()].concat()
 }
 
+/// The cluster key's signature under the retirement of a writer that does not retire itself.
+pub fn sign_retirement(cluster: ClusterId, writer: WriterId, cluster_key: &SigningKey) -> CounterSignature {
+    CounterSignature(cluster_key.sign(&retirement_statement(cluster, writer)).to_bytes())
+}
+
 /// The cluster key's signature under an enrolment.
 pub fn sign_enrolment(cluster: ClusterId, public_key: &PublicKey, cluster_key: &SigningKey) -> CounterSignature {
     let statement = enrolment_statement(cluster, WriterId::of(public_key), public_key);

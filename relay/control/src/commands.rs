@@ -16,7 +16,8 @@ use schemas::{
     apply, decide,
 };
 use thiserror::Error;
-use tokio::time::Instant;
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, sleep_until};
 use tokio_util::task::TaskTracker;
 
 use crate::metrics::Metrics;
@@ -24,6 +25,15 @@ use crate::{Clock, Writer};
 
 /// How long a caller waits for an outcome before it is told that there is none yet.
 const OUTCOME_WAIT: Duration = Duration::from_secs(15);
+/// How long before the caller's patience ends nothing is sent any more for the first time, so that whoever is answered that the log is
+/// away can rely on nothing having been written.
+const ANSWER_MARGIN: Duration = Duration::from_secs(1);
+/// The first wait for a log that cannot be reached; each further one is twice as long ...
+const BACK_OFF_MIN: Duration = Duration::from_millis(50);
+/// ... up to this.
+const BACK_OFF_MAX: Duration = Duration::from_millis(500);
+/// How many commands may be under way; the next ones wait for their turn. All of these permits are taken by [`Commands::execute_last`].
+const COMMANDS_MAX: u32 = 65_536;
 /// How long the owned task goes on asking after an unknown outcome; the caller has long been told.
 const RESOLVE_MAX: Duration = Duration::from_secs(3600);
 /// How long an answer waits for the local projector, after which it says `"applied": false`.
@@ -37,6 +47,8 @@ const CONFLICTS_MAX: u32 = 3;
 #[derive(Clone)]
 pub struct Commands {
     parts: Arc<CommandsParts>,
+    /// A permit for each command under way. Closed once this writer has signed its last record.
+    turns: Arc<Semaphore>,
 }
 
 /// What it takes to execute commands.
@@ -61,6 +73,8 @@ pub struct Request {
     pub request_digest: Digest,
     /// The version that the caller saw (`If-Match`); none takes whatever there is.
     pub if_version: Option<Version>,
+    /// When the caller's patience ends, see [`Commands::deadline`].
+    pub deadline: Instant,
 }
 
 /// What became of a command.
@@ -108,9 +122,21 @@ pub enum ExecuteError {
     Stopping,
 }
 
+impl ExecuteError {
+    /// Whether the log is away, and nothing was written.
+    pub fn is_log_away(&self) -> bool {
+        matches!(self, Self::Log(AppendError::Unavailable { .. }) | Self::History(event_log::ReadError::Unavailable { .. }))
+    }
+}
+
 impl Commands {
     pub fn new(parts: CommandsParts) -> Self {
-        Self { parts: Arc::new(parts) }
+        Self { parts: Arc::new(parts), turns: Arc::new(Semaphore::new(COMMANDS_MAX as usize)) }
+    }
+
+    /// When the patience of a caller ends that begins now. A request of several commands has one for all of them.
+    pub fn deadline() -> Instant {
+        Instant::now() + OUTCOME_WAIT
     }
 
     /// The identity that signs this node's records.
@@ -120,20 +146,46 @@ impl Commands {
 
     /// Executes one command.
     ///
-    /// An error other than [`ExecuteError::OutcomeUnknown`], `RecordVoid`, `Log` and `Stopping` means that nothing was written.
+    /// A log that cannot be reached is tried again until shortly before the caller's patience ends: an election of its leader takes seconds.
+    ///
+    /// An error other than [`ExecuteError::OutcomeUnknown`], `RecordVoid` and `Stopping` means that nothing was written.
     pub async fn execute(&self, request: Request) -> Result<Receipt, ExecuteError> {
-        let command_id = request.command_id;
-        let parts = self.parts.clone();
+        self.spawn(request, 1).await
+    }
+
+    /// Executes the last command of this writer, its own retirement: waits for those under way, holds back others, and if this one succeeds,
+    /// refuses all that come later. Whatever they signed would be void.
+    pub async fn execute_last(&self, request: Request) -> Result<Receipt, ExecuteError> {
+        self.spawn(request, COMMANDS_MAX).await
+    }
+
+    async fn spawn(&self, request: Request, turns_taken: u32) -> Result<Receipt, ExecuteError> {
+        let (command_id, deadline) = (request.command_id, request.deadline);
+        let (parts, turns) = (self.parts.clone(), self.turns.clone());
         let task = self.parts.tasks.spawn(async move {
-            let outcome = parts.run(request).await;
+            let outcome = match tokio::time::timeout_at(request.give_up(), turns.acquire_many(turns_taken)).await {
+                Ok(Ok(_turn)) => parts.run(request).await,
+                Ok(Err(_closed)) => Err(ExecuteError::Stopping),
+                Err(_) => Err(ExecuteError::Contention),
+            };
+            if turns_taken == COMMANDS_MAX && outcome.is_ok() {
+                turns.close();
+            }
             parts.metrics.count_command(&outcome);
             outcome
         });
-        match tokio::time::timeout(OUTCOME_WAIT, task).await {
+        match tokio::time::timeout_at(deadline, task).await {
             Err(_) => Err(ExecuteError::OutcomeUnknown { command_id }),
             Ok(Err(_)) => Err(ExecuteError::Stopping),
             Ok(Ok(outcome)) => outcome,
         }
+    }
+}
+
+impl Request {
+    /// From when on nothing is begun any more.
+    fn give_up(&self) -> Instant {
+        self.deadline.checked_sub(ANSWER_MARGIN).unwrap_or(self.deadline)
     }
 }
 
@@ -160,22 +212,40 @@ impl CommandsParts {
             };
             let expect = Expect { subject: head.sequence, log: None };
             let started = Instant::now();
-            let (subject, deadline) = (request.stream.subject(), Instant::now() + RESOLVE_MAX);
-            let outcome = event_log::append_resolving(&*self.log, &subject, expect, decision.record.clone(), deadline).await;
+            let outcome = self.append(&request, expect, &decision.record).await;
             self.metrics.observe_append(started.elapsed());
             match outcome.map_err(ExecuteError::Log)? {
                 Appended::Appended(sequence) | Appended::AlreadyAppended(sequence) => return self.receipt(decision, sequence).await,
                 Appended::Conflict { subject_last, .. } if subject_last < head.sequence => {
                     return Err(ExecuteError::LogLost { known: head.sequence, reported: subject_last });
                 }
-                // The record that came first is loaded before deciding again. The caller's deadline bounds the wait.
+                // The record that came first is loaded before deciding again, as long as anybody waits for it.
                 Appended::Conflict { subject_last, .. } => {
-                    self.models.wait_for(subject_last, OUTCOME_WAIT).await;
+                    let patience = request.give_up().saturating_duration_since(Instant::now());
+                    if !self.models.wait_for(subject_last, patience).await {
+                        return Err(ExecuteError::Contention);
+                    }
                 }
                 Appended::Unknown => return Err(ExecuteError::OutcomeUnknown { command_id: request.command_id }),
             }
         }
         Err(ExecuteError::Contention)
+    }
+
+    /// Appends a decided record. A log that cannot be reached is tried again until it is time to give up, and then nothing was written. What
+    /// was sent and has no outcome is asked after for as long as it takes.
+    async fn append(&self, request: &Request, expect: Expect, record: &Bytes) -> Result<Appended, AppendError> {
+        let (subject, give_up, mut back_off) = (request.stream.subject(), request.give_up(), BACK_OFF_MIN);
+        loop {
+            let resolve_until = Instant::now() + RESOLVE_MAX;
+            let outcome = event_log::append_resolving(&*self.log, &subject, expect, record.clone(), resolve_until).await;
+            let next_attempt = Instant::now() + back_off;
+            match outcome {
+                Err(AppendError::Unavailable { .. }) if next_attempt < give_up => sleep_until(next_attempt).await,
+                outcome => return outcome,
+            }
+            back_off = (back_off * 2).min(BACK_OFF_MAX);
+        }
     }
 
     fn decide(&self, request: &Request, state: Option<Aggregate>, head: Head) -> Result<Decided, ExecuteError> {

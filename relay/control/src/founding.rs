@@ -3,31 +3,44 @@
 //! [`found_or_join`] runs before anything reads the log: on an empty log it founds, on a founded one it only checks. Secrets are written
 //! and synced under temporary names, the founding record is appended, and only then do the files get their names: a crash at any step
 //! leaves either no cluster or a whole one, and the next start goes on from there. [`furnish`] then appends what every cluster has.
+//!
+//! Of nodes that found at once one is first in the log. One that has the same root key joins it, any other is refused with the founder named;
+//! either way nothing is left of what it would have founded. Where nodes share a key store, that is decided earlier still: the store's first
+//! secret is sealed under the root key of whoever was there first, and others wait for what that one founds. A node that cannot reach the log
+//! goes on [`from_local`] state, if it ever was in a cluster.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use ed25519_dalek::SigningKey;
-use event_log::{Appended, EventLog, Expect};
+use event_log::{AppendError, Appended, EventLog, Expect};
+use futures_util::StreamExt as _;
+use projector::ReadModels;
 use schemas::cluster::{Cluster, ClusterFounded, FORMAT_LEVEL};
 use schemas::pool::PoolCommand;
 use schemas::record::{Header, Seen};
 use schemas::tenant::TenantCommand;
 use schemas::writer::{WriterCommand, WriterEnrolled};
 use schemas::{
-    Actor, ClusterId, Command, CommandId, Digest, Event, PublicKey, Sequence, Stream, TenantId, Version, WriterId, client_key, judge,
+    Actor, Aggregate, ClusterId, Command, CommandId, Digest, Event, PublicKey, Sequence, Stream, TenantId, Version, WriterId, client_key,
+    judge,
 };
 use thiserror::Error;
+use tokio::task::JoinError;
 use tokio::time::Instant;
-use vault::{KeyStore, RootKey, Sealing, Vault, files};
+use vault::{KeyStore, OpenError, RootKey, Sealing, StoreError, Vault, files};
 use zeroize::Zeroizing;
 
 use crate::commands::{Commands, ExecuteError, Request};
+use crate::secrets::is_away;
 use crate::secrets::random_bytes;
 use crate::{Clock, Writer};
 
-/// How long an unknown outcome of the founding is asked after.
+/// The least time between two looks at whether this node is retired.
+const RETIREMENT_PAUSE: Duration = Duration::from_secs(1);
+/// How long an unknown outcome of the founding is asked after, and how long another node's founding is waited for.
 const FOUNDING_WAIT: Duration = Duration::from_secs(60);
 /// The fewest characters of an owner token.
 const OWNER_TOKEN_LENGTH_MIN: usize = 32;
@@ -58,10 +71,26 @@ pub struct Foundation {
 pub enum FoundingError {
     #[error("the log does not begin with the founding of a cluster")]
     NotFounded,
-    #[error("cluster {cluster} is sealed under another root key; give the root key of its founder as DATA/root.key or vault.root_key_file")]
-    OtherRootKey { cluster: ClusterId },
-    #[error("the log belongs to cluster {cluster}, but there is no root key: copy root.key of its founder to {}, or set vault.root_key_file", path.display())]
-    RootKeyMissing { cluster: ClusterId, path: PathBuf },
+    #[error(
+        "the log belongs to {founder}, and this node's root key is another one ({given}); to join, give it the founder's root key as {} or \
+         vault.root_key_file; to found a cluster of its own, give it a log of its own",
+        path.display()
+    )]
+    OtherRootKey { founder: Founder, given: Digest, path: PathBuf },
+    #[error(
+        "the log belongs to {founder}, and this node has no root key; to join, copy root.key of the founder to {}, or set vault.root_key_file",
+        path.display()
+    )]
+    RootKeyMissing { founder: Founder, path: PathBuf },
+    #[error(
+        "the key store was begun under another root key, and no cluster was founded in the log since; start the node that has that root key, \
+         or empty the key store if there is none"
+    )]
+    BegunUnderAnother,
+    #[error("the log cannot be reached, and this node was in no cluster before; it needs the log for its first start")]
+    NeverJoined,
+    #[error(transparent)]
+    Retired(#[from] Retired),
     #[error(
         "the owner token must have at least {OWNER_TOKEN_LENGTH_MIN} characters, at least {OWNER_TOKEN_VARIETY_MIN} of them different, and be no sample or word"
     )]
@@ -77,19 +106,63 @@ pub enum FoundingError {
     #[error("the cluster key cannot be sealed")]
     Seal(#[from] vault::SealError),
     #[error("the key store cannot be changed")]
-    Store(#[from] vault::StoreError),
+    Store(#[from] StoreError),
     #[error("the system's random source fails")]
     NoRandomness(#[from] vault::NoRandomness),
     #[error("the log cannot be read")]
     Read(#[from] event_log::ReadError),
+    #[error("the read models cannot be read")]
+    Models(#[from] projector::ReadError),
     #[error("the founding cannot be appended")]
-    Append(#[from] event_log::AppendError),
+    Append(#[from] AppendError),
+    #[error("a task ended early")]
+    Task(#[from] JoinError),
     #[error("the founding record cannot be written")]
     Encode(#[from] schemas::record::EncodeError),
     #[error("whether the founding was appended is not known; start again to find out")]
     OutcomeUnknown,
     #[error("the writer key is not 32 bytes in hexadecimal; move {} away to enrol under a new one", path.display())]
     WriterKey { path: PathBuf },
+}
+
+/// Who founded the cluster that a log belongs to, as far as the log tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Founder {
+    pub cluster: ClusterId,
+    /// Who signed the founding: the cluster key.
+    pub writer: WriterId,
+    /// What the founder's root key commits to.
+    pub commitment: Digest,
+}
+
+impl Founder {
+    fn of(cluster: &Cluster) -> Self {
+        Self { cluster: cluster.id, writer: WriterId::of(&cluster.public_key), commitment: cluster.root_key_commitment }
+    }
+}
+
+impl fmt::Display for Founder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "cluster {}, founded by {} under the root key {}", self.cluster, self.writer, self.commitment)
+    }
+}
+
+/// This node's signatures do not count any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("node {node} was retired and does not come back under this key; move DATA/writer.key away to enrol under a new one")]
+pub struct Retired {
+    pub node: WriterId,
+}
+
+impl FoundingError {
+    /// Whether what the node needs is only away: it may start [`from_local`] state now, or try again.
+    pub fn is_unavailable(&self) -> bool {
+        match self {
+            Self::Read(event_log::ReadError::Unavailable { .. }) | Self::Append(AppendError::Unavailable { .. }) => true,
+            Self::Vault(OpenError::Store(error)) | Self::Seal(vault::SealError::Store(error)) | Self::Store(error) => is_away(error),
+            _ => false,
+        }
+    }
 }
 
 /// Founds a cluster on an empty log, or checks that this node's secrets are those of the cluster it finds.
@@ -107,8 +180,37 @@ pub async fn found_or_join(
     };
     let cluster = founded_cluster(log).await?.ok_or(FoundingError::NotFounded)?;
     let root_key = settle_files(sources, &cluster)?;
-    let vault = Arc::new(Vault::open(root_key, store)?);
-    Ok(Foundation { cluster, vault, writer: load_writer(&sources.data)?, is_new })
+    let vault = tokio::task::spawn_blocking(move || Vault::open_existing(root_key, store)).await??;
+    Ok(Foundation { cluster, vault: Arc::new(vault), writer: load_writer(&sources.data)?, is_new })
+}
+
+/// The cluster as this node left it, for a start without the log: the read models tell the cluster, the key store's mirror its secrets.
+pub async fn from_local(sources: &Sources, models: &ReadModels, store: Arc<dyn KeyStore>) -> Result<Foundation, FoundingError> {
+    let Some(Aggregate::Cluster(cluster)) = models.load(&Stream::CLUSTER)?.0 else { return Err(FoundingError::NeverJoined) };
+    let root_key = settle_files(sources, &cluster)?;
+    let writer = load_writer(&sources.data)?;
+    refuse_retired(models, writer.id())??;
+    let vault = tokio::task::spawn_blocking(move || Vault::open_existing(root_key, store)).await??;
+    Ok(Foundation { cluster, vault: Arc::new(vault), writer, is_new: false })
+}
+
+/// Waits until the read models know that a node is retired, which for a node itself means that it must stop: what it signs is void.
+pub async fn until_retired(models: &ReadModels, node: WriterId) -> Result<Retired, projector::ReadError> {
+    let mut announced = models.subscribe();
+    loop {
+        if let Err(retired) = refuse_retired(models, node)? {
+            return Ok(retired);
+        }
+        tokio::time::sleep(RETIREMENT_PAUSE).await;
+        // The sender lives in the read models that are held here.
+        announced.changed().await.ok();
+    }
+}
+
+fn refuse_retired(models: &ReadModels, node: WriterId) -> Result<Result<(), Retired>, projector::ReadError> {
+    let state = models.load(&Stream::writer(node))?.0;
+    let is_retired = matches!(state, Some(Aggregate::Writer(writer)) if writer.retired);
+    Ok(if is_retired { Err(Retired { node }) } else { Ok(()) })
 }
 
 /// The cluster that the log's first record founds; none on an empty log.
@@ -118,7 +220,7 @@ async fn founded_cluster(log: &dyn EventLog) -> Result<Option<Cluster>, Founding
         return Err(FoundingError::NotFounded);
     };
     match schemas::aggregate::apply_record(None, &record) {
-        Ok(Some(schemas::Aggregate::Cluster(cluster))) => Ok(Some(cluster)),
+        Ok(Some(Aggregate::Cluster(cluster))) => Ok(Some(cluster)),
         _ => Err(FoundingError::NotFounded),
     }
 }
@@ -130,10 +232,17 @@ async fn found(sources: &Sources, log: &dyn EventLog, store: Arc<dyn KeyStore>, 
     let cluster_id = ClusterId::from_bytes(random_bytes());
     let seed = Zeroizing::new(random_bytes::<32>());
     let cluster_key = SigningKey::from_bytes(&seed);
-    let commitment = root_key.commitment();
-    let vault = Vault::open(root_key, store)?;
-    // A fresh id has no key yet, so there is nothing else this could find.
-    let _: Sealing = vault.seal_cluster_key(&cluster_id, &seed, clock())?;
+    let (commitment, now) = (root_key.commitment(), clock());
+    let opened = tokio::task::spawn_blocking(move || {
+        let vault = Vault::open(root_key, store)?;
+        // A fresh id has no key yet, so there is nothing else this could find.
+        let _: Sealing = vault.seal_cluster_key(&cluster_id, &seed, now)?;
+        Ok::<_, FoundingError>(vault)
+    });
+    let vault = match opened.await? {
+        Err(FoundingError::Vault(OpenError::WrongRootKey { .. })) => return others_founding(log).await,
+        opened => opened?,
+    };
 
     let founded = ClusterFounded {
         cluster_id,
@@ -144,13 +253,31 @@ async fn found(sources: &Sources, log: &dyn EventLog, store: Arc<dyn KeyStore>, 
     };
     let record = founding_record(founded, &cluster_key, clock)?;
     let expect = Expect { subject: Sequence::ZERO, log: Some(Sequence::ZERO) };
-    match event_log::append_resolving(log, &Stream::CLUSTER.subject(), expect, record.into(), Instant::now() + FOUNDING_WAIT).await? {
-        Appended::Appended(_) | Appended::AlreadyAppended(_) => Ok(true),
-        Appended::Conflict { .. } => {
-            vault.erase_cluster_key(&cluster_id)?;
+    let resolve_until = Instant::now() + FOUNDING_WAIT;
+    match event_log::append_resolving(log, &Stream::CLUSTER.subject(), expect, record.into(), resolve_until).await {
+        Ok(Appended::Appended(_) | Appended::AlreadyAppended(_)) => Ok(true),
+        Ok(Appended::Conflict { .. }) => {
+            tokio::task::spawn_blocking(move || vault.erase_cluster_key(&cluster_id)).await??;
             Ok(false)
         }
-        Appended::Unknown => Err(FoundingError::OutcomeUnknown),
+        // The record may be in the log, and then the key is needed.
+        Ok(Appended::Unknown) => Err(FoundingError::OutcomeUnknown),
+        Err(error) => {
+            // The cluster is not founded; that its key stays behind where the key store is away too, harms nobody.
+            let erased = tokio::task::spawn_blocking(move || vault.erase_cluster_key(&cluster_id)).await?;
+            erased.inspect_err(|error| tracing::warn!(error = error as &dyn std::error::Error, "an unused cluster key stays behind")).ok();
+            Err(error.into())
+        }
+    }
+}
+
+/// Waits for what the node founds that was at the key store first, under another root key. This node's founding is not to be.
+async fn others_founding(log: &dyn EventLog) -> Result<bool, FoundingError> {
+    let mut records = log.read(Sequence(1)).await?;
+    match tokio::time::timeout(FOUNDING_WAIT, records.next()).await {
+        Ok(Some(Ok(_))) => Ok(false),
+        Ok(Some(Err(error))) => Err(error.into()),
+        Ok(None) | Err(_) => Err(FoundingError::BegunUnderAnother),
     }
 }
 
@@ -174,11 +301,13 @@ fn founding_record(founded: ClusterFounded, cluster_key: &SigningKey, clock: &Cl
 }
 
 /// What every cluster has: this node's enrolment, the tenant `default` and its pool `default`, under ids that every node derives alike.
-pub async fn furnish(commands: &Commands, models: &projector::ReadModels, cluster: &Cluster, vault: &Vault) -> Result<(), FurnishError> {
+pub async fn furnish(commands: &Commands, models: &ReadModels, cluster: &Cluster, vault: &Arc<Vault>) -> Result<(), FurnishError> {
     let writer = commands.writer();
     let node = Actor::Node(writer.id());
+    refuse_retired(models, writer.id())??;
     if models.load(&Stream::writer(writer.id()))?.0.is_none() {
-        let cluster_key = vault.cluster_key(&cluster.id)?;
+        let (vault, id) = (vault.clone(), cluster.id);
+        let cluster_key = tokio::task::spawn_blocking(move || vault.cluster_key(&id)).await??;
         let public_key = writer.public_key();
         let cluster_signature = judge::sign_enrolment(cluster.id, &public_key, &SigningKey::from_bytes(&cluster_key));
         let command = Command::Writer(WriterCommand::Enrol(WriterEnrolled { public_key, cluster_signature }));
@@ -198,7 +327,15 @@ pub async fn furnish(commands: &Commands, models: &projector::ReadModels, cluste
 }
 
 async fn execute(commands: &Commands, stream: Stream, command: Command, actor: Actor, command_id: CommandId) -> Result<(), FurnishError> {
-    let request = Request { stream, command, actor, command_id, request_digest: furniture_digest(), if_version: None };
+    let request = Request {
+        stream,
+        command,
+        actor,
+        command_id,
+        request_digest: furniture_digest(),
+        if_version: None,
+        deadline: Commands::deadline(),
+    };
     commands.execute(request).await?;
     Ok(())
 }
@@ -212,6 +349,21 @@ pub enum FurnishError {
     Read(#[from] projector::ReadError),
     #[error("the cluster key cannot be unsealed, so this node cannot be enrolled")]
     ClusterKey(#[from] vault::UnsealError),
+    #[error(transparent)]
+    Retired(#[from] Retired),
+    #[error("a task ended early")]
+    Task(#[from] JoinError),
+}
+
+impl FurnishError {
+    /// Whether what the node needs is only away, so that it may try again.
+    pub fn is_unavailable(&self) -> bool {
+        match self {
+            Self::Execute(error) => error.is_log_away() || matches!(error, ExecuteError::OutcomeUnknown { .. }),
+            Self::ClusterKey(vault::UnsealError::Store(error)) => is_away(error),
+            Self::Read(_) | Self::ClusterKey(_) | Self::Retired(_) | Self::Task(_) => false,
+        }
+    }
 }
 
 /// One digest for all commands that come from the program itself and not from a request.
@@ -319,8 +471,8 @@ fn settle_files(sources: &Sources, cluster: &Cluster) -> Result<RootKey, Foundin
     };
     match found {
         Some(key) if fits(&key) => Ok(key),
-        Some(_) => Err(FoundingError::OtherRootKey { cluster: cluster.id }),
-        None => Err(FoundingError::RootKeyMissing { cluster: cluster.id, path: files.root_key }),
+        Some(given) => Err(FoundingError::OtherRootKey { founder: Founder::of(cluster), given: given.commitment(), path: files.root_key }),
+        None => Err(FoundingError::RootKeyMissing { founder: Founder::of(cluster), path: files.root_key }),
     }
 }
 

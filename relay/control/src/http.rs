@@ -9,6 +9,7 @@ mod events;
 mod health;
 mod keys;
 mod log;
+mod nodes;
 mod pools;
 mod upstreams;
 mod usage;
@@ -18,7 +19,7 @@ use utoipa::OpenApi as _;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-pub use app::{App, AppParts, Probe, ProbeOutcome};
+pub use app::{App, AppParts, Probe, ProbeOutcome, Stop};
 
 /// What the document says about the API as a whole.
 #[derive(utoipa::OpenApi)]
@@ -26,7 +27,9 @@ pub use app::{App, AppParts, Probe, ProbeOutcome};
     info(
         title = "Keyrelay",
         description = "A relay for LLM APIs in which every credential decision is on the record. This document covers both \
-                       listeners: `/api/v1` and the health routes stand on the admin listener, the dialects' routes on the relay listener.",
+                       listeners: `/api/v1` and the health routes stand on the admin listener, the dialects' routes on the relay listener. \
+                       While the log is away, reads go on from what the node knows: an answer that may be ten seconds old or older has the \
+                       header `x-keyrelay-stale-seconds`. Writes are answered 503 with `Retry-After` then, within 16 seconds.",
         license(name = "Apache-2.0", identifier = "Apache-2.0"),
     ),
     components(schemas(error::Problem)),
@@ -38,6 +41,7 @@ pub use app::{App, AppParts, Probe, ProbeOutcome};
         (name = "pools", description = "Groups of upstreams."),
         (name = "usage", description = "What was used, by whom."),
         (name = "log", description = "The event log: every credential decision."),
+        (name = "nodes", description = "The nodes of the cluster: who is there, and how one leaves."),
         (name = "health", description = "Liveness, readiness, metrics."),
     ),
 )]
@@ -76,7 +80,10 @@ fn routes() -> OpenApiRouter<App> {
         .routes(routes!(log::show))
         .routes(routes!(audit::export))
         .routes(routes!(events::list))
-        .routes(routes!(commands::show));
+        .routes(routes!(commands::show))
+        .routes(routes!(nodes::list))
+        .routes(routes!(nodes::retire))
+        .routes(routes!(nodes::leave));
     OpenApiRouter::with_openapi(Document::openapi())
         .nest("/api/v1", api)
         .routes(routes!(health::livez))
@@ -97,5 +104,6 @@ pub fn router(app: App) -> Router {
         .fallback(conventions::not_found)
         .method_not_allowed_fallback(conventions::method_not_allowed)
         .layer(axum::middleware::from_fn_with_state(app.clone(), conventions::wait_for))
+        .layer(axum::middleware::from_fn_with_state(app.clone(), conventions::tell_staleness))
         .with_state(app)
 }

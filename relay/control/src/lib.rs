@@ -7,7 +7,9 @@ pub mod audit;
 pub mod commands;
 #[cfg(feature = "faults")]
 pub mod faults;
+mod fence;
 pub mod founding;
+pub mod health;
 mod http;
 mod metrics;
 mod secrets;
@@ -18,7 +20,8 @@ use std::sync::Arc;
 use schemas::Timestamp;
 
 pub use commands::{Commands, CommandsParts, ExecuteError, Receipt, Request};
-pub use http::{App, AppParts, Probe, ProbeOutcome, openapi, router};
+pub use health::{Health, NodeHealth};
+pub use http::{App, AppParts, Probe, ProbeOutcome, Stop, openapi, router};
 pub use metrics::Metrics;
 pub use writer::Writer;
 

@@ -25,6 +25,13 @@ pub struct Metrics {
     pub(crate) position: Gauge,
     pub(crate) lag: Gauge,
     pub(crate) voids: Gauge,
+    pub(crate) stale_seconds: Gauge,
+    pub(crate) nodes_live: Gauge,
+    pub(crate) log_connected: Gauge,
+    pub(crate) log_trusted: Gauge,
+    pub(crate) key_store_level: Gauge,
+    pub(crate) spool_batches: Gauge,
+    pub(crate) spool_bytes: Gauge,
 }
 
 impl Metrics {
@@ -37,12 +44,35 @@ impl Metrics {
             position: Gauge::default(),
             lag: Gauge::default(),
             voids: Gauge::default(),
+            stale_seconds: Gauge::default(),
+            nodes_live: Gauge::default(),
+            log_connected: Gauge::default(),
+            log_trusted: Gauge::default(),
+            key_store_level: Gauge::default(),
+            spool_batches: Gauge::default(),
+            spool_bytes: Gauge::default(),
         };
         registry.register("keyrelay_commands", "Commands by outcome", metrics.commands.clone());
         registry.register("keyrelay_append_seconds", "Time of an append until its outcome", metrics.append_seconds.clone());
         registry.register("keyrelay_projector_position", "Last sequence applied to the read models", metrics.position.clone());
         registry.register("keyrelay_projector_lag", "Records in the log that the read models have not applied", metrics.lag.clone());
         registry.register("keyrelay_void_records", "Void records up to the position", metrics.voids.clone());
+        let stale = "Seconds since the read models were last known to be level with the log";
+        registry.register("keyrelay_log_stale_seconds", stale, metrics.stale_seconds.clone());
+        registry.register("keyrelay_log_connected", "1 while the log can be reached", metrics.log_connected.clone());
+        registry.register("keyrelay_log_trusted", "1 while the log has what it acknowledged", metrics.log_trusted.clone());
+        registry.register(
+            "keyrelay_key_store_level",
+            "1 while the copy of the key store is level with it",
+            metrics.key_store_level.clone(),
+        );
+        registry.register("keyrelay_nodes_live", "Nodes heard of recently", metrics.nodes_live.clone());
+        registry.register(
+            "keyrelay_usage_spool_batches",
+            "Usage batches on disk that the log does not have",
+            metrics.spool_batches.clone(),
+        );
+        registry.register("keyrelay_usage_spool_bytes", "Bytes of usage on disk that the log does not have", metrics.spool_bytes.clone());
         metrics
     }
 

@@ -1,11 +1,16 @@
 //! New secrets, and how a retry gets the same one.
 
 use schemas::{KeyId, RecordId, TenantId, Timestamp, client_key};
-use vault::{Lifetime, SealError, Sealing, SecretAddress, UnsealError, Vault};
+use vault::{Lifetime, SealError, Sealing, SecretAddress, StoreError, UnsealError, Vault};
 use zeroize::Zeroizing;
 
 /// How long a secret stays sealed for a retry under its idempotency key, in seconds: 24 hours.
 const REPEAT_SECONDS: u64 = 24 * 3600;
+
+/// Whether the key store may answer later.
+pub(crate) fn is_away(_: &StoreError) -> bool {
+    false
+}
 
 /// Bytes from the system's random source.
 pub(crate) fn random_bytes<const N: usize>() -> [u8; N] {

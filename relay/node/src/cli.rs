@@ -9,6 +9,7 @@ mod failure;
 mod keys;
 mod log;
 mod node;
+mod nodes;
 mod output;
 mod pools;
 mod progress;
@@ -69,6 +70,8 @@ enum Command {
     /// Pools: groups of upstreams
     #[command(subcommand)]
     Pools(pools::PoolsCommand),
+    /// Nodes: who is in the cluster, and how one leaves it
+    Nodes(nodes::NodesArgs),
     /// What was used, by whom
     #[command(subcommand)]
     Usage(usage::UsageCommand),
@@ -123,6 +126,7 @@ async fn talk(command: Command, client: &Client, environment: &BTreeMap<String, 
         Command::Keys(command) => keys::run(command, client, output).await,
         Command::Upstreams(command) => upstreams::run(command, client, environment, output).await,
         Command::Pools(command) => pools::run(command, client, output).await,
+        Command::Nodes(args) => nodes::run(args, client, output).await,
         Command::Usage(command) => usage::run(command, client, output).await,
         Command::Log(command) => log::run(command, client, output).await,
         Command::Audit(audit::AuditCommand::Export(args)) => audit::export(args, client, output).await,

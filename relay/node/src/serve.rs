@@ -13,13 +13,15 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
 use control::founding::{self, Foundation, Sources};
-use control::{App, AppParts, Clock, Commands, CommandsParts, Metrics, ProbeOutcome};
+use control::{App, AppParts, Clock, Commands, CommandsParts, Metrics, NodeHealth, ProbeOutcome};
+use coordination::{Coordination, LocalCoordination, NodeStatus};
 use event_log::usage::{UsageLog, UsageStream};
 use event_log::{EmbeddedLog, EventLog};
 use gateway::{Gateway, GatewayParts};
 use projector::usage::UsageProjector;
 use projector::{FoldError, FollowError, Projector, ReadModels, State, UsageModels};
 use prometheus_client::registry::Registry;
+use schemas::cluster::FORMAT_LEVEL;
 use schemas::{IncarnationId, Sequence, Timestamp, WriterId};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -92,7 +94,7 @@ impl Node {
     async fn run(self, relay: Listener, admin: Listener) -> anyhow::Result<()> {
         let Foundation { cluster, vault, writer, is_new } = self.foundation;
         let writer_id = writer.id();
-        let tasks = Tasks::new()?;
+        let (tasks, started_at) = (Tasks::new()?, (self.clock)());
         let mut registry = Registry::default();
         let control_metrics = Metrics::register(&mut registry);
         let gateway_metrics = gateway::Metrics::default();
@@ -129,6 +131,7 @@ impl Node {
             let finish = finish_usage.clone();
             async move { Ok(usage_writer.run(finish).await?) }
         });
+        let coordination: Arc<dyn Coordination> = Arc::new(LocalCoordination::new(writer_id, self.clock.clone()));
         let (ready, is_ready) = watch::channel(false);
         let (caught_up, has_caught_up) = watch::channel(false);
         let admin_router = control::router(App::new(AppParts {
@@ -143,6 +146,10 @@ impl Node {
             probe: probe(&gateway),
             cluster_id: cluster.id,
             owner_token_hash: cluster.owner_token_hash,
+            coordination: coordination.clone(),
+            health: Arc::new(NodeHealth::embedded),
+            staleness_max: self.config.relay.staleness_max,
+            stop: tasks.stopper(),
             ready: is_ready,
             openapi_json: openapi::document_text()?.into(),
         }));
@@ -159,6 +166,16 @@ impl Node {
             ready.send_replace(true);
             tasks.tracker.spawn(upkeep::sweep_vault(vault.clone(), self.models.clone(), self.clock.clone(), tasks.close.clone()));
             let sequence = self.models.position().sequence;
+            coordination.announce(NodeStatus {
+                node: writer_id,
+                release: env!("CARGO_PKG_VERSION").to_owned(),
+                format_level: u32::from(FORMAT_LEVEL),
+                started_at,
+                relay: relay_origin.clone(),
+                admin: admin_origin.clone(),
+                applied: sequence,
+                ready: true,
+            });
             announce(&self.config.data, &relay_origin, &admin_origin, writer_id, sequence, &*self.log)?;
             tracing::info!(relay = relay_origin, admin = admin_origin, sequence = sequence.0, founded = is_new, "ready");
             anyhow::Ok(())

@@ -1,7 +1,9 @@
 //! What the handlers share.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use coordination::Coordination;
 use event_log::EventLog;
 use projector::{ReadModels, UsageModels};
 use prometheus_client::registry::Registry;
@@ -10,10 +12,13 @@ use tokio::sync::watch;
 use tokio::task::JoinError;
 use vault::Vault;
 
-use crate::{Clock, Commands, Metrics};
+use crate::{Clock, Commands, Health, Metrics};
 
 /// Asks an upstream for its models with its credential; the composition root connects it to the data plane's client.
 pub type Probe = Arc<dyn Fn(UpstreamId) -> futures_util::future::BoxFuture<'static, ProbeOutcome> + Send + Sync>;
+
+/// Begins the end of the node, as a signal does; the composition root goes on from there.
+pub type Stop = Arc<dyn Fn() + Send + Sync>;
 
 /// What a test of an upstream found.
 #[derive(Debug, Clone)]
@@ -38,6 +43,14 @@ pub struct AppParts {
     pub probe: Probe,
     pub cluster_id: ClusterId,
     pub owner_token_hash: Digest,
+    /// Who else is there.
+    pub coordination: Arc<dyn Coordination>,
+    /// How the node stands with what it depends on.
+    pub health: Health,
+    /// The bound of the data plane, beyond which the node is not ready.
+    pub staleness_max: Duration,
+    /// For a node that leaves the cluster.
+    pub stop: Stop,
     /// Whether the node serves: false while it catches up at start and while it drains.
     pub ready: watch::Receiver<bool>,
     /// The whole document, of both listeners.
@@ -59,6 +72,11 @@ impl App {
 
     pub(crate) fn position(&self) -> Sequence {
         self.0.models.position().sequence
+    }
+
+    /// How long ago the read models were last known to be level with the log.
+    pub(crate) fn staleness(&self) -> Duration {
+        self.models.staleness()
     }
 
     /// Runs work on the vault off the executor: it blocks on the key store.

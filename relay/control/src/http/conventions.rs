@@ -5,7 +5,7 @@ use std::time::Duration;
 use axum::body::Bytes;
 use axum::extract::{FromRequest, FromRequestParts, Query, Request, State};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, header};
+use axum::http::{HeaderMap, HeaderName, header};
 use axum::middleware::Next;
 use axum::response::Response;
 use schemas::key::Expiry;
@@ -13,11 +13,14 @@ use schemas::{Actor, Command, CommandId, Digest, DurationText, PoolId, Sequence,
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize};
 use subtle::ConstantTimeEq as _;
+use tokio::time::Instant;
 use utoipa::{IntoParams, ToSchema};
 
 use super::app::App;
 use super::error::ApiError;
 use crate::commands;
+use crate::fence::{FENCE_WAIT, Fence, FencePosts};
+use crate::health::STALE_FROM;
 
 /// The most bytes of a request body on the admin listener.
 const BODY_BYTES_MAX: usize = 256 * 1024;
@@ -28,6 +31,8 @@ const WAIT_FOR_MAX: Duration = Duration::from_secs(2);
 /// The most entries of a page.
 pub(super) const LIMIT_MAX: usize = 1000;
 const LIMIT_DEFAULT: usize = 100;
+/// How long ago this node was last level with the log, from ten seconds on.
+const STALE_SECONDS: HeaderName = HeaderName::from_static("x-keyrelay-stale-seconds");
 
 /// Whoever sent an authenticated request.
 pub(super) struct Caller {
@@ -59,6 +64,8 @@ pub(super) struct Mutation<T> {
     pub(super) repeatable: bool,
     pub(super) request_digest: Digest,
     pub(super) if_version: Option<Version>,
+    /// When the caller's patience ends, for all commands of the request together.
+    deadline: Instant,
 }
 
 impl<T> Mutation<T> {
@@ -71,6 +78,7 @@ impl<T> Mutation<T> {
             command_id: self.command_id,
             request_digest: self.request_digest,
             if_version: self.if_version,
+            deadline: self.deadline,
         }
     }
 
@@ -84,6 +92,7 @@ impl<T: DeserializeOwned> FromRequest<App> for Mutation<T> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, app: &App) -> Result<Self, ApiError> {
+        let deadline = commands::Commands::deadline();
         let (mut parts, body) = request.into_parts();
         let caller = Caller::from_request_parts(&mut parts, app).await?;
         let idempotency_key = idempotency_key(&parts.headers)?;
@@ -98,7 +107,7 @@ impl<T: DeserializeOwned> FromRequest<App> for Mutation<T> {
             Some(key) => (CommandId::of(&caller.tenant, &caller.actor, &key), true),
             None => (CommandId::from_bytes(crate::secrets::random_bytes()), false),
         };
-        Ok(Self { caller, body, command_id, repeatable, request_digest, if_version })
+        Ok(Self { caller, body, command_id, repeatable, request_digest, if_version, deadline })
     }
 }
 
@@ -130,6 +139,28 @@ fn if_match(headers: &HeaderMap) -> Result<Option<Version>, ApiError> {
     }
     let version = text.trim_matches('"').parse().map_err(|_| ApiError::BadRequest("If-Match is a version, such as \"3\"".to_owned()))?;
     Ok(Some(Version(version)))
+}
+
+/// Whether an answer waits for the other nodes.
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Fenced {
+    /// Answer when every live node has applied the record, after 10 seconds at most; `fence` says how it went.
+    #[serde(default)]
+    pub(super) wait: bool,
+}
+
+impl Fenced {
+    /// The fence behind a command that was executed; none where nobody asked for one.
+    pub(super) async fn fence(&self, app: &App, sequence: Sequence, began: Instant) -> Result<Option<Fence>, ApiError> {
+        if !self.wait {
+            return Ok(None);
+        }
+        let (nodes, enrolled) = (app.coordination.nodes(), super::nodes::enrolled(&app.models)?);
+        let posts = FencePosts { nodes, models: &app.models, this: app.node(), enrolled, began };
+        Ok(Some(posts.wait(sequence, FENCE_WAIT).await))
+    }
 }
 
 /// A body without members.
@@ -262,6 +293,16 @@ pub(super) async fn wait_for(State(app): State<App>, request: Request, next: Nex
         }
     }
     Ok(next.run(request).await)
+}
+
+/// Tells in each answer how old what it says may be, once that is worth telling.
+pub(super) async fn tell_staleness(State(app): State<App>, request: Request, next: Next) -> Response {
+    let staleness = app.staleness();
+    let mut response = next.run(request).await;
+    if staleness >= STALE_FROM {
+        response.headers_mut().insert(STALE_SECONDS, staleness.as_secs().into());
+    }
+    response
 }
 
 pub(super) async fn not_found() -> ApiError {

@@ -3,19 +3,21 @@
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use event_log::AppendError;
+use event_log::{AppendError, ReadError};
 use schemas::credential::CredentialError;
 use schemas::key::KeyError;
 use schemas::pool::PoolError;
 use schemas::tenant::TenantError;
 use schemas::upstream::UpstreamError;
 use schemas::writer::WriterError;
-use schemas::{CommandId, Rejection, Version};
+use schemas::{CommandId, Rejection, Version, WriterId};
 use serde::Serialize;
 use thiserror::Error;
 use utoipa::ToSchema;
+use vault::{SealError, SealFieldError, StoreError, UnsealError, UnsealFieldError};
 
 use crate::commands::ExecuteError;
+use crate::secrets::is_away;
 
 /// A problem, as RFC 9457 has it; `code` is stable and meant for programs, `detail` for people.
 #[derive(Debug, Serialize, ToSchema)]
@@ -53,6 +55,10 @@ pub(crate) enum ApiError {
     NameTaken { kind: &'static str, name: String },
     #[error("the pool still has {upstreams} upstreams; move or remove them first")]
     PoolInUse { upstreams: usize },
+    #[error("node {0} is live; stop it before it is retired, or let it leave by itself with `keyrelay nodes leave`")]
+    NodeLive(WriterId),
+    #[error("whether the node is live cannot be told now: this node does not hear of others")]
+    RegistryAway,
     #[error("the read models have not reached sequence {0} yet")]
     NotApplied(u64),
     #[error(transparent)]
@@ -60,17 +66,17 @@ pub(crate) enum ApiError {
     #[error("the read models cannot be read")]
     Read(#[from] projector::ReadError),
     #[error("the log cannot be read")]
-    LogRead(#[from] event_log::ReadError),
+    LogRead(#[from] ReadError),
     #[error("a secret cannot be sealed")]
-    Seal(#[from] vault::SealError),
+    Seal(#[from] SealError),
     #[error("a secret cannot be unsealed")]
-    Unseal(#[from] vault::UnsealError),
+    Unseal(#[from] UnsealError),
     #[error("a text cannot be sealed")]
-    SealField(#[from] vault::SealFieldError),
+    SealField(#[from] SealFieldError),
     #[error("a text cannot be unsealed")]
-    UnsealField(#[from] vault::UnsealFieldError),
+    UnsealField(#[from] UnsealFieldError),
     #[error("a secret cannot be destroyed")]
-    Erase(#[from] vault::StoreError),
+    Erase(#[from] StoreError),
     #[error("a task ended early")]
     Task(#[from] tokio::task::JoinError),
 }
@@ -86,8 +92,12 @@ impl ApiError {
             Self::AmbiguousName { .. } => (StatusCode::CONFLICT, "ambiguous_name"),
             Self::NameTaken { .. } => (StatusCode::CONFLICT, "name_taken"),
             Self::PoolInUse { .. } => (StatusCode::CONFLICT, "pool_in_use"),
+            Self::NodeLive(_) => (StatusCode::CONFLICT, "node_live"),
+            Self::RegistryAway => (StatusCode::SERVICE_UNAVAILABLE, "registry_unavailable"),
             Self::NotApplied(_) => (StatusCode::SERVICE_UNAVAILABLE, "not_applied"),
             Self::Execute(error) => execute_status(error),
+            Self::LogRead(ReadError::Unavailable { .. }) => (StatusCode::SERVICE_UNAVAILABLE, LOG_UNAVAILABLE),
+            _ if self.is_key_store_away() => (StatusCode::SERVICE_UNAVAILABLE, KEY_STORE_UNAVAILABLE),
             Self::Read(_)
             | Self::LogRead(_)
             | Self::Seal(_)
@@ -99,11 +109,34 @@ impl ApiError {
         }
     }
 
+    /// Whether the key store may answer later, so that nothing is wrong with this node.
+    fn is_key_store_away(&self) -> bool {
+        match self {
+            Self::Erase(error)
+            | Self::Seal(SealError::Store(error))
+            | Self::Unseal(UnsealError::Store(error))
+            | Self::SealField(SealFieldError::Store(error))
+            | Self::UnsealField(UnsealFieldError::Store(error)) => is_away(error),
+            _ => false,
+        }
+    }
+
+    /// When to come again. What is only late is there in a second; a log or a key store that was tried in vain takes longer.
+    fn retry_after(code: &str) -> HeaderValue {
+        let is_away = [LOG_UNAVAILABLE, KEY_STORE_UNAVAILABLE, "outcome_unknown", "log_lost"].contains(&code);
+        HeaderValue::from_static(if is_away { "5" } else { "1" })
+    }
+
     /// What people may read: a refusal says why, a failure inside does not.
     fn detail(&self) -> String {
         match self {
             Self::Execute(ExecuteError::Rejected(rejection)) => rejection.to_string(),
             Self::Execute(ExecuteError::Encode(error)) => error.to_string(),
+            Self::Execute(error) if error.is_log_away() => "the log cannot be reached; nothing was written, so try again later".to_owned(),
+            Self::LogRead(ReadError::Unavailable { .. }) => "the log cannot be reached; try again later".to_owned(),
+            _ if self.is_key_store_away() => {
+                "the key store cannot be reached; nothing was written to the log, so try again later".to_owned()
+            }
             Self::Read(_)
             | Self::LogRead(_)
             | Self::Seal(_)
@@ -120,11 +153,17 @@ impl ApiError {
             | Self::AmbiguousName { .. }
             | Self::NameTaken { .. }
             | Self::PoolInUse { .. }
+            | Self::NodeLive(_)
+            | Self::RegistryAway
             | Self::NotApplied(_)
             | Self::Execute(_) => self.to_string(),
         }
     }
 }
+
+/// Codes that callers of several routes act on.
+const LOG_UNAVAILABLE: &str = "log_unavailable";
+const KEY_STORE_UNAVAILABLE: &str = "key_store_unavailable";
 
 fn execute_status(error: &ExecuteError) -> (StatusCode, &'static str) {
     match error {
@@ -137,7 +176,7 @@ fn execute_status(error: &ExecuteError) -> (StatusCode, &'static str) {
         ExecuteError::Encode(_) => (StatusCode::BAD_REQUEST, "too_large"),
         ExecuteError::LogLost { .. } => (StatusCode::SERVICE_UNAVAILABLE, "log_lost"),
         ExecuteError::Log(AppendError::RecordTooLarge { .. }) => (StatusCode::BAD_REQUEST, "too_large"),
-        ExecuteError::Log(_) => (StatusCode::SERVICE_UNAVAILABLE, "log_unavailable"),
+        ExecuteError::Log(_) | ExecuteError::History(ReadError::Unavailable { .. }) => (StatusCode::SERVICE_UNAVAILABLE, LOG_UNAVAILABLE),
         ExecuteError::Read(_) | ExecuteError::History(_) | ExecuteError::HistoryGone { .. } => {
             (StatusCode::INTERNAL_SERVER_ERROR, "internal")
         }
@@ -221,7 +260,7 @@ impl IntoResponse for ApiError {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         if status == StatusCode::SERVICE_UNAVAILABLE {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+            headers.insert(header::RETRY_AFTER, Self::retry_after(code));
         }
         response
     }
@@ -279,7 +318,8 @@ pub(crate) enum MutationProblems {
     /// Something inside failed; the node's log says what.
     #[response(status = 500, content_type = "application/problem+json")]
     Internal(Problem),
-    /// The log does not take records now, or the outcome is not known yet (`outcome_unknown`, with the command's id).
+    /// The log does not take records now (`log_unavailable`) or the key store is away (`key_store_unavailable`), and nothing was written; or
+    /// the outcome is not known yet (`outcome_unknown`, with the command's id). `Retry-After` says when to come again.
     #[response(status = 503, content_type = "application/problem+json")]
     Unavailable(Problem),
 }

@@ -1,5 +1,7 @@
 //! Liveness, readiness, metrics and the document itself. No token: the admin listener is loopback by default, and nothing here is secret.
 
+use std::time::Duration;
+
 use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderName, StatusCode, header};
@@ -10,6 +12,7 @@ use utoipa::ToSchema;
 
 use super::app::App;
 use super::error::ApiError;
+use crate::health::{Degradation, NodeHealth, Signs, Standing, Trust};
 
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Live {
@@ -19,6 +22,10 @@ pub(super) struct Live {
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Readiness {
     ready: bool,
+    /// Something is wrong, though the node may serve; `reasons` says what.
+    degraded: bool,
+    #[schema(inline)]
+    reasons: Vec<Degradation>,
     node: WriterId,
     /// The last sequence that the read models have, and how many of the log's they have not.
     position: Sequence,
@@ -29,6 +36,11 @@ pub(super) struct Readiness {
     reason: Option<String>,
     /// How durable an append is: `embedded` means that this process syncs its own log.
     sync: &'static str,
+    /// How long ago the read models were last known to be level with the log, null if never, and from when on the node refuses to serve.
+    stale_seconds: Option<u64>,
+    staleness_max_seconds: u64,
+    #[serde(flatten)]
+    health: NodeHealth,
 }
 
 /// The process answers.
@@ -37,7 +49,8 @@ pub(super) async fn livez() -> Json<Live> {
     Json(Live { status: "ok" })
 }
 
-/// The node serves: it has caught up with the log it found at start, and it is not stopping.
+/// The node serves: it has caught up with the log as far as it can, what it knows is not too old, and it is not stopping. A node whose log is
+/// away serves on inside the staleness bound, `degraded`.
 #[utoipa::path(get, path = "/readyz", tag = "health", operation_id = "readyz", security(()),
     responses((status = 200, body = Readiness), (status = 503, body = Readiness)))]
 pub(super) async fn readyz(State(app): State<App>) -> (StatusCode, Json<Readiness>) {
@@ -48,15 +61,23 @@ pub(super) async fn readyz(State(app): State<App>) -> (StatusCode, Json<Readines
         ProjectorState::Waiting { reason } => ("waiting", Some(reason.to_string())),
         ProjectorState::Stopped { reason, .. } => ("stopped", Some(reason.to_string())),
     };
-    let ready = *app.ready.borrow() && matches!(status.state, ProjectorState::Following);
+    let (health, staleness, staleness_max) = ((app.health)(), app.staleness(), app.staleness_max);
+    let (is_serving, sync) = (*app.ready.borrow(), app.log.sync());
+    let signs = Signs { is_serving, read_models: &status.state, staleness, staleness_max, sync, health: &health };
+    let Standing { is_ready: ready, degradations: reasons } = Standing::judge(&signs);
     let body = Readiness {
         ready,
+        degraded: !reasons.is_empty(),
+        reasons,
         node: app.node(),
         position: status.position.sequence,
         lag: status.lag,
         read_models,
         reason,
-        sync: app.log.sync().as_str(),
+        sync: sync.as_str(),
+        stale_seconds: (staleness != Duration::MAX).then_some(staleness.as_secs()),
+        staleness_max_seconds: staleness_max.as_secs(),
+        health,
     };
     (if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, Json(body))
 }
@@ -70,6 +91,14 @@ pub(super) async fn metrics(State(app): State<App>) -> Result<([(HeaderName, &'s
     app.metrics.position.set(gauge(status.position.sequence.0));
     app.metrics.lag.set(gauge(status.lag));
     app.metrics.voids.set(gauge(status.counts.void));
+    app.metrics.stale_seconds.set(gauge(app.staleness().as_secs()));
+    app.metrics.nodes_live.set(gauge(app.coordination.nodes().borrow().iter().filter(|entry| entry.live).count() as u64));
+    let NodeHealth { log, spool, key_store } = (app.health)();
+    app.metrics.log_connected.set(log.connected.into());
+    app.metrics.log_trusted.set((log.trust == Trust::Trusted).into());
+    app.metrics.key_store_level.set(key_store.is_none_or(|store| store.level).into());
+    app.metrics.spool_batches.set(gauge(spool.map_or(0, |spool| spool.batches)));
+    app.metrics.spool_bytes.set(gauge(spool.map_or(0, |spool| spool.bytes)));
     let mut text = String::new();
     // Writing to a string fails only if a metric's own formatting does, which none here can.
     prometheus_client::encoding::text::encode(&mut text, &app.registry).expect("every metric formats itself to a string");

@@ -7,14 +7,16 @@ use projector::Versioned;
 use schemas::key::{Endpoint, Expiry, Fact, Key, KeyCommand, KeyDetails, KeyPatch, KeyState, Limits};
 use schemas::{Actor, Aggregate, Command, DurationText, KeyId, Sealed, Sequence, Stream, TenantId, Timestamp, Version, client_key};
 use serde::{Deserialize, Serialize, Serializer};
+use tokio::time::Instant;
 use utoipa::ToSchema;
 use zeroize::Zeroizing;
 
 use super::app::App;
-use super::conventions::{Caller, Mutation, NeverText, Nothing, Page, Params, Reason, expiry, named_pool, pool_text, present};
+use super::conventions::{Caller, Fenced, Mutation, NeverText, Nothing, Page, Params, Reason, expiry, named_pool, pool_text, present};
 use super::error::{ApiError, MutationProblems, ReadProblems};
 use super::usage::UsageRows;
 use crate::Receipt;
+use crate::fence::Fence;
 use crate::secrets::{self, RepeatError};
 
 /// The most characters of a description or a reason.
@@ -158,6 +160,9 @@ pub(super) struct KeyAnswer {
     sequence: Sequence,
     /// False where this node's read models do not have the record yet.
     applied: bool,
+    /// How far the record has come, where the request asked to `wait`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fence: Option<Fence>,
 }
 
 /// A key with its new secret, which is shown this once.
@@ -321,16 +326,22 @@ pub(super) async fn enable(
     execute(&app, &mutation, &id, KeyCommand::Enable).await
 }
 
-/// Refuse the key for ever.
-#[utoipa::path(post, path = "/keys/{id}/revoke", tag = "keys", operation_id = "revoke_key", request_body = Reason, params(("id" = KeyId, Path)),
+/// Refuse the key for ever. With `wait=true` the answer comes when every live node refuses it; if one did not in time, that is no failure: the
+/// revocation is in the log, and `fence` names the node.
+#[utoipa::path(post, path = "/keys/{id}/revoke", tag = "keys", operation_id = "revoke_key", request_body = Reason,
+    params(("id" = KeyId, Path), Fenced),
     responses((status = 200, body = KeyAnswer), MutationProblems))]
 pub(super) async fn revoke(
     State(app): State<App>,
     Path(id): Path<String>,
+    Params(fenced): Params<Fenced>,
     mutation: Mutation<Reason>,
 ) -> Result<Json<KeyAnswer>, ApiError> {
+    let began = Instant::now();
     let reason = seal_reason(&app, &mutation, &id).await?;
-    execute(&app, &mutation, &id, KeyCommand::Revoke { reason }).await
+    let Json(mut answer) = execute(&app, &mutation, &id, KeyCommand::Revoke { reason }).await?;
+    answer.fence = fenced.fence(&app, answer.sequence, began).await?;
+    Ok(Json(answer))
 }
 
 /// What one key used, by day.
@@ -353,7 +364,7 @@ async fn execute<T>(app: &App, mutation: &Mutation<T>, id: &str, command: KeyCom
     let stream = Stream::key(mutation.caller.tenant.clone(), parse_id(id)?);
     let receipt = app.commands.execute(mutation.request(stream, Command::Key(command))).await?;
     let (sequence, applied) = (receipt.sequence, receipt.applied);
-    Ok(Json(KeyAnswer { key: view(app, &key_of(receipt)?)?, sequence, applied }))
+    Ok(Json(KeyAnswer { key: view(app, &key_of(receipt)?)?, sequence, applied, fence: None }))
 }
 
 /// The one place where a secret goes out.

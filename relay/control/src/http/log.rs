@@ -2,6 +2,7 @@
 
 use axum::Json;
 use axum::extract::State;
+use event_log::ReadError;
 use schemas::{ClusterId, Digest, Sequence, WriterId};
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -15,7 +16,7 @@ pub(super) struct LogView {
     cluster: ClusterId,
     /// The node that answers, and signs what it writes under this id.
     node: WriterId,
-    /// The last record of the log.
+    /// The last record of the log; while it is away, the last that this node heard of.
     head: Sequence,
     /// The last record that this node has applied, and the RFC 6962 root of the log's Merkle tree there.
     position: Sequence,
@@ -30,10 +31,15 @@ pub(super) struct LogView {
 #[utoipa::path(get, path = "/log", tag = "log", operation_id = "show_log", responses((status = 200, body = LogView), ReadProblems))]
 pub(super) async fn show(State(app): State<App>, _caller: Caller) -> Result<Json<LogView>, ApiError> {
     let status = app.models.status();
+    let head = match app.log.head().await {
+        // Where the log is away, the head is the last that was heard of.
+        Err(ReadError::Unavailable { .. }) => status.head.max(status.position.sequence),
+        head => head?,
+    };
     Ok(Json(LogView {
         cluster: app.cluster_id,
         node: app.node(),
-        head: app.log.head().await?,
+        head,
         position: status.position.sequence,
         root: status.position.root,
         void: status.counts.void,

@@ -41,7 +41,13 @@ pub(super) enum KeysCommand {
     /// Lift a disable
     Enable { id: String },
     /// Refuse a key for ever
-    Revoke(Because),
+    Revoke {
+        #[command(flatten)]
+        because: Because,
+        /// Wait until every live node refuses it, 10 seconds at most; exit code 1 if one did not in time (the key is revoked all the same)
+        #[arg(long)]
+        wait: bool,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -133,6 +139,9 @@ const FIELDS: [Field; 19] = [
     ("version", "/version"),
 ];
 
+const FENCE: [Field; 5] =
+    [("reached", "/reached"), ("nodes", "/nodes"), ("elapsed ms", "/elapsed_ms"), ("missing", "/missing"), ("not live", "/not_live")];
+
 pub(super) async fn run(command: KeysCommand, client: &Client, output: &mut Output) -> Result<(), Failure> {
     match command {
         KeysCommand::Create(Create { name, expiry, details }) => {
@@ -162,8 +171,29 @@ pub(super) async fn run(command: KeysCommand, client: &Client, output: &mut Outp
         }
         KeysCommand::Disable(Because { id, reason }) => shown(&act(client, &id, "disable", json!({ "reason": reason })).await?, output),
         KeysCommand::Enable { id } => shown(&act(client, &id, "enable", json!({})).await?, output),
-        KeysCommand::Revoke(Because { id, reason }) => shown(&act(client, &id, "revoke", json!({ "reason": reason })).await?, output),
+        KeysCommand::Revoke { because: Because { id, reason }, wait } => {
+            let path = ["keys", &id, "revoke"];
+            let call = Call::new(Method::POST, &path).query("wait", wait.then_some(true)).body(json!({ "reason": reason }));
+            revoked(&client.send(call).await?, output)
+        }
     }
+}
+
+/// A fence that was not reached is a finding: the key is revoked, and somebody should look at the nodes that are named.
+fn revoked(answer: &Value, output: &mut Output) -> Result<(), Failure> {
+    let fence = &answer["fence"];
+    if fence.is_null() {
+        return shown(answer, output);
+    }
+    output.answer(answer, |answer| format!("{}\n\n{}", render::block(&answer["key"], &FIELDS), render::block(&answer["fence"], &FENCE)))?;
+    if fence["not_live"].as_array().is_some_and(|nodes| !nodes.is_empty()) {
+        output.note("Nodes that are not live have stopped or are cut off. One that is cut off accepts the key until its relay.staleness_max is over.");
+    }
+    if fence["reached"] == json!(true) {
+        return Ok(());
+    }
+    output.note("The key is revoked, but not every live node had applied that in time.");
+    Err(Failure::Findings)
 }
 
 async fn act(client: &Client, id: &str, verb: &str, body: Value) -> Result<Value, Failure> {

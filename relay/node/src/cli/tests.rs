@@ -17,7 +17,7 @@ fn the_definition_is_consistent() {
 #[test]
 fn every_verb_is_understood() {
     for line in [
-        "serve --data d --config f --relay-listen 127.0.0.1:0 --admin-listen 127.0.0.1:0",
+        "serve --data d --config f --relay-listen 127.0.0.1:0 --admin-listen 127.0.0.1:0 --nats nats://127.0.0.1:4222",
         "config --json",
         "keys create ci --expires-in 30d --pool default --model gpt-* --requests-per-minute 60 --concurrency 4",
         "keys create ci --never-expires --description text --owner me --tag a --tag b --endpoint messages",
@@ -28,7 +28,11 @@ fn every_verb_is_understood() {
         "keys rotate key_x --overlap 24h --finish-previous",
         "keys disable key_x --reason leaked",
         "keys enable key_x",
-        "keys revoke key_x",
+        "keys revoke key_x --reason leaked --wait",
+        "nodes",
+        "nodes --limit 3 --json",
+        "nodes retire node_x",
+        "nodes leave",
         "upstreams add a --dialect openai --base-url http://127.0.0.1:9/v1 --credential-file - --priority 1 --weight 2 --pool p",
         "upstreams list",
         "upstreams show a",

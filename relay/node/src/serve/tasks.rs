@@ -1,6 +1,7 @@
 //! The node's tasks, and its end: stop accepting, let streams finish, flush, close, each under a deadline.
 
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::anyhow;
@@ -79,6 +80,12 @@ impl Tasks {
                 tracing::error!(task = name, reason = format!("{error:#}"), "a task failed");
             }
         });
+    }
+
+    /// What begins the end of the node from inside, as a first signal does.
+    pub(super) fn stopper(&self) -> Arc<dyn Fn() + Send + Sync> {
+        let signals = self.signals.clone();
+        Arc::new(move || signals.send_modify(|count| *count += 1))
     }
 
     /// Waits for a signal, or for the end of an essential task, which is an error.

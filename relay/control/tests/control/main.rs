@@ -1,0 +1,10 @@
+//! The control plane over a log in memory that can go away, with several nodes in one process.
+#![allow(clippy::unwrap_used, reason = "a failing test may panic")]
+#![allow(clippy::disallowed_methods, reason = "tests own their tasks and their clock")]
+
+mod away;
+mod founding;
+mod nodes;
+mod registry;
+mod shaky;
+mod world;

@@ -1,0 +1,179 @@
+//! A log and a key store, and the nodes that share them.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use axum::Router;
+use axum::body::Body;
+use axum::http::{HeaderMap, Request, StatusCode};
+use control::founding::{self, Foundation, FoundingError, Sources};
+use control::health::{LogHealth, NodeHealth, Trust};
+use control::{App, AppParts, Clock, Commands, CommandsParts, Metrics, ProbeOutcome};
+use event_log::usage::{UsageLog, UsageStream};
+use http_body_util::BodyExt as _;
+use projector::usage::UsageProjector;
+use projector::{Memory, Projector, ReadModels};
+use prometheus_client::registry;
+use schemas::{Timestamp, WriterId};
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::sync::watch;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::TaskTracker;
+use tower::ServiceExt as _;
+use vault::{MemoryKeyStore, RootKey};
+use zeroize::Zeroizing;
+
+use crate::registry::Registry;
+use crate::shaky::ShakyLog;
+
+pub(crate) const TOKEN: &str = "kr-owner-q8Zt3LxV0mWn7RyC5bKd2HsJ9fGpA1uE";
+
+/// What the nodes of a cluster share.
+#[derive(Clone, Default)]
+pub(crate) struct World {
+    pub(crate) log: ShakyLog,
+    pub(crate) store: Arc<MemoryKeyStore>,
+    pub(crate) registry: Registry,
+}
+
+/// A node that serves its API to the test.
+pub(crate) struct Node {
+    pub(crate) id: WriterId,
+    pub(crate) models: ReadModels,
+    pub(crate) is_stopped: Arc<AtomicBool>,
+    router: Router,
+    tasks: TaskTracker,
+    stop: DropGuard,
+}
+
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Value,
+}
+
+pub(crate) fn clock() -> Clock {
+    Arc::new(|| Timestamp::from_micros(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_micros() as u64))
+}
+
+/// A data directory, a root key given from outside, and the owner token that all tests use.
+pub(crate) fn sources(data: &Path, root_key: Option<&RootKey>) -> Sources {
+    Sources { data: data.to_owned(), root_key: root_key.cloned(), owner_token: Some(Zeroizing::new(TOKEN.to_owned())) }
+}
+
+impl World {
+    pub(crate) async fn found_or_join(&self, sources: &Sources) -> Result<Foundation, FoundingError> {
+        founding::found_or_join(sources, &self.log, self.store.clone(), &clock()).await
+    }
+
+    pub(crate) async fn open_models(&self, data: &Path) -> (Projector, ReadModels) {
+        let config = projector::Config { data: data.to_owned(), memory: Memory::new(Memory::BYTES_MIN), clock: clock() };
+        Projector::open(config, Arc::new(self.log.clone())).await.unwrap()
+    }
+
+    /// Starts a node that has founded or joined, and waits until it is level with the log and enrolled.
+    pub(crate) async fn start(&self, data: &TempDir, foundation: Foundation) -> Node {
+        let (projector, models) = self.open_models(data.path()).await;
+        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        tasks.spawn({
+            let stop = stop.clone();
+            async move {
+                while projector.run(stop.clone()).await.is_err() {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+            }
+        });
+        let usage_log: Arc<dyn UsageStream> = Arc::new(UsageLog::open(&data.path().join("usage-log")).unwrap());
+        let usage_config = projector::Config { data: data.path().to_owned(), memory: Memory::new(Memory::BYTES_MIN), clock: clock() };
+        let (_, usage) = UsageProjector::open(usage_config, usage_log).await.unwrap();
+        let Foundation { cluster, vault, writer, .. } = foundation;
+        let (id, mut names) = (writer.id(), registry::Registry::default());
+        let metrics = Metrics::register(&mut names);
+        let commands = Commands::new(CommandsParts {
+            log: Arc::new(self.log.clone()),
+            models: models.clone(),
+            writer,
+            cluster: cluster.id,
+            clock: clock(),
+            tasks: tasks.clone(),
+            metrics: metrics.clone(),
+        });
+        assert!(models.wait_for(self.log.true_head().await, Duration::from_secs(10)).await);
+        founding::furnish(&commands, &models, &cluster, &vault).await.unwrap();
+        let (log, is_stopped) = (self.log.clone(), Arc::new(AtomicBool::new(false)));
+        let stopped = is_stopped.clone();
+        let router = control::router(App::new(AppParts {
+            commands,
+            models: models.clone(),
+            usage,
+            vault,
+            log: Arc::new(self.log.clone()),
+            clock: clock(),
+            metrics,
+            registry: Arc::new(names),
+            probe: Arc::new(|_| Box::pin(async { ProbeOutcome { status: None, elapsed_ms: 0, error: None } })),
+            cluster_id: cluster.id,
+            owner_token_hash: cluster.owner_token_hash,
+            coordination: Arc::new(self.registry.clone()),
+            health: Arc::new(move || {
+                let log = LogHealth { connected: !log.is_away(), epoch: 1, trust: Trust::Trusted, trust_reason: None };
+                NodeHealth { log, spool: None, key_store: None }
+            }),
+            staleness_max: Duration::from_secs(900),
+            stop: Arc::new(move || stopped.store(true, Ordering::SeqCst)),
+            ready: watch::channel(true).1,
+            openapi_json: "{}".into(),
+        }));
+        self.registry.hear(id, models.position().sequence, true);
+        Node { id, models, is_stopped, router, tasks, stop: stop.drop_guard() }
+    }
+
+    /// A node that founds or joins under this root key, in a directory of its own.
+    pub(crate) async fn node(&self, root_key: &RootKey) -> (Node, TempDir) {
+        let data = tempfile::tempdir().unwrap();
+        let foundation = self.found_or_join(&sources(data.path(), Some(root_key))).await.unwrap();
+        (self.start(&data, foundation).await, data)
+    }
+}
+
+impl Node {
+    pub(crate) async fn call(&self, method: &str, path: &str, body: Value) -> Answer {
+        let request = Request::builder().method(method).uri(path).header("authorization", format!("Bearer {TOKEN}"));
+        let body = if body.is_null() { Body::empty() } else { Body::from(body.to_string()) };
+        let response = self.router.clone().oneshot(request.body(body).unwrap()).await.unwrap();
+        let (head, body) = response.into_parts();
+        let bytes = body.collect().await.unwrap().to_bytes();
+        let body = serde_json::from_slice(&bytes).unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&bytes).into_owned()));
+        Answer { status: head.status, headers: head.headers, body }
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> Answer {
+        self.call("GET", path, Value::Null).await
+    }
+
+    pub(crate) async fn create_key(&self) -> String {
+        let answer = self.call("POST", "/api/v1/keys", serde_json::json!({ "name": "ci", "expires": "never" })).await;
+        assert_eq!(answer.status, StatusCode::CREATED, "{}", answer.body);
+        answer.body["key"]["id"].as_str().unwrap().to_owned()
+    }
+
+    /// Stops the node's tasks and lets go of its files.
+    pub(crate) async fn stop(self) {
+        drop(self.stop);
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+}
+
+impl Answer {
+    pub(crate) fn code(&self) -> &str {
+        self.body["code"].as_str().unwrap_or_default()
+    }
+
+    pub(crate) fn header(&self, name: &str) -> Option<u64> {
+        self.headers.get(name)?.to_str().ok()?.parse().ok()
+    }
+}
