@@ -5,6 +5,7 @@
 //! effort: without the file, or with one that cannot be believed, the rows count as never level, and serve nothing until they are.
 
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -87,6 +88,14 @@ impl ContactFile {
         let replaced = fs::write(&temporary, contact.line()).and_then(|()| fs::rename(&temporary, &self.path));
         if let Err(error) = replaced {
             tracing::warn!(path = %self.path.display(), error = %error, "when the read models were last level could not be noted");
+        }
+    }
+
+    /// Removes the file: what is opened next has not been level here.
+    pub(crate) fn forget(&self) -> io::Result<()> {
+        match fs::remove_file(&self.path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
         }
     }
 }

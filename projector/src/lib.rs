@@ -22,6 +22,7 @@ mod fold;
 mod memory;
 mod models;
 mod projector;
+mod snapshot;
 mod start;
 mod store;
 #[cfg(test)]
@@ -32,6 +33,7 @@ pub use fold::{CommandRow, Counts, FoldError, ROOTS_KEPT, SeenFault, SeenFinding
 pub use memory::Memory;
 pub use models::{CommittedPrefix, Position, ReadModels, Route, Routes, State, Status, Versioned};
 pub use projector::{Clock, Config, FollowError, Projector, RebuildError, Rebuilt};
+pub use snapshot::{InstallError, SNAPSHOT_FORMAT, SnapshotError, SnapshotFile, SnapshotManifest, install_snapshot};
 pub use start::{CheckError, DirectoryError, OpenError};
 pub use store::{CommitError, ReadError, Row};
 pub use usage::UsageModels;

@@ -38,11 +38,11 @@ pub struct Projector {
     directory: Arc<Directory>,
     memory: Memory,
     clock: Clock,
-    log: Arc<dyn EventLog>,
-    shared: Arc<Shared>,
+    pub(crate) log: Arc<dyn EventLog>,
+    pub(crate) shared: Arc<Shared>,
     contact: Arc<ContactFile>,
     /// The one writer of the model in use. Locked for a batch at a time, by threads that may block; a rebuild puts its own in.
-    folder: Arc<Mutex<Folder>>,
+    pub(crate) folder: Arc<Mutex<Folder>>,
     /// One permit: whoever follows holds it.
     following: Semaphore,
     /// One permit: whoever builds holds it.

@@ -6,7 +6,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rocksdb::{ColumnFamily, ColumnFamilyDescriptor, DB, Direction, IteratorMode, WriteBatch};
+use rocksdb::checkpoint::Checkpoint;
+use rocksdb::{ColumnFamily, ColumnFamilyDescriptor, DB, Direction, FlushOptions, IteratorMode, WriteBatch};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use thiserror::Error;
@@ -74,6 +75,13 @@ impl Store {
         Ok(Self::of(db, path, families))
     }
 
+    /// Opens a database only to look into it; not a byte of it is changed.
+    pub(crate) fn open_read_only(path: &Path, families: &'static [Family], memory: &Memory) -> Result<Self, ReadError> {
+        let descriptors = families.iter().map(|family| ColumnFamilyDescriptor::new(*family, memory.family_options()));
+        let db = DB::open_cf_descriptors_read_only(&memory.database_options(), path, descriptors, false)?;
+        Ok(Self::of(db, path, families))
+    }
+
     fn of(db: DB, path: &Path, families: &'static [Family]) -> Self {
         Self {
             db,
@@ -124,6 +132,17 @@ impl Store {
     /// Makes all that was committed survive a crash of the machine.
     pub(crate) fn sync(&self) -> Result<(), ReadError> {
         Ok(self.db.flush_wal(true)?)
+    }
+
+    /// Moves what is in memory to files, so that a checkpoint has little left to write.
+    pub(crate) fn flush(&self) -> Result<(), ReadError> {
+        let families: Vec<_> = self.families.iter().map(|family| self.family(family)).collect();
+        Ok(self.db.flush_cfs_opt(&families, &FlushOptions::default())?)
+    }
+
+    /// Makes a copy of the database as it is now, in a directory that must not exist. Files are linked where the file system can.
+    pub(crate) fn checkpoint(&self, into: &Path) -> Result<(), ReadError> {
+        Ok(Checkpoint::new(&self.db)?.create_checkpoint(into)?)
     }
 
     pub(crate) fn batch(&self) -> Batch<'_> {

@@ -5,6 +5,7 @@ mod degraded;
 mod fold;
 mod models;
 mod shaky;
+mod snapshot;
 mod start;
 mod usage;
 mod world;

@@ -111,6 +111,18 @@ impl Admin {
         .await
     }
 
+    /// A read that waits for a sequence first.
+    pub async fn get_after(&self, path: &str, sequence: u64) -> Result<Answer> {
+        let fields = [("keyrelay-wait-for", sequence.to_string())];
+        let fields = fields.each_ref().map(|(name, value)| (*name, value.as_str()));
+        self.call(Method::GET, &format!("/api/v1{path}"), &fields, &Value::Null).await
+    }
+
+    /// What `/readyz` says, whatever its status.
+    pub async fn readiness(&self) -> Result<Value> {
+        self.call(Method::GET, "/readyz", &[], &Value::Null).await?.json()
+    }
+
     /// The number of the last record.
     pub async fn head(&self) -> Result<u64> {
         let log = self.get("/log").await?.success()?;

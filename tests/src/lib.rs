@@ -7,15 +7,20 @@
 
 pub mod admin;
 pub mod cli;
+pub mod cluster;
+pub mod history;
 pub mod http;
+pub mod net;
 pub mod node;
 pub mod planted;
 pub mod relay;
+pub mod traffic;
 pub mod upstream;
 pub mod wait;
 pub mod world;
 
 pub use admin::Admin;
+pub use cluster::Cluster;
 pub use node::{Launch, Node};
 pub use relay::Relay;
 pub use upstream::{Behaviour, ScriptedUpstream};

@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::io::{BufRead, BufReader, Read};
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,6 +20,8 @@ use crate::{Admin, Relay, planted, wait};
 pub struct Launch {
     pub data: PathBuf,
     pub environment: Vec<(String, String)>,
+    /// Where both listeners are.
+    pub listen: Ipv4Addr,
     /// A program and its arguments in front of the binary, such as a tracer.
     pub under: Vec<OsString>,
 }
@@ -45,7 +48,7 @@ impl Launch {
     /// A node on this data directory, with the defaults of the tests.
     pub fn new(data: &Path) -> Self {
         let private = ("KEYRELAY_RELAY_ALLOW_PRIVATE_UPSTREAMS".to_owned(), "true".to_owned());
-        Self { data: data.to_owned(), environment: vec![private], under: Vec::new() }
+        Self { data: data.to_owned(), environment: vec![private], listen: Ipv4Addr::LOCALHOST, under: Vec::new() }
     }
 
     #[must_use]
@@ -112,7 +115,8 @@ impl Launch {
         let mut command = Command::new(words.next().context("a program")?);
         cli::clean(&mut command);
         command.args(words).arg("serve").arg("--data").arg(&self.data);
-        command.args(["--relay-listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"]);
+        let listen = format!("{}:0", self.listen);
+        command.args(["--relay-listen", &listen, "--admin-listen", &listen]);
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         Ok(command)

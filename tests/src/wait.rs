@@ -17,15 +17,20 @@ pub async fn for_future<T>(what: &str, future: impl Future<Output = T>) -> Resul
 }
 
 /// Asks again until there is an answer, at most [`PATIENCE`].
-pub async fn until<T, F: Future<Output = Result<Option<T>>>>(what: &str, mut ask: impl FnMut() -> F) -> Result<T> {
+pub async fn until<T, F: Future<Output = Result<Option<T>>>>(what: &str, ask: impl FnMut() -> F) -> Result<T> {
+    until_within(PATIENCE, what, ask).await
+}
+
+/// As [`until`], where something takes longer or must not.
+pub async fn until_within<T, F: Future<Output = Result<Option<T>>>>(most: Duration, what: &str, mut ask: impl FnMut() -> F) -> Result<T> {
     let mut pace = tokio::time::interval(PACE);
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + most;
     loop {
         pace.tick().await;
         if let Some(answer) = ask().await.with_context(|| what.to_owned())? {
             return Ok(answer);
         }
-        anyhow::ensure!(Instant::now() < deadline, "{what}: did not come within {PATIENCE:?}");
+        anyhow::ensure!(Instant::now() < deadline, "{what}: did not come within {most:?}");
     }
 }
 

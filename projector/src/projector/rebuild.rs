@@ -11,7 +11,7 @@ use super::{Projector, blocking};
 use crate::directory::{Directory, DirectoryError, Generation};
 use crate::fold::rows::FAMILIES;
 use crate::fold::{BATCH_RECORDS_MAX, FoldError, Folder};
-use crate::models::{Position, Routes, Shared};
+use crate::models::{HEARTBEAT, Position, Routes, Shared};
 use crate::store::{ReadError, Store};
 
 /// A rebuild that was switched in.
@@ -50,14 +50,22 @@ struct InUse {
 }
 
 impl Projector {
-    /// Folds the whole log into a new model while the one in use goes on, compares the roots at the same position, and switches.
+    /// Folds the whole log into a new model while the one in use goes on, compares the roots at the same position, and switches. A log that
+    /// cannot be reached is waited for. Dropping the future ends the rebuild and leaves the model in use.
     pub async fn rebuild(&self) -> Result<Rebuilt, RebuildError> {
         let _permit = self.building.try_acquire().map_err(|_| RebuildError::Running)?;
         let (directory, memory) = (Arc::clone(&self.directory), self.memory.clone());
         let (generation, mut candidate) = blocking(move || begin(&directory, &memory)).await?;
         loop {
             let sequence = candidate.row().sequence.next();
-            let run = self.log.read_range(sequence, BATCH_RECORDS_MAX).await?;
+            let run = match self.log.read_range(sequence, BATCH_RECORDS_MAX).await {
+                // What is folded so far is kept: if another log comes back, the roots will tell.
+                Err(event_log::ReadError::Unavailable { .. }) => {
+                    tokio::time::sleep(HEARTBEAT).await;
+                    continue;
+                }
+                run => run?,
+            };
             if run.is_empty() && sequence <= self.shared.sequence() {
                 return Err(RebuildError::LogShorter { sequence });
             }

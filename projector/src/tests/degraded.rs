@@ -150,7 +150,7 @@ async fn models_that_never_were_level_are_stale_without_bound() {
 }
 
 #[tokio::test]
-async fn another_log_at_first_contact_refusal_and_nothing_is_folded() {
+async fn another_log_at_first_contact_is_refused_and_nothing_is_folded() {
     let clock = TestClock::new();
     let (data, log) = level_with(&world_of(3), &clock).await;
     let mut other = world_of(2);
@@ -175,7 +175,7 @@ async fn another_log_at_first_contact_refusal_and_nothing_is_folded() {
 }
 
 #[tokio::test]
-async fn a_log_that_comes_back_as_another_refusal_however_it_went() {
+async fn a_log_that_comes_back_as_another_is_refused_however_it_went() {
     for leave in [ShakyLog::leave, ShakyLog::leave_without_a_word] {
         let (data, log) = level_with(&world_of(3), &TestClock::new()).await;
         let node = Node::start(config(data.path()), &log).await;

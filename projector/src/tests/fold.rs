@@ -26,7 +26,7 @@ fn fold(folder: &mut Folder, records: &[Stored]) {
 }
 
 /// The rows of a log that is folded in one piece.
-fn rows_of(records: &[Stored]) -> Vec<Row> {
+pub(super) fn rows_of(records: &[Stored]) -> Vec<Row> {
     let directory = tempfile::tempdir().unwrap();
     let mut folder = open(directory.path());
     fold(&mut folder, records);
@@ -34,7 +34,7 @@ fn rows_of(records: &[Stored]) -> Vec<Row> {
 }
 
 #[derive(Debug, Clone, Copy)]
-enum Step {
+pub(super) enum Step {
     Create(u8),
     Rotate(u8),
     Revoke(u8),
@@ -46,7 +46,7 @@ enum Step {
     SeeOther,
 }
 
-fn step() -> impl Strategy<Value = Step> {
+pub(super) fn step() -> impl Strategy<Value = Step> {
     let n = 0..6_u8;
     prop_oneof![
         4 => n.clone().prop_map(Step::Create),
@@ -62,7 +62,7 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 /// Steps that a log can hold: a key is created once, the rest only where it exists.
-fn world(steps: &[Step]) -> World {
+pub(super) fn world(steps: &[Step]) -> World {
     let mut world = World::founded();
     let (mut keys, mut upstreams, mut rotations) = ([false; 6], [false; 6], [1_u32; 6]);
     for step in steps {

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use event_log::MemoryLog;
@@ -13,6 +14,9 @@ use schemas::{Aggregate, CredentialId, Digest, Event, KeyId, PoolId, Sequence, S
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use super::fold::rows_of;
+use super::shaky::ShakyLog;
+use super::start::world_of;
 use super::world::{ORIGIN, World, hash, key_id, key_stream, tenant};
 use crate::{Config, FollowError, Memory, Projector, ReadModels, RebuildError, State};
 
@@ -227,6 +231,87 @@ async fn a_rebuild_gives_the_same_rows_beside_the_running_fold() {
     drop(projector);
     let (_projector, models) = Projector::open(config(data.path()), Arc::new(log)).await.unwrap();
     assert_eq!(models.dump().unwrap(), rows, "the pointer names the rebuilt model");
+}
+
+/// Keys are created and revoked while the model is rebuilt again and again. Readers, who know which revocations were announced, never see
+/// one of them undone, and positions never go back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_switch_under_followers_and_readers_takes_nothing_back() {
+    const KEYS: u8 = 120;
+    let (data, mut world) = (tempfile::tempdir().unwrap(), World::founded());
+    let node = Node::start(data.path(), &world).await;
+    let (announced, is_done) = (Arc::new(AtomicU8::new(0)), CancellationToken::new());
+    let readers = (0..2).map(|_| {
+        let (models, announced, is_done) = (node.models.clone(), Arc::clone(&announced), is_done.clone());
+        tokio::task::spawn_blocking(move || {
+            let mut last = Sequence::ZERO;
+            while !is_done.is_cancelled() {
+                let revoked = announced.load(Ordering::SeqCst);
+                for n in 1..=revoked {
+                    assert_eq!(state(&models, &hash(n, 1)), Some(KeyState::Revoked), "key {n} of {revoked}");
+                }
+                let position = models.position().sequence;
+                assert!(position >= last, "{position} after {last}");
+                last = position;
+            }
+        })
+    });
+    let readers: Vec<_> = readers.collect();
+    let (projector, done) = (Arc::clone(&node.projector), is_done.clone());
+    let rebuilds = tokio::spawn(async move {
+        let mut rebuilds = 0;
+        while !done.is_cancelled() {
+            projector.rebuild().await.unwrap();
+            rebuilds += 1;
+        }
+        rebuilds
+    });
+    for n in 1..=KEYS {
+        world.create_key(n);
+        node.catch_up(&world).await;
+        assert_eq!(state(&node.models, &hash(n, 1)), Some(KeyState::Active));
+        world.revoke_key(n);
+        node.catch_up(&world).await;
+        announced.store(n, Ordering::SeqCst);
+    }
+    is_done.cancel();
+    for reader in readers {
+        reader.await.unwrap();
+    }
+    assert!(rebuilds.await.unwrap() > 1);
+    assert_eq!(node.models.status().state, State::Following);
+    assert_eq!(node.stop().await.dump().unwrap(), rows_of(&world.records));
+}
+
+#[tokio::test]
+async fn a_rebuild_waits_out_an_absence_of_the_log_and_is_not_fooled_by_another() {
+    let (data, world) = (tempfile::tempdir().unwrap(), world_of(3));
+    let log = ShakyLog::of(&world).await;
+    let (projector, models) = Projector::open(config(data.path()), Arc::new(log.clone())).await.unwrap();
+    let cancel = CancellationToken::new();
+    let (outcome, ()) = tokio::join!(projector.run(cancel.clone()), async {
+        assert!(models.wait_for(world.head(), PATIENCE).await);
+        cancel.cancel();
+    });
+    outcome.unwrap();
+    let mut states = models.states();
+    log.leave();
+    let token = CancellationToken::new();
+    let (rebuilt, followed, ()) = tokio::join!(projector.rebuild(), projector.run(token.clone()), async {
+        states.wait_for(|state| matches!(state, State::Waiting { .. })).await.unwrap();
+        log.come_back();
+        states.wait_for(|state| *state == State::Following).await.unwrap();
+        token.cancel();
+    });
+    followed.unwrap();
+    assert_eq!(rebuilt.unwrap().position, models.position());
+    let before = models.dump().unwrap();
+    let mut other = world_of(2);
+    other.revoke_key(1);
+    log.become_log_of(&other).await;
+    let refused = projector.rebuild().await;
+    assert!(matches!(refused, Err(RebuildError::RootDiffers { sequence: Sequence(5), .. })), "{refused:?}");
+    assert_eq!(models.dump().unwrap(), before);
 }
 
 #[tokio::test]

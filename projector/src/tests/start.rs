@@ -11,12 +11,12 @@ use super::world::World;
 use crate::start::DirectoryError;
 use crate::{CheckError, OpenError, Projector, ReadModels, State};
 
-async fn open(data: &Path, world: &World) -> Result<(Projector, ReadModels), OpenError> {
+pub(super) async fn open(data: &Path, world: &World) -> Result<(Projector, ReadModels), OpenError> {
     Projector::open(config(data), Arc::new(world.log().await)).await
 }
 
 /// Folds all of the world's log and closes.
-async fn fold(data: &Path, world: &World) {
+pub(super) async fn fold(data: &Path, world: &World) {
     let (projector, models) = open(data, world).await.unwrap();
     let cancel = CancellationToken::new();
     let (outcome, ()) = tokio::join!(projector.run(cancel.clone()), async {
@@ -26,7 +26,7 @@ async fn fold(data: &Path, world: &World) {
     outcome.unwrap();
 }
 
-fn files(data: &Path) -> Vec<(String, Vec<u8>)> {
+pub(super) fn files(data: &Path) -> Vec<(String, Vec<u8>)> {
     let mut files = Vec::new();
     let mut folders = vec![data.to_owned()];
     while let Some(folder) = folders.pop() {

@@ -3,17 +3,17 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use ed25519_dalek::SigningKey;
+use ed25519_dalek::{Signer as _, SigningKey};
 use event_log::{EventLog as _, Expect, MemoryLog, Stored};
 use schemas::aggregate::Head;
 use schemas::cluster::{ClusterFounded, FORMAT_LEVEL};
 use schemas::credential::CredentialAdded;
-use schemas::judge::sign_enrolment;
+use schemas::judge::{retirement_statement, sign_enrolment};
 use schemas::key::{Expiry, KeyCreated, KeyDetails, KeyRevoked, KeyRotated, Limits};
 use schemas::pool::PoolCreated;
 use schemas::record::{Header, Seen, encode};
 use schemas::upstream::{Dialect, UpstreamAdded, UpstreamDetails};
-use schemas::writer::WriterEnrolled;
+use schemas::writer::{CounterSignature, WriterEnrolled, WriterRetired};
 use schemas::{
     Actor, ClusterId, CommandId, CredentialId, Digest, Event, KeyId, PoolId, PublicKey, Sequence, Stream, TenantId, Timestamp, UpstreamId,
     WriterId,
@@ -184,6 +184,32 @@ impl World {
         let log = MemoryLog::new();
         self.write_to(&log).await;
         log
+    }
+
+    pub(crate) fn cluster(&self) -> (ClusterId, PublicKey) {
+        (self.cluster, public_key(&self.cluster_key))
+    }
+
+    pub(crate) fn writer(&self) -> PublicKey {
+        public_key(&self.writer_key)
+    }
+
+    pub(crate) fn sign(&self, statement: &[u8]) -> [u8; 64] {
+        self.writer_key.sign(statement).to_bytes()
+    }
+
+    /// An enrolment in this cluster.
+    pub(crate) fn enrolment_of(&self, key: &SigningKey) -> WriterEnrolled {
+        let public_key = public_key(key);
+        WriterEnrolled { public_key, cluster_signature: sign_enrolment(self.cluster, &public_key, &self.cluster_key) }
+    }
+
+    /// The cluster retires its own writer.
+    pub(crate) fn retire_writer(&mut self) -> Sequence {
+        let writer = WriterId::of(&self.writer());
+        let statement = retirement_statement(self.cluster, writer);
+        let cluster_signature = Some(CounterSignature(self.cluster_key.sign(&statement).to_bytes()));
+        self.append(&Stream::writer(writer), &[Event::WriterRetired(WriterRetired { cluster_signature })])
     }
 
     pub(crate) fn head(&self) -> Sequence {

@@ -169,7 +169,7 @@ fn open_head(path: &Path) -> io::Result<Option<(File, Sequence)>> {
 }
 
 /// Makes a file with this content, or nothing: it is whole before it has its name.
-fn write_durably(directory: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
+pub(crate) fn write_durably(directory: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
     let temporary = directory.join(format!("{name}.new"));
     let mut file = File::create(&temporary)?;
     file.write_all(bytes)?;

@@ -38,6 +38,22 @@ impl MemoryLog {
     pub fn new() -> Self {
         Self::default()
     }
+
+    /// A log that holds these records, from sequence 1 on.
+    #[cfg(feature = "faults")]
+    pub(crate) fn of(records: impl IntoIterator<Item = Stored>) -> Self {
+        let log = Self::default();
+        for Stored { subject, bytes, .. } in records {
+            let head = log.shared.records.write().push(&subject, bytes);
+            log.shared.head.send_replace(head);
+        }
+        log
+    }
+
+    #[cfg(feature = "faults")]
+    pub(crate) fn size(&self) -> Sequence {
+        self.shared.records.read().head()
+    }
 }
 
 #[async_trait]

@@ -43,6 +43,9 @@ pub enum Damage {
     /// Answers were given up to a sequence that is not there any more.
     #[error("the log had reached sequence {remembered} and now ends at {found}")]
     Lost { remembered: Sequence, found: Sequence },
+    /// A place that was seen with one record now has another.
+    #[error("sequence {sequence} holds another record than the one that is remembered")]
+    Forked { sequence: Sequence },
     #[error("a row of {family} has not the shape of one")]
     Row { family: &'static str },
     #[error("{family} and the records do not agree")]
@@ -78,6 +81,10 @@ impl Rocks {
 
     pub(crate) fn put(&self, batch: &mut WriteBatch, family: &str, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) {
         batch.put_cf(self.family(family), key, value);
+    }
+
+    pub(crate) fn delete(&self, batch: &mut WriteBatch, family: &str, key: impl AsRef<[u8]>) {
+        batch.delete_cf(self.family(family), key);
     }
 
     pub(crate) fn get(&self, family: &str, key: impl AsRef<[u8]>) -> Result<Option<DBPinnableSlice<'_>>, StorageError> {

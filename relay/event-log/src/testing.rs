@@ -1,5 +1,7 @@
 //! What tests wrap around a log.
 
+mod faithless;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -10,6 +12,8 @@ use schemas::Sequence;
 
 use crate::contract::{AppendError, Appended, Batches, EventLog, Expect, ReadError, Stored, SyncMode};
 use crate::faults::Fault;
+
+pub use faithless::Faithless;
 
 /// A log whose appends end as `Unknown` when a test says so, with or without having stored the record. Otherwise it is
 /// the log it stands before.

@@ -6,7 +6,7 @@ use std::fmt;
 use schemas::{ClusterId, Digest, TenantId, Timestamp};
 use zeroize::Zeroizing;
 
-use crate::address::SecretAddress;
+use crate::address::{SecretAddress, Slot};
 use crate::aead;
 use crate::key_store::{Entry, StoreError};
 use crate::vault::{Lifetime, OpenError, SealError, Sealing, UnsealError, Vault};
@@ -120,6 +120,11 @@ fn seed_of(secret: &[u8]) -> Option<Zeroizing<[u8; 32]>> {
 
 fn cluster_key_address(cluster: &ClusterId) -> SecretAddress {
     address(*cluster.as_bytes(), "signing_key", 1)
+}
+
+/// Where the pepper lies: a store that has any secret has this one.
+pub(crate) fn pepper_slot() -> Slot {
+    pepper_address().slot()
 }
 
 /// The pepper belongs to the store and not to a cluster id: it is drawn before a cluster is founded.

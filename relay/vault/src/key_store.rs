@@ -41,6 +41,9 @@ pub enum StoreError {
     },
     #[error("the key store holds an entry that is not of this format")]
     ForeignEntry,
+    /// The store cannot be reached, or not be trusted for now. Nothing is broken: the caller tries again later.
+    #[error("the key store cannot be reached: {reason}")]
+    Unavailable { reason: String },
 }
 
 /// Keeps sealed bytes and wrapped data keys by [`Slot`].

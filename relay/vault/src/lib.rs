@@ -7,8 +7,8 @@
 //! Where to look first: [`vault`] for what callers do, [`seal`] and [`wrap`] for the bytes, [`key_store`] for the contract of the store,
 //! [`files`] for secrets that are files.
 //!
-//! Nothing here knows a clock, a log or a network: times are arguments, and what may be swept is the caller's judgement. Every call
-//! blocks on the store; asynchronous callers run it off their executor.
+//! The vault knows no clock, no log and no network: times are arguments, and what may be swept is the caller's judgement. Every call
+//! blocks on the store; asynchronous callers run it off their executor. What a cluster's key store needs of NATS stays in [`nats_store`].
 
 pub mod address;
 mod aead;
@@ -17,6 +17,7 @@ pub mod field;
 pub mod files;
 pub mod key_store;
 pub mod memory_store;
+pub mod nats_store;
 pub mod rocks_store;
 pub mod root_key;
 pub mod seal;
@@ -29,6 +30,7 @@ pub use aead::NoRandomness;
 pub use field::{SealFieldError, UnsealFieldError};
 pub use key_store::{Entry, KeyStore, Put, StoreError, Swap};
 pub use memory_store::MemoryKeyStore;
+pub use nats_store::{Mirrored, NatsKeyStore, OpenNatsStoreError};
 pub use rocks_store::{OpenStoreError, RocksKeyStore};
 pub use root_key::{ParseRootKeyError, RootKey, RootKeyVersion};
 pub use vault::{Lifetime, OpenError, SealError, Sealing, UnsealError, Vault};

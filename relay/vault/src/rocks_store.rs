@@ -1,7 +1,7 @@
 //! The key store of a node without a cluster: RocksDB in a directory of its own.
 //!
 //! A key is the slot's bytes, which begin with the tenant, and one byte for the kind of entry. The format marker lies at a key that begins
-//! with a zero byte, where no tenant does.
+//! with a zero byte, where no tenant does; so does what a node of a cluster notes there about a store that mirrors another.
 
 use std::path::{Path, PathBuf};
 
@@ -29,9 +29,9 @@ const LOG_FILES_MAX: usize = 2;
 
 /// A key store in RocksDB. The write-ahead log is synced with every write.
 pub struct RocksKeyStore {
-    db: DB,
+    pub(crate) db: DB,
     /// Makes look-then-write one step. Taken by every write; the directory's lock keeps other processes out.
-    writing: Mutex<()>,
+    pub(crate) writing: Mutex<()>,
 }
 
 /// Why a key store does not open.
@@ -71,12 +71,27 @@ impl RocksKeyStore {
         Ok(Self { db, writing: Mutex::new(()) })
     }
 
-    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+    pub(crate) fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
         self.db.get(key).map_err(failed("read an entry"))
     }
 
+    /// As [`KeyStore::scrub`], for every slot.
+    pub(crate) fn scrub_all(&self) -> Result<(), StoreError> {
+        self.rewrite(None, None)
+    }
+
+    fn rewrite(&self, start: Option<Vec<u8>>, end: Option<Vec<u8>>) -> Result<(), StoreError> {
+        let mut flush = FlushOptions::default();
+        flush.set_wait(true);
+        self.db.flush_opt(&flush).map_err(failed("flush"))?;
+        let mut compaction = CompactOptions::default();
+        compaction.set_bottommost_level_compaction(BottommostLevelCompaction::Force);
+        self.db.compact_range_opt(start, end, &compaction);
+        Ok(())
+    }
+
     /// The entries from `start` on, keys taken apart.
-    fn entries(&self, start: &[u8]) -> impl Iterator<Item = Result<(Slot, Entry, Box<[u8]>), StoreError>> {
+    pub(crate) fn entries(&self, start: &[u8]) -> impl Iterator<Item = Result<(Slot, Entry, Box<[u8]>), StoreError>> {
         // Past the format marker, whatever the start: no tenant begins with a byte below 1.
         let start = start.max(b"\x01");
         self.db.iterator(IteratorMode::From(start, Direction::Forward)).map(|item| {
@@ -153,14 +168,7 @@ impl KeyStore for RocksKeyStore {
         let (Some(first), Some(last)) = (slots.iter().min(), slots.iter().max()) else {
             return Ok(());
         };
-        let mut flush = FlushOptions::default();
-        flush.set_wait(true);
-        self.db.flush_opt(&flush).map_err(failed("flush"))?;
-        let mut compaction = CompactOptions::default();
-        compaction.set_bottommost_level_compaction(BottommostLevelCompaction::Force);
-        let (start, end) = (first.encode(), [last.encode().as_slice(), &[u8::MAX]].concat());
-        self.db.compact_range_opt(Some(start), Some(end), &compaction);
-        Ok(())
+        self.rewrite(Some(first.encode()), Some([last.encode().as_slice(), &[u8::MAX]].concat()))
     }
 }
 
@@ -178,17 +186,17 @@ fn options() -> Options {
     options
 }
 
-fn synced() -> WriteOptions {
+pub(crate) fn synced() -> WriteOptions {
     let mut options = WriteOptions::default();
     options.set_sync(true);
     options
 }
 
-fn failed(operation: &'static str) -> impl Fn(rocksdb::Error) -> StoreError {
+pub(crate) fn failed(operation: &'static str) -> impl Fn(rocksdb::Error) -> StoreError {
     move |source| StoreError::Engine { operation, source: Box::new(source) }
 }
 
-fn key(slot: &Slot, entry: Entry) -> Vec<u8> {
+pub(crate) fn key(slot: &Slot, entry: Entry) -> Vec<u8> {
     let mut key = slot.encode();
     key.push(match entry {
         Entry::Wrapped => b'k',
@@ -197,7 +205,7 @@ fn key(slot: &Slot, entry: Entry) -> Vec<u8> {
     key
 }
 
-fn parse_key(key: &[u8]) -> Option<(Slot, Entry)> {
+pub(crate) fn parse_key(key: &[u8]) -> Option<(Slot, Entry)> {
     let (kind, slot) = key.split_last()?;
     let entry = match kind {
         b'k' => Entry::Wrapped,

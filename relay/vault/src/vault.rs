@@ -6,6 +6,8 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use schemas::{TenantId, Timestamp};
 use thiserror::Error;
@@ -24,6 +26,9 @@ pub const SECRET_BYTES_MAX: usize = 64 * 1024;
 
 /// How often a compare-and-swap is tried against others at the same slot before giving up.
 pub(crate) const SWAP_ATTEMPTS: usize = 16;
+
+/// How long a reader waits before it asks again for a secret that may be on its way.
+const ASK_AGAIN: Duration = Duration::from_millis(100);
 
 /// When a secret was sealed and until when it is kept. The vault has no clock; the caller says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -186,6 +191,20 @@ impl Vault {
         let wrapped = self.store.read(Entry::Wrapped, &slot)?.ok_or(UnsealError::Erased)?;
         let (key, _) = self.wrapping.unwrap(&wrapped, &slot)?;
         seal::unseal(&key, address, &sealed).map_err(|Forged| UnsealError::Tampered)
+    }
+
+    /// Opens a secret that may be on its way, as one is that a cluster's store lost and is about to get back: asks again until it is there
+    /// or the time is over.
+    pub fn unseal_within(&self, address: &SecretAddress, wait: Duration) -> Result<Zeroizing<Vec<u8>>, UnsealError> {
+        let deadline = Instant::now() + wait;
+        loop {
+            match self.unseal(address) {
+                Err(UnsealError::Missing | UnsealError::Store(StoreError::Unavailable { .. })) if Instant::now() + ASK_AGAIN < deadline => {
+                    thread::sleep(ASK_AGAIN);
+                }
+                opened => return opened,
+            }
+        }
     }
 
     /// Destroys the data key, then the bytes. Doing it again is safe, and is how an erase that failed half way is finished.

@@ -1,10 +1,14 @@
 //! The contract of the key store, shown by every implementation.
 #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
 
+#[path = "nats_store/node.rs"]
+mod node;
+
 use std::path::Path;
 use std::sync::Barrier;
 use std::{fs, thread};
 
+use nats_server::{Cluster, Sync};
 use schemas::TenantId;
 use vault::{Entry, KeyStore, MemoryKeyStore, Put, RocksKeyStore, Slot, Swap};
 
@@ -17,6 +21,12 @@ fn on_each(case: impl Fn(&dyn KeyStore)) {
     case(&MemoryKeyStore::default());
     let dir = tempfile::tempdir().unwrap();
     case(&RocksKeyStore::open(&dir.path().join("keys")).unwrap());
+    for replicas in [1, 3] {
+        let cluster = Cluster::start(replicas, Sync::Default).unwrap();
+        let node = node::Node::level(&cluster.url(), &dir.path().join(format!("of {replicas}")), replicas);
+        case(&*node.store);
+        node.stop();
+    }
 }
 
 #[test]

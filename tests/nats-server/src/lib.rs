@@ -7,12 +7,14 @@ mod config;
 mod monitor;
 mod server;
 
+use std::ffi::OsString;
+use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use tempfile::TempDir;
 
-pub use server::Server;
+pub use server::{Server, program};
 
 /// How long servers may take to be ready, an election included.
 const READY_WAIT: Duration = Duration::from_secs(60);
@@ -25,6 +27,24 @@ pub enum Sync {
     Always,
     /// The server's default: every two minutes.
     Default,
+}
+
+/// Where a server runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// Where clients and the other servers reach it.
+    pub address: Ipv4Addr,
+    /// Where a test reaches it and its monitor: apart, so that a server can still be watched that is cut off from the others.
+    pub watch_address: Ipv4Addr,
+    /// A program and its arguments in front of the server, such as `ip netns exec NAME`. It must become the server, for the signals go to its
+    /// process.
+    pub under: Vec<OsString>,
+}
+
+impl Default for Place {
+    fn default() -> Self {
+        Self { address: Ipv4Addr::LOCALHOST, watch_address: Ipv4Addr::LOCALHOST, under: Vec::new() }
+    }
 }
 
 /// One server, or several with one JetStream among them.
@@ -42,9 +62,14 @@ impl Cluster {
 
     /// As [`Cluster::start`], with further lines in each server's configuration.
     pub fn start_with(count: usize, sync: Sync, further: &str) -> Result<Self> {
+        Self::start_at(&vec![Place::default(); count], sync, further)
+    }
+
+    /// As [`Cluster::start_with`], one server at each place.
+    pub fn start_at(places: &[Place], sync: Sync, further: &str) -> Result<Self> {
         let directory = tempfile::tempdir()?;
         let mut servers = Vec::new();
-        for config in config::of_cluster(directory.path(), count, sync, further)? {
+        for config in config::of_cluster(directory.path(), places, sync, further)? {
             servers.push(Server::start(config)?);
         }
         let cluster = Self { servers, _directory: directory };
@@ -55,6 +80,11 @@ impl Cluster {
     /// The addresses of all servers, as one list with commas.
     pub fn url(&self) -> String {
         self.servers.iter().map(Server::url).collect::<Vec<_>>().join(",")
+    }
+
+    /// The addresses of all servers where a test reaches them, as one list with commas.
+    pub fn watch_url(&self) -> String {
+        self.servers.iter().map(Server::watch_url).collect::<Vec<_>>().join(",")
     }
 
     /// The monitoring addresses of all servers, as one list with commas.
@@ -79,7 +109,7 @@ impl Cluster {
     /// Waits until a stream has a leader among the servers that run.
     pub fn wait_leader_of(&self, stream: &str) -> Result<usize> {
         let mut found = None;
-        until("a leader", || {
+        self.until("a leader", || {
             found = self.leader_of(stream).filter(|leader| self.servers[*leader].is_running());
             found.is_some()
         })?;
@@ -88,17 +118,18 @@ impl Cluster {
 
     /// Waits until every server that should run is healthy: JetStream is there and its streams have caught up.
     pub fn wait_ready(&self) -> Result<()> {
-        until("healthy nats-servers", || self.servers.iter().filter(|server| server.is_running()).all(monitor::is_healthy))
+        self.until("healthy nats-servers", || self.servers.iter().filter(|server| server.is_running()).all(monitor::is_healthy))
     }
-}
 
-fn until(what: &str, mut holds: impl FnMut() -> bool) -> Result<()> {
-    let begin = Instant::now();
-    while !holds() {
-        ensure!(begin.elapsed() < READY_WAIT, "no {what} after {READY_WAIT:?}");
-        std::thread::sleep(READY_PAUSE);
+    /// Waits until something holds of the servers, for as long as they may take to be ready.
+    pub fn until(&self, what: &str, mut holds: impl FnMut() -> bool) -> Result<()> {
+        let begin = Instant::now();
+        while !holds() {
+            ensure!(begin.elapsed() < READY_WAIT, "no {what} after {READY_WAIT:?}");
+            std::thread::sleep(READY_PAUSE);
+        }
+        Ok(())
     }
-    Ok(())
 }
 
 /// A port that was free a moment ago.

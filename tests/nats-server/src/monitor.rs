@@ -1,7 +1,7 @@
 //! What a server's monitoring address tells.
 
 use std::io::{self, Read as _, Write as _};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -23,13 +23,12 @@ pub(crate) fn leader_of(server: &Server, stream: &str) -> Option<String> {
     found["cluster"]["leader"].as_str().filter(|leader| !leader.is_empty()).map(str::to_owned)
 }
 
-/// The JSON at a path; none if the server does not answer, as one that is paused or ended.
-fn get(server: &Server, path: &str) -> Option<Value> {
-    serde_json::from_str(&fetch(server.monitor_port(), path).ok()?).ok()
+pub(crate) fn get(server: &Server, path: &str) -> Option<Value> {
+    serde_json::from_str(&fetch(server.monitor(), path).ok()?).ok()
 }
 
-fn fetch(port: u16, path: &str) -> io::Result<String> {
-    let mut stream = TcpStream::connect_timeout(&([127, 0, 0, 1], port).into(), TIMEOUT)?;
+fn fetch(monitor: SocketAddr, path: &str) -> io::Result<String> {
+    let mut stream = TcpStream::connect_timeout(&monitor, TIMEOUT)?;
     stream.set_read_timeout(Some(TIMEOUT))?;
     stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n").as_bytes())?;
     let mut answer = String::new();

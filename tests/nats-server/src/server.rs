@@ -3,13 +3,16 @@
 use std::env;
 use std::fs::{self, File};
 use std::io;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
+use serde_json::Value;
 
 use crate::config::ServerConfig;
+use crate::monitor;
 
 /// A server that can be ended and started again on the same ports and data. Dropping it kills it.
 pub struct Server {
@@ -29,15 +32,25 @@ impl Server {
     }
 
     pub fn url(&self) -> String {
-        format!("nats://127.0.0.1:{}", self.config.client_port)
+        format!("nats://{}:{}", self.config.place.address, self.config.client_port)
+    }
+
+    /// Where a test reaches it, whoever it is cut off from.
+    pub fn watch_url(&self) -> String {
+        format!("nats://{}:{}", self.config.place.watch_address, self.config.client_port)
     }
 
     pub fn monitor_url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.monitor_port())
+        format!("http://{}", self.monitor())
     }
 
-    pub(crate) fn monitor_port(&self) -> u16 {
-        self.config.monitor_port
+    pub(crate) fn monitor(&self) -> SocketAddr {
+        (self.config.place.watch_address, self.config.monitor_port).into()
+    }
+
+    /// The JSON at a path of the monitor; none if the server does not answer, as one that is paused or ended.
+    pub fn ask(&self, path: &str) -> Option<Value> {
+        monitor::get(self, path)
     }
 
     /// Where JetStream keeps its files.
@@ -58,8 +71,10 @@ impl Server {
     pub fn run(&mut self) -> Result<()> {
         ensure!(self.process.is_none(), "{} runs already", self.config.name);
         let output = File::options().create(true).append(true).open(&self.config.output)?;
-        let mut command = Command::new(program());
-        command.arg("-c").arg(&self.config.file).stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
+        let program = program().into_os_string();
+        let mut words = self.config.place.under.iter().chain([&program]);
+        let mut command = Command::new(words.next().context("a program")?);
+        command.args(words).arg("-c").arg(&self.config.file).stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
         self.process = Some(command.spawn().context("starting nats-server; tests/run installs it")?);
         Ok(())
     }
@@ -82,9 +97,11 @@ impl Server {
         Ok(())
     }
 
-    /// Stops the process where it is; its connections stay open.
+    /// Stops the process where it is; its connections stay open. It has stopped when this returns, and has answered what it could before.
     pub fn pause(&self) -> Result<()> {
-        self.signal(Signal::STOP)
+        self.signal(Signal::STOP)?;
+        waitid(WaitId::Pid(self.pid()?), WaitIdOptions::STOPPED)?;
+        Ok(())
     }
 
     /// Lets a paused process go on.
@@ -105,9 +122,12 @@ impl Server {
     }
 
     fn signal(&self, signal: Signal) -> Result<()> {
+        Ok(kill_process(self.pid()?, signal)?)
+    }
+
+    fn pid(&self) -> Result<Pid> {
         let process = self.process.as_ref().with_context(|| format!("{} does not run", self.config.name))?;
-        let pid = i32::try_from(process.id()).ok().and_then(Pid::from_raw).context("a process id")?;
-        Ok(kill_process(pid, signal)?)
+        i32::try_from(process.id()).ok().and_then(Pid::from_raw).context("a process id")
     }
 }
 
@@ -119,7 +139,7 @@ impl Drop for Server {
 }
 
 /// The program to run.
-fn program() -> PathBuf {
+pub fn program() -> PathBuf {
     if let Some(given) = env::var_os("KEYRELAY_NATS_SERVER") {
         return given.into();
     }

@@ -35,9 +35,13 @@ impl Members {
             let pause = match self.exchange(&mut is_written).await {
                 Ok(()) if is_written => INTERVAL,
                 Ok(()) => RETRY_PAUSE,
-                Err(error) => {
-                    tracing::debug!(%error, "the registry of nodes");
+                Err(CoordinationError::Unavailable { reason }) => {
+                    tracing::debug!(reason, "the registry of nodes waits");
                     RETRY_PAUSE
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "the registry of nodes is not kept");
+                    INTERVAL
                 }
             };
             sleep(pause).await;

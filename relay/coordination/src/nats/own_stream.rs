@@ -65,6 +65,9 @@ impl OwnStream {
         if !is_fit {
             return Err(CoordinationError::Foreign { name: ours.name.clone() });
         }
+        if theirs.num_replicas < ours.num_replicas {
+            tracing::warn!(stream = ours.name, replicas = theirs.num_replicas, wanted = ours.num_replicas, "fewer replicas than wanted");
+        }
         self.is_prepared.store(true, Ordering::Release);
         Ok(())
     }

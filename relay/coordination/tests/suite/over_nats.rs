@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use coordination::{ANSWER_WAIT, Coordination, CoordinationError};
+use futures_util::StreamExt as _;
 use nats_server::{Cluster, Sync};
 
 use crate::backend::{Room, node, shows, status, until};
@@ -33,7 +34,7 @@ async fn what_is_foreign_is_ignored_and_never_taken_for_ours() {
     // Another cluster's message is taken as it goes over the wire and sent to this one, and then spoilt in other ways.
     let client = room.client().await;
     let mut messages = client.subscribe(format!("kr.n.{}", other.cluster)).await.unwrap();
-    let message = futures_util::StreamExt::next(&mut messages).await.unwrap().payload;
+    let message = messages.next().await.unwrap().payload;
     let text = String::from_utf8(message.to_vec()).unwrap();
     let ours_text = text.replace(&other.cluster.to_string(), &room.cluster.to_string());
     let newer = ours_text.replace("\"v\":1", "\"v\":2");
@@ -52,6 +53,29 @@ async fn what_is_foreign_is_ignored_and_never_taken_for_ours() {
     client.request(key, "not ours".into()).await.unwrap();
     assert_eq!(ours.lease("expiry", LONG).await.unwrap_err(), CoordinationError::Foreign { name: "expiry".to_owned() });
     assert_eq!(theirs.lease("expiry", LONG).await.unwrap().unwrap().term, 1, "clusters share nothing");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_busy_node_applies_is_told_together() {
+    let servers = Cluster::start(1, Sync::Default).unwrap();
+    let room = Room::on(&servers);
+    let mut messages = room.client().await.subscribe(format!("kr.n.{}", room.cluster)).await.unwrap();
+    let (a, b) = (room.node(1).await, room.node(2).await);
+    b.announce(status(2, 1));
+    let begin = Instant::now();
+    for applied in 1..=500 {
+        a.announce(status(1, applied));
+        tokio::time::sleep(Duration::from_micros(500)).await;
+    }
+    shows(&mut b.nodes(), "the last", |nodes| nodes.iter().any(|entry| entry.status.applied.0 == 500)).await;
+    let taken = begin.elapsed();
+    let intervals = taken.as_millis() / 5;
+    let mut told = 0;
+    while let Ok(Some(_)) = tokio::time::timeout(Duration::from_millis(200), messages.next()).await {
+        told += 1;
+    }
+    eprintln!("500 changes in {taken:?} were told in {told} messages");
+    assert!((1..intervals + 10).contains(&told), "{told} messages in {intervals} intervals");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

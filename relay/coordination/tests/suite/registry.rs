@@ -6,8 +6,8 @@ use coordination::LIVE_WAIT;
 
 use crate::backend::{Room, liveness, node, shows, status};
 
-/// No test of speed: other tests run beside this one. Alone it is below 10 ms.
-const CEILING: Duration = Duration::from_secs(1);
+/// No test of speed, since other tests run beside this one, but well below a heartbeat. Alone it is about 1 ms.
+const CEILING: Duration = Duration::from_millis(300);
 
 pub(crate) async fn applied_is_told_at_once(room: Room) {
     let (a, b) = (room.node(1).await, room.node(2).await);
@@ -34,7 +34,7 @@ pub(crate) async fn applied_is_told_at_once(room: Room) {
     latencies.sort_unstable();
     let (p50, p99) = (latencies[50], latencies[98]);
     eprintln!("announced to seen: p50 {p50:?}, p99 {p99:?}, max {:?}; after a burst of 9,900: {burst:?}", latencies[99]);
-    assert!(p99 < CEILING && burst < CEILING);
+    assert!(p50 < CEILING && burst < CEILING * 3);
 }
 
 pub(crate) async fn a_node_that_stops_is_listed_until_it_is_forgotten(room: Room) {

@@ -7,7 +7,7 @@ use crate::backend::Backend;
 use crate::records::{SUBJECT, bytes, fill, last};
 
 pub(crate) async fn of_64_contenders_one_wins_each_version(backend: &Backend) {
-    let log = backend.open();
+    let log = backend.open().await;
     let mut subject_last = 0;
     for version in 0..10 {
         let contenders: Vec<_> = (0..64)
@@ -34,11 +34,11 @@ pub(crate) async fn of_64_contenders_one_wins_each_version(backend: &Backend) {
 }
 
 pub(crate) async fn appends_to_many_subjects_do_not_meet(backend: &Backend) {
-    let log = backend.open();
+    let log = backend.open().await;
     let writers: Vec<_> = (0..64)
         .map(|writer| {
             let log = log.clone();
-            tokio::spawn(async move { fill(log.as_ref(), &format!("subject.{writer}"), 20).await })
+            tokio::spawn(async move { fill(log.as_ref(), &format!("kr.e.subject.{writer}"), 20).await })
         })
         .collect();
     for writer in writers {
@@ -46,7 +46,7 @@ pub(crate) async fn appends_to_many_subjects_do_not_meet(backend: &Backend) {
     }
     assert_eq!(log.head().await, Ok(Sequence(64 * 20)));
     for writer in 0..64 {
-        let records = log.read_subject(&format!("subject.{writer}"), Sequence::ZERO, 100).await.unwrap();
+        let records = log.read_subject(&format!("kr.e.subject.{writer}"), Sequence::ZERO, 100).await.unwrap();
         let texts: Vec<_> = records.iter().map(|stored| stored.bytes.clone()).collect();
         assert_eq!(texts, (0..20).map(|n| bytes(n.to_string())).collect::<Vec<_>>());
     }

@@ -36,7 +36,7 @@ fn step() -> impl Strategy<Value = Step> {
 async fn everything(log: &dyn EventLog) -> Vec<Stored> {
     let mut all = log.read_range(Sequence(1), 100).await.unwrap();
     for subject in 0..3 {
-        all.extend(log.read_subject(&format!("s.{subject}"), Sequence(2), 100).await.unwrap());
+        all.extend(log.read_subject(&format!("kr.e.s.{subject}"), Sequence(2), 100).await.unwrap());
     }
     all
 }
@@ -48,20 +48,20 @@ proptest! {
     fn any_history_has_the_same_answers(steps in proptest::collection::vec(step(), 1..30)) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            let (embedded, memory) = (backend::embedded(), backend::memory().open());
-            let mut log = embedded.open();
+            let (embedded, memory) = (backend::embedded().await, backend::memory().await.open().await);
+            let mut log = embedded.open().await;
             for step in steps {
                 let (subject, expect, record) = match step {
                     Step::Reopen => {
                         drop(log);
-                        log = embedded.open();
+                        log = embedded.open().await;
                         continue;
                     }
                     Step::Append { subject, expect, log, record } => {
-                        (format!("s.{subject}"), Expect { subject: Sequence(expect), log: log.map(Sequence) }, record)
+                        (format!("kr.e.s.{subject}"), Expect { subject: Sequence(expect), log: log.map(Sequence) }, record)
                     }
                     Step::Grow { subject, record } => {
-                        let subject = format!("s.{subject}");
+                        let subject = format!("kr.e.s.{subject}");
                         let expect = Expect { subject: memory.last(&subject).await.unwrap(), log: None };
                         (subject, expect, record)
                     }

@@ -76,7 +76,7 @@ pub(crate) fn history() -> Vec<(String, Expect, Bytes)> {
         (cluster.clone(), Expect { subject: Sequence(0), log: Some(Sequence(0)) }, signed(1)),
         (SUBJECT.into(), last(0), bytes("garbage")),
         (cluster.clone(), last(1), signed(2)),
-        ("other".into(), last(0), bytes("")),
+        ("kr.e.other".into(), last(0), bytes("")),
         (cluster, last(3), signed(3)),
     ]
 }

@@ -16,7 +16,7 @@ fn soon() -> Instant {
 }
 
 pub(crate) async fn an_unknown_outcome_is_resolved_by_appending_again(backend: &Backend) {
-    let log = backend.open();
+    let log = backend.open().await;
     let flaky = Flaky::new(log.clone());
     // The faults, and whether one of the attempts under them stored the record.
     let table: [(&[Fault], bool); 5] =
@@ -39,7 +39,7 @@ pub(crate) async fn an_unknown_outcome_is_resolved_by_appending_again(backend: &
 }
 
 pub(crate) async fn an_unknown_outcome_comes_back_at_the_deadline(backend: &Backend) {
-    let flaky = Flaky::new(backend.open());
+    let flaky = Flaky::new(backend.open().await);
     flaky.fail_next([NotKept; 100]);
     let deadline = Instant::now() + Duration::from_millis(100);
     let outcome = append_resolving(&flaky, SUBJECT, last(0), bytes("a"), deadline).await;

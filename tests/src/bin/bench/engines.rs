@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use event_log::{Appended, EmbeddedLog, EventLog, Expect, MemoryLog};
-use projector::{Clock, Config, Memory, Projector, ReadModels};
+use projector::{Config, Memory, Projector, ReadModels, install_snapshot};
 use schemas::key::{Expiry, KeyRenewed};
 use schemas::{Event, Sequence, Timestamp};
 use tokio::task::JoinSet;
@@ -83,10 +83,8 @@ async fn append(directory: &Path, signs_first: bool) -> Result<(f64, Vec<Duratio
 async fn projections(keys: usize) -> Result<()> {
     let log: Arc<dyn EventLog> = Arc::new(filled_log(keys).await?);
     let directory = tempfile::tempdir()?;
-    let clock: Clock = Arc::new(|| Timestamp::from_micros(0));
-    let config = Config { data: directory.path().to_owned(), memory: Memory::new(Memory::BYTES_DEFAULT), clock };
     let before = resident_bytes(std::process::id())?;
-    let (projector, models) = Projector::open(config, Arc::clone(&log)).await?;
+    let (projector, models) = Projector::open(config(directory.path()), Arc::clone(&log)).await?;
     let projector = Arc::new(projector);
     let cancel = CancellationToken::new();
     let begin = Instant::now();
@@ -104,9 +102,34 @@ async fn projections(keys: usize) -> Result<()> {
     look_up(&models, keys)?;
     let grown = resident_bytes(std::process::id())?.saturating_sub(before) as f64 / 1048576.0;
     row(&format!("memory of the read models, {keys} keys, MiB"), &format!("{grown:.0}"), "<= 512 with 1 M")?;
+    let begin = Instant::now();
+    projector.rebuild().await?;
+    let rate = keys as f64 / begin.elapsed().as_secs_f64() / 1e3;
+    row(&format!("rebuild beside the model in use, {keys} keys"), &format!("{rate:.1} k/s"), ">= 25 k/s per core")?;
+    new_node(&projector, &*log, keys).await?;
     cancel.cancel();
     following.await??;
     Ok(())
+}
+
+/// Takes a snapshot of a running node's models and makes it another's.
+async fn new_node(projector: &Projector, log: &dyn EventLog, keys: usize) -> Result<()> {
+    let (founded, directory) = (Founded::new(), tempfile::tempdir()?);
+    let (from, data) = (directory.path().join("snapshot"), directory.path().join("data"));
+    let begin = Instant::now();
+    let manifest = projector.snapshot(&from, founded.writer(), |statement| founded.sign_statement(statement)).await?;
+    let taken = begin.elapsed().as_secs_f64();
+    let (cluster, cluster_key) = founded.cluster();
+    let begin = Instant::now();
+    install_snapshot(&config(&data), &from, cluster, cluster_key, log).await?;
+    let installed = begin.elapsed().as_secs_f64();
+    let bytes: u64 = manifest.files.iter().map(|file| file.bytes).sum();
+    let figure = format!("taken {taken:.2} s, installed {installed:.2} s, {:.0} MiB", bytes as f64 / 1048576.0);
+    row(&format!("new node from a snapshot, {keys} keys"), &figure, "<= 10 s with 1 M")
+}
+
+fn config(data: &Path) -> Config {
+    Config { data: data.to_owned(), memory: Memory::new(Memory::BYTES_DEFAULT), clock: Arc::new(|| Timestamp::from_micros(0)) }
 }
 
 /// A founded log in memory with so many keys.

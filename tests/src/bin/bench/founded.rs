@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use bytes::Bytes;
-use ed25519_dalek::SigningKey;
+use ed25519_dalek::{Signer as _, SigningKey};
 use schemas::cluster::{ClusterFounded, FORMAT_LEVEL};
 use schemas::judge::sign_enrolment;
 use schemas::key::{Expiry, KeyCreated, KeyDetails, Limits};
@@ -48,6 +48,21 @@ pub(crate) fn key_stream(number: usize) -> Stream {
 impl Founded {
     pub(crate) fn new() -> Self {
         Self { cluster_key: SigningKey::from_bytes(&[1; 32]), writer_key: SigningKey::from_bytes(&[2; 32]) }
+    }
+
+    /// The cluster and its key, as the founding says them.
+    pub(crate) fn cluster(&self) -> (ClusterId, PublicKey) {
+        (CLUSTER, public(&self.cluster_key))
+    }
+
+    /// The writer's key.
+    pub(crate) fn writer(&self) -> PublicKey {
+        public(&self.writer_key)
+    }
+
+    /// Signs bytes that are no record.
+    pub(crate) fn sign_statement(&self, statement: &[u8]) -> [u8; 64] {
+        self.writer_key.sign(statement).to_bytes()
     }
 
     /// The records that every log begins with.

@@ -1,0 +1,179 @@
+//! What the leader of the stream says: read after write, and never from a copy that lags.
+
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use schemas::Sequence;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, sleep};
+
+use super::STREAM;
+use crate::contract::{ReadError, Stored};
+use crate::nats::Nats;
+use crate::nats::api::{ApiError, code};
+use crate::storage::StorageError;
+
+/// How long a question may stay without an answer, all attempts together.
+const ANSWER_WAIT: Duration = Duration::from_secs(5);
+/// How long one attempt may.
+const ATTEMPT_WAIT: Duration = Duration::from_secs(2);
+const ATTEMPT_PAUSE: Duration = Duration::from_millis(100);
+/// The most questions under way at once; a server has a bound too, and drops what is beyond it.
+const QUESTIONS_MAX: usize = 128;
+
+pub(super) struct Leader {
+    nats: Nats,
+    questions: Semaphore,
+}
+
+/// What the servers tell of the stream.
+#[derive(Deserialize)]
+pub(super) struct StreamInfo {
+    pub(super) config: Map<String, Value>,
+    pub(super) state: StreamState,
+    #[serde(default)]
+    pub(super) cluster: Peers,
+}
+
+#[derive(Deserialize)]
+pub(super) struct StreamState {
+    pub(super) last_seq: u64,
+}
+
+/// The servers that keep the stream.
+#[derive(Deserialize, Default)]
+pub(super) struct Peers {
+    #[serde(default)]
+    leader: String,
+    #[serde(default)]
+    replicas: Vec<Peer>,
+}
+
+#[derive(Deserialize)]
+struct Peer {
+    name: String,
+}
+
+impl Peers {
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        let leader = Some(self.leader.as_str()).filter(|name| !name.is_empty());
+        leader.into_iter().chain(self.replicas.iter().map(|peer| peer.name.as_str()))
+    }
+}
+
+#[derive(Serialize, Default)]
+struct Get<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    seq: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next_by_subj: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_by_subj: Option<&'a str>,
+}
+
+#[derive(Deserialize)]
+struct Got {
+    message: RawMessage,
+}
+
+#[derive(Deserialize)]
+struct RawMessage {
+    subject: String,
+    seq: u64,
+    #[serde(default)]
+    data: String,
+}
+
+impl Leader {
+    pub(super) fn new(nats: Nats) -> Self {
+        Self { nats, questions: Semaphore::new(QUESTIONS_MAX) }
+    }
+
+    pub(super) async fn head(&self) -> Result<Sequence, ReadError> {
+        let info: StreamInfo = self.ask(&format!("STREAM.INFO.{STREAM}"), &Map::new()).await.map_err(unavailable)?;
+        Ok(Sequence(info.state.last_seq))
+    }
+
+    /// Whether the servers know the stream.
+    pub(super) async fn exists(&self) -> Result<bool, ApiError> {
+        match self.nats.ask::<StreamInfo>(&format!("STREAM.INFO.{STREAM}"), &Map::new(), ATTEMPT_WAIT).await {
+            Ok(_) => Ok(true),
+            Err(error) if error.is(code::STREAM_NOT_FOUND) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    pub(super) async fn at(&self, sequence: Sequence) -> Result<Option<Stored>, ReadError> {
+        self.get(&Get { seq: Some(sequence.0), ..Get::default() }).await?.map(stored).transpose()
+    }
+
+    /// The first record on a subject after a sequence.
+    pub(super) async fn first_on(&self, subject: &str, after: Sequence) -> Result<Option<Stored>, ReadError> {
+        let Some(seq) = after.0.checked_add(1) else { return Ok(None) };
+        self.get(&Get { seq: Some(seq), next_by_subj: Some(subject), ..Get::default() }).await?.map(stored).transpose()
+    }
+
+    /// The last sequence on a subject, 0 if there is none.
+    pub(super) async fn last_on(&self, subject: &str) -> Result<Sequence, ReadError> {
+        let last = self.get(&Get { last_by_subj: Some(subject), ..Get::default() }).await?;
+        Ok(last.map(|message| Sequence(message.seq)).unwrap_or_default())
+    }
+
+    pub(super) async fn first_at_or_after(&self, sequence: Sequence) -> Result<Option<Sequence>, ReadError> {
+        let first = self.get(&Get { seq: Some(sequence.0), next_by_subj: Some(">"), ..Get::default() }).await?;
+        Ok(first.map(|message| Sequence(message.seq)))
+    }
+
+    async fn get(&self, get: &Get<'_>) -> Result<Option<RawMessage>, ReadError> {
+        let _permit = self.questions.acquire().await.expect("the semaphore is never closed");
+        match self.ask::<Got>(&format!("STREAM.MSG.GET.{STREAM}"), get).await {
+            Ok(got) => Ok(Some(got.message)),
+            Err(error) if error.is(code::NO_MESSAGE) => Ok(None),
+            Err(error) => Err(unavailable(error)),
+        }
+    }
+
+    /// Asks until there is an answer, or none for long: between two leaders, nobody answers for seconds.
+    async fn ask<T: DeserializeOwned>(&self, what: &str, body: &impl Serialize) -> Result<T, ApiError> {
+        let deadline = Instant::now() + ANSWER_WAIT;
+        loop {
+            let error = match self.nats.ask(what, body, ATTEMPT_WAIT).await {
+                Ok(answer) => return Ok(answer),
+                Err(error) => error,
+            };
+            let may_pass = match &error {
+                ApiError::Request(_) => !self.nats.is_closed(),
+                ApiError::Refused(refusal) => refusal.is_passing(),
+                ApiError::Garbled { .. } => false,
+            };
+            if !may_pass || Instant::now() + ATTEMPT_PAUSE >= deadline {
+                return Err(error);
+            }
+            sleep(ATTEMPT_PAUSE).await;
+        }
+    }
+}
+
+fn stored(message: RawMessage) -> Result<Stored, ReadError> {
+    let bytes = STANDARD.decode(message.data).map_err(|error| {
+        ReadError::Storage(StorageError::Engine(format!("NATS shows the message at sequence {} in no base64: {error}", message.seq)))
+    })?;
+    Ok(Stored { sequence: Sequence(message.seq), subject: message.subject.into(), bytes: bytes.into() })
+}
+
+/// What is said of a stream that was there.
+pub(super) fn gone() -> String {
+    format!("the stream {STREAM} is not on the NATS servers any more")
+}
+
+fn unavailable(error: ApiError) -> ReadError {
+    let reason = match error {
+        error if error.is(code::STREAM_NOT_FOUND) => gone(),
+        error => error.to_string(),
+    };
+    ReadError::Unavailable { reason }
+}

@@ -1,0 +1,155 @@
+//! `keyrelay log migrate`: from one machine to NATS and back, with the same root; ended at any moment either side is whole.
+
+use std::path::Path;
+use std::process::{Child, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use nats_server::Sync;
+use serde_json::{Value, json};
+use tests::cli::{self, Run};
+use tests::world::CREDENTIAL;
+use tests::{Admin, Launch, Node, ScriptedUpstream};
+
+/// Enough that a copy takes a while, so that it can be killed in its middle.
+const KEYS: usize = 300;
+
+/// What must not change, whatever log is underneath.
+async fn shown(admin: &Admin) -> Result<Value> {
+    let log = admin.get("/log").await?.success()?;
+    let keys = admin.get("/keys?limit=1000").await?.success()?;
+    let upstreams = admin.get("/upstreams").await?.success()?;
+    Ok(json!({
+        "cluster": log["cluster"], "position": log["position"], "root": log["root"], "void": log["void"],
+        "keys": keys["keys"], "upstreams": upstreams["upstreams"], "events": admin.events().await?,
+    }))
+}
+
+/// A stopped node with keys, a revocation, a credential and used keys.
+struct Stopped {
+    launch: Launch,
+    shown: Value,
+    secret: String,
+    _upstream: ScriptedUpstream,
+    _directory: tempfile::TempDir,
+}
+
+impl Stopped {
+    async fn new() -> Result<Self> {
+        let directory = tempfile::tempdir()?;
+        let node = Node::start(&directory.path().join("data")).await?;
+        let upstream = ScriptedUpstream::start().await?;
+        let admin = node.admin()?;
+        admin.add_upstream("openai", "openai", &upstream.openai_url(), CREDENTIAL).await?;
+        let mut keys = Vec::new();
+        for number in 0..KEYS {
+            keys.push(admin.create_key(&json!({ "name": format!("key-{number}"), "expires": "never", "description": "sealed" })).await?);
+        }
+        admin.post(&format!("/keys/{}/revoke", keys[0].id), &json!({ "reason": "moved house" })).await?.success()?;
+        let secret = keys.pop().context("a key")?.secret;
+        node.relay().chat(&secret, "before").await?.success()?;
+        let shown = shown(&admin).await?;
+        let launch = node.stop().await?;
+        Ok(Self { launch, shown, secret, _upstream: upstream, _directory: directory })
+    }
+
+    fn data(&self) -> &Path {
+        &self.launch.data
+    }
+
+    fn on_nats(&self, url: &str) -> Launch {
+        self.launch.clone().with("KEYRELAY_NATS_URL", url)
+    }
+
+    /// Starts on a log and compares; gives the node's stop back.
+    async fn is_same_on(&self, launch: Launch) -> Result<()> {
+        let node = launch.start().await?;
+        let now = shown(&node.admin()?).await?;
+        for part in ["cluster", "position", "root", "void", "upstreams", "keys", "events"] {
+            ensure!(now[part] == self.shown[part], "{part} changed from {} to {}", self.shown[part], now[part]);
+        }
+        node.relay().chat(&self.secret, "after").await?.success()?;
+        node.stop().await?;
+        Ok(())
+    }
+}
+
+fn migrate(data: &Path, direction: &[&str]) -> Result<Run> {
+    cli::run(cli::command("keyrelay")?.args(["log", "migrate", "--data"]).arg(data).args(direction))
+}
+
+fn begin(data: &Path, direction: &[&str]) -> Result<Child> {
+    let mut command = cli::command("keyrelay")?;
+    command.args(["log", "migrate", "--data"]).arg(data).args(direction);
+    Ok(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn()?)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn there_and_back_again_with_the_same_root() -> Result<()> {
+    let stopped = Stopped::new().await?;
+    let nats = tokio::task::block_in_place(|| nats_server::Cluster::start(3, Sync::Always))?;
+    let url = nats.url();
+    migrate(stopped.data(), &["--to-nats", &url])?.expect(0)?;
+    stopped.is_same_on(stopped.on_nats(&url)).await.context("on NATS")?;
+    // Once more is nothing to do.
+    migrate(stopped.data(), &["--to-nats", &url])?.expect(0)?;
+
+    migrate(stopped.data(), &["--to-embedded", "--nats", &url])?.expect(0)?;
+    stopped.is_same_on(stopped.launch.clone()).await.context("embedded again")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn killed_at_any_moment_the_source_is_whole_and_a_second_run_ends_it() -> Result<()> {
+    let stopped = Stopped::new().await?;
+    let nats = tokio::task::block_in_place(|| nats_server::Cluster::start(1, Sync::Always))?;
+    let url = nats.url();
+    // From before its first connection to after its end, later each time; the moments differ from run to run by themselves.
+    for millis in [20, 60, 120, 200, 300, 450, 700] {
+        let mut child = begin(stopped.data(), &["--to-nats", &url])?;
+        tokio::time::sleep(Duration::from_millis(millis)).await;
+        // It may have ended by itself.
+        let _ = child.kill();
+        let is_done = child.wait()?.success();
+        if is_done {
+            break;
+        }
+        let run = cli::keyrelay(["log".as_ref(), "verify".as_ref(), "--offline".as_ref(), "--data".as_ref(), stopped.data().as_os_str()])?;
+        let report = run.expect(0).with_context(|| format!("the source after a kill at {millis} ms"))?;
+        ensure!(!report.stdout.is_empty(), "nothing was verified");
+    }
+    migrate(stopped.data(), &["--to-nats", &url])?.expect(0)?;
+    stopped.is_same_on(stopped.on_nats(&url)).await.context("on NATS")?;
+
+    for millis in [20, 80, 200, 400] {
+        let mut child = begin(stopped.data(), &["--to-embedded", "--nats", &url])?;
+        tokio::time::sleep(Duration::from_millis(millis)).await;
+        let _ = child.kill();
+        child.wait()?;
+    }
+    migrate(stopped.data(), &["--to-embedded", "--nats", &url])?.expect(0)?;
+    stopped.is_same_on(stopped.launch.clone()).await.context("embedded again")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_that_is_another_clusters_is_not_written_to() -> Result<()> {
+    let (one, two) = (Stopped::new().await?, Stopped::new().await?);
+    let nats = tokio::task::block_in_place(|| nats_server::Cluster::start(1, Sync::Always))?;
+    let url = nats.url();
+    migrate(one.data(), &["--to-nats", &url])?.expect(0)?;
+    let run = migrate(two.data(), &["--to-nats", &url])?;
+    ensure!(run.code == 1 || run.code == 2, "exit code {}", run.code);
+    ensure!(run.stderr.contains(one.shown["cluster"].as_str().context("a cluster")?), "the other cluster is not named: {}", run.stderr);
+    two.is_same_on(two.launch.clone()).await?;
+    one.is_same_on(one.on_nats(&url)).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_runs_is_not_migrated() -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let node = Node::start(&directory.path().join("data")).await?;
+    let nats = tokio::task::block_in_place(|| nats_server::Cluster::start(1, Sync::Always))?;
+    let run = migrate(node.data(), &["--to-nats", &nats.url()])?;
+    ensure!(run.code != 0, "a running node's log was migrated");
+    node.admin()?.create_key(&json!({ "name": "goes on", "expires": "never" })).await?;
+    Ok(())
+}

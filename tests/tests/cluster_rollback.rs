@@ -1,0 +1,220 @@
+//! A log that loses what it acknowledged, as NATS does with its default of a sync every two minutes and a power cut: noticed within ten seconds,
+//! and healed where that is exact, refused with the evidence where another writer has taken the places. Never served in silence.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use nats_server::Sync;
+use serde_json::{Value, json};
+use tests::Admin;
+use tests::admin::IssuedKey;
+use tests::cluster::{Cluster, Plan, SETTLE};
+use tests::history::{History, Outcome, Write};
+use tests::wait;
+
+const NOTICED_WITHIN: Duration = Duration::from_secs(10);
+/// Keys before and after the copy that the data is rolled back to.
+const KEPT: usize = 10;
+const LOST: usize = 25;
+
+fn plan(nodes: usize, bug: Option<&str>) -> Plan {
+    Plan { servers: 1, sync: Sync::Default, nodes, ..Plan::default() }.with_bug(bug)
+}
+
+async fn keys(admin: &Admin, count: usize) -> Result<Vec<IssuedKey>> {
+    let mut keys = Vec::new();
+    for number in 0..count {
+        keys.push(admin.create_key(&json!({ "name": format!("key-{number}"), "expires": "never" })).await?);
+    }
+    Ok(keys)
+}
+
+/// The creations of keys as a history of acknowledged writes.
+fn acknowledged(keys: &[IssuedKey]) -> History {
+    let write = |key: &IssuedKey| Write {
+        name: key.id.clone(),
+        event: "KeyCreated",
+        key: Some(key.id.clone()),
+        expected: None,
+        invoked: Duration::ZERO,
+        outcome: Outcome::Acknowledged { at: Duration::ZERO, sequence: key.sequence, version: key.version },
+    };
+    History { writes: keys.iter().map(write).collect(), ..History::default() }
+}
+
+/// The server loses everything since the copy, and is back.
+fn roll_back(cluster: &mut Cluster, between: impl FnOnce(&mut Cluster) -> Result<()>) -> Result<()> {
+    let copy = cluster.directory().join("copy");
+    tokio::task::block_in_place(|| {
+        cluster.nats.server(0).kill()?;
+        cluster.nats.server(0).roll_back_to(&copy)?;
+        between(cluster)?;
+        cluster.nats.server(0).run()?;
+        cluster.nats.wait_ready()
+    })
+}
+
+fn copy(cluster: &mut Cluster) -> Result<()> {
+    let copy = cluster.directory().join("copy");
+    // Stopped for the copy, so that it is whole: what a disk keeps of a running server is not what is tested.
+    tokio::task::block_in_place(|| {
+        cluster.nats.server(0).stop()?;
+        cluster.nats.server(0).copy_store(&copy)?;
+        cluster.nats.server(0).run()?;
+        cluster.nats.wait_ready()
+    })
+}
+
+async fn root(admin: &Admin) -> Result<(u64, String)> {
+    let log = admin.get("/log").await?.success()?;
+    Ok((log["position"].as_u64().context("a position")?, log["root"].as_str().context("a root")?.to_owned()))
+}
+
+async fn a_rolled_back_log_is_healed(bug: Option<String>) -> Result<()> {
+    let mut cluster = Cluster::start(plan(2, bug.as_deref())).await?;
+    let mut made = keys(&cluster.admin(0)?, KEPT).await?;
+    cluster.settle().await?;
+    copy(&mut cluster)?;
+    let admin = cluster.admin(0)?;
+    wait::until_within(SETTLE, "a log that takes writes again", || async {
+        let answer = admin.post("/keys", &json!({ "name": "after the copy", "expires": "never" })).await?;
+        Ok(answer.status.is_success().then_some(()))
+    })
+    .await?;
+    // Of both nodes, so that each has something to put back.
+    made.extend(keys(&cluster.admin(0)?, LOST).await?);
+    made.extend(keys(&cluster.admin(1)?, LOST).await?);
+    cluster.settle().await?;
+    let before = root(&cluster.admin(0)?).await?;
+
+    roll_back(&mut cluster, |_| Ok(()))?;
+    let begin = Instant::now();
+    wait::until_within(NOTICED_WITHIN + SETTLE, "a log that is whole again", || async {
+        let log = cluster.admin(0)?.get("/log").await?;
+        let head = log.success().ok().and_then(|log| log["head"].as_u64());
+        Ok(head.filter(|head| *head >= before.0).map(drop))
+    })
+    .await
+    .context("the loss was not healed")?;
+    eprintln!("healed after {:?}", begin.elapsed());
+    let after = wait::until_within(SETTLE, "the root", || async {
+        let after = root(&cluster.admin(1)?).await?;
+        Ok((after.0 >= before.0).then_some(after))
+    })
+    .await?;
+    ensure!(after == before, "healed to another log: {before:?} became {after:?}");
+    cluster.settled().await?.expect_sound(&acknowledged(&made))?;
+    // It takes writes and serves what was lost for a while.
+    made.extend(keys(&cluster.admin(1)?, 1).await?);
+    for key in [&made[0], made.last().context("a key")?, &made[KEPT + LOST]] {
+        cluster.settle().await?;
+        cluster.relay(0)?.chat(&key.secret, "after the healing").await?.success()?;
+    }
+    cluster.settled().await?.expect_sound(&acknowledged(&made))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_that_was_rolled_back_is_noticed_and_healed_to_the_same_root() -> Result<()> {
+    a_rolled_back_log_is_healed(None).await
+}
+
+#[cfg(feature = "faults")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_witness_that_forgets_is_noticed() -> Result<()> {
+    tests::planted::turns_red("witness-forgets", "not healed", a_rolled_back_log_is_healed).await
+}
+
+#[cfg(feature = "faults")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_witness_that_does_not_compare_is_noticed() -> Result<()> {
+    tests::planted::turns_red("witness-blind", "", another_writer_took_the_places).await
+}
+
+/// Whether a node says, to people and to programs, that it does not trust its log.
+fn refuses(readiness: &Value) -> bool {
+    readiness["ready"] == false || readiness.to_string().contains("refused")
+}
+
+/// Node 0 is away while the log loses records that it had acknowledged and node 1 writes others in their places.
+async fn another_writer_took_the_places(bug: Option<String>) -> Result<()> {
+    let mut cluster = Cluster::start(plan(2, bug.as_deref())).await?;
+    keys(&cluster.admin(0)?, KEPT).await?;
+    cluster.settle().await?;
+    // Node 1 goes first: it must not have seen what is lost, or it would put it back itself.
+    cluster.stop_node(1).await?;
+    copy(&mut cluster)?;
+    let admin = cluster.admin(0)?;
+    wait::until_within(SETTLE, "a log that takes writes again", || async {
+        let answer = admin.post("/keys", &json!({ "name": "lost", "expires": "never" })).await?;
+        Ok(answer.status.is_success().then_some(()))
+    })
+    .await?;
+    keys(&admin, LOST).await?;
+    cluster.stop_node(0).await?;
+    roll_back(&mut cluster, |_| Ok(()))?;
+    cluster.start_node(1).await?;
+    keys(&cluster.admin(1)?, LOST).await?;
+
+    // Node 0 is back, with acknowledged records of its own and others in their places.
+    let begin = Instant::now();
+    let evidence = match cluster.launch(0)?.attempt().await? {
+        tests::node::Start::Exited(run) => {
+            ensure!(run.code != 0, "it ended as if all were well");
+            run.stderr
+        }
+        tests::node::Start::Ready(node) => {
+            let admin = node.admin()?;
+            let noticed = wait::until_within(NOTICED_WITHIN, "a refusal of the forked log", || async {
+                let readiness = admin.readiness().await?;
+                Ok(refuses(&readiness).then_some(readiness))
+            })
+            .await?;
+            let refused = admin.post("/keys", &json!({ "name": "nobody", "expires": "never" })).await?;
+            refused.expect(503).context("it writes to a log that forked")?;
+            format!("{noticed}{}", node.stderr())
+        }
+    };
+    ensure!(begin.elapsed() < NOTICED_WITHIN + Duration::from_secs(5), "noticed after {:?}", begin.elapsed());
+    ensure!(evidence.contains("evidence"), "where the evidence is, it does not say: {evidence}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_whose_places_another_writer_took_is_refused_with_the_evidence() -> Result<()> {
+    another_writer_took_the_places(None).await
+}
+
+/// What the key store lost with the log comes back from the mirrors of the nodes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sealed_entries_that_were_lost_come_back_from_the_mirrors() -> Result<()> {
+    let mut cluster = Cluster::start(plan(2, None)).await?;
+    copy(&mut cluster)?;
+    let second = tests::ScriptedUpstream::start().await?;
+    let admin = cluster.admin(0)?;
+    let body = json!({ "name": "second", "dialect": "openai", "base_url": second.openai_url(), "credential": "sk-second", "priority": 1 });
+    wait::until_within(SETTLE, "an upstream that is added", || async {
+        Ok(admin.post("/upstreams", &body).await?.status.is_success().then_some(()))
+    })
+    .await?;
+    cluster.settle().await?;
+    roll_back(&mut cluster, |_| Ok(()))?;
+    let made = keys_when_taken(&admin).await?;
+    cluster.settle().await?;
+    // A node that never saw the credential gets it from the store.
+    cluster.stop_node(1).await?;
+    std::fs::remove_dir_all(cluster.data(1))?;
+    cluster.start_node(1).await?;
+    cluster.settle().await?;
+    cluster.relay(1)?.chat(&made.secret, "by the second upstream").await?.success()?;
+    let seen = second.seen();
+    ensure!(seen.len() == 1 && seen[0].header("authorization") == "Bearer sk-second", "{seen:?}");
+    Ok(())
+}
+
+async fn keys_when_taken(admin: &Admin) -> Result<IssuedKey> {
+    wait::until_within(SETTLE, "a log that takes writes again", || async {
+        let answer = admin.post("/keys", &json!({ "name": "after", "expires": "never" })).await?;
+        if answer.status.is_success() { Ok(Some(IssuedKey::parse(&answer.json()?)?)) } else { Ok(None) }
+    })
+    .await
+}
