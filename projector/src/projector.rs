@@ -66,6 +66,8 @@ impl Projector {
         })
         .await?;
         let position = folder.row().sequence;
+        let freshness = Freshness::new(staleness);
+        let asked = freshness.now();
         let checked = match Anchor::of(folder.row()) {
             Some(anchor) => anchor.check(&*log).await,
             None => Ok(()),
@@ -76,15 +78,18 @@ impl Projector {
             Err(refused) => return Err(refused.into()),
         };
         let (head, state) = match head {
-            Ok(head) => (head, State::Rebuilding),
+            Ok(head) => (Some(head), State::Rebuilding),
             Err(event_log::ReadError::Unavailable { reason }) => {
                 tracing::warn!(%position, reason, ?staleness, "the log cannot be reached; the read models open without it");
-                (position, State::Waiting { reason })
+                (None, State::Waiting { reason })
             }
             Err(error) => return Err(CheckError::Log(error).into()),
         };
         let shared = move || {
-            let shared = Shared::new(&folder, head, Freshness::new(staleness), state)?;
+            let shared = Shared::new(&folder, freshness, state)?;
+            if let Some(head) = head {
+                shared.note_head(head, asked);
+            }
             Ok::<_, OpenError>((folder, Arc::new(shared)))
         };
         let (folder, shared) = blocking(shared).await?;

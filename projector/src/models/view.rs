@@ -56,14 +56,14 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(folder: &Folder, head: Sequence, freshness: Freshness, state: State) -> Result<Self, ReadError> {
+    pub(crate) fn new(folder: &Folder, freshness: Freshness, state: State) -> Result<Self, ReadError> {
         let sequence = folder.row().sequence;
         let routes = Arc::new(Routes::load(folder.store(), sequence)?);
         Ok(Self {
             view: ArcSwap::new(View::of(folder, 0, routes)),
             cache: KeyCache::new(),
             announced: watch::Sender::new(sequence),
-            head: AtomicU64::new(head.0),
+            head: AtomicU64::new(sequence.0),
             freshness,
             state: watch::Sender::new(state),
         })
