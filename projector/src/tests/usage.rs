@@ -148,7 +148,7 @@ fn what_is_no_batch_is_written_down_and_passed() {
     let mut run =
         stored(vec![batch(1, 1, vec![record(1, 1, 5, Some(1))]), batch(1, 2, vec![]), batch(1, 3, vec![record(3, 1, 5, Some(1))])]);
     let void = UsageVoid::NotABatch { subject: "kr.u.x.y".into() };
-    run[1].batch = Err(void.clone());
+    run[1].batch = Err(void);
     folder.fold(&run).unwrap();
     let position = folder.position();
     assert_eq!((position.sequence, position.requests, position.voids, position.gaps), (Sequence(3), 2, 1, 1));

@@ -8,8 +8,9 @@
 //! [`WitnessedLog`] stands before a log that somebody else keeps: it remembers what it saw and heals or refuses a log that forgot.
 //!
 //! Beside the log stand [`merkle`], the tree whose root commits to every record up to a position, and [`usage`], the stream of
-//! usage batches, apart from the log because of its volume.
+//! usage batches, apart from the log because of its volume, and [`artefacts`], what events name by digest because of its size.
 
+pub mod artefacts;
 mod contract;
 mod directory;
 mod embedded;

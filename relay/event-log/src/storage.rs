@@ -113,6 +113,11 @@ impl Rocks {
         self.directory.remember(head)
     }
 
+    /// Writes a batch that a crash of the machine may take back, as a whole, and only if it takes back everything that was written after it.
+    pub(crate) fn write_unsynced(&self, batch: WriteBatch) -> Result<(), StorageError> {
+        Ok(self.db.write(batch)?)
+    }
+
     fn write_synced(&self, batch: WriteBatch) -> Result<(), StorageError> {
         let mut options = WriteOptions::default();
         options.set_sync(true);

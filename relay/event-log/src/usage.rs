@@ -2,10 +2,12 @@
 //!
 //! A batch is settled money, so it is stored once and only once: the number says which, and a number that comes again must bring the same
 //! bytes. [`UsageStream`] is the contract. [`UsageLog`] keeps it in a directory of this machine, with the event log's care about syncing and
-//! damage; `JetStreamUsage` keeps it on NATS, behind a spool on this machine that is the answer to every append.
+//! damage; [`JetStreamUsage`] keeps it on NATS, behind a spool on this machine that is the answer to every append.
 
 mod check;
 mod embedded;
+mod jetstream;
+mod spool;
 mod store;
 mod writer;
 
@@ -21,6 +23,8 @@ use crate::contract::ReadError;
 use crate::storage::StorageError;
 
 pub use embedded::UsageLog;
+pub use jetstream::{JetStreamUsage, USAGE_STREAM, UsagePrepareError};
+pub use spool::{SPOOL_BYTES_MAX, SpoolStatus};
 
 /// The most bytes of one encoded batch: what a message of any backend can carry, its headers beside it.
 pub const BATCH_BYTES_MAX: usize = MESSAGE_BYTES_MAX - 4 * 1024;

@@ -27,8 +27,21 @@ pub(super) struct Store {
 impl Store {
     /// Opens and checks the rows; also returns the last sequence.
     pub(super) fn open(directory: Directory) -> Result<(Self, Sequence), OpenError> {
-        let (rocks, head) = Rocks::open(directory, &[BATCHES, NUMBERS], check::check)?;
+        Self::open_with(directory, &[BATCHES, NUMBERS], |rocks| Ok(check::check(rocks, Sequence::ZERO, |_| Ok(0))?.head))
+    }
+
+    /// As [`Store::open`], with further families and another check, which gives the last sequence.
+    pub(super) fn open_with(
+        directory: Directory,
+        families: &[&str],
+        check: impl FnOnce(&Rocks) -> Result<Sequence, StorageError>,
+    ) -> Result<(Self, Sequence), OpenError> {
+        let (rocks, head) = Rocks::open(directory, families, check)?;
         Ok((Self { rocks }, head))
+    }
+
+    pub(super) fn rocks(&self) -> &Rocks {
+        &self.rocks
     }
 
     pub(super) fn put(&self, rows: &mut WriteBatch, sequence: Sequence, origin: &Origin, number: u64, bytes: &[u8]) {
