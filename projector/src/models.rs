@@ -15,7 +15,9 @@ use schemas::key::Key;
 use schemas::pool::Pool;
 use schemas::upstream::Upstream;
 use schemas::writer::Writer;
-use schemas::{Aggregate, CommandId, Digest, KeyId, PoolId, Sequence, Stream, StreamKind, TenantId, UpstreamId, Version, VoidReason, WriterId};
+use schemas::{
+    Aggregate, CommandId, Digest, KeyId, PoolId, Sequence, Stream, StreamKind, TenantId, UpstreamId, Version, VoidReason, WriterId,
+};
 use tokio::sync::watch;
 
 pub(crate) use freshness::{Freshness, HEARTBEAT, Moment};

@@ -214,7 +214,7 @@ fn refuse_retired(models: &ReadModels, node: WriterId) -> Result<Result<(), Reti
 }
 
 /// The cluster that the log's first record founds; none on an empty log.
-async fn founded_cluster(log: &dyn EventLog) -> Result<Option<Cluster>, FoundingError> {
+pub async fn founded_cluster(log: &dyn EventLog) -> Result<Option<Cluster>, FoundingError> {
     let Some(first) = log.read_range(Sequence(1), 1).await?.into_iter().next() else { return Ok(None) };
     let judge::Verdict::Valid(record) = judge::judge(&Unfounded, &first.subject, &first.bytes) else {
         return Err(FoundingError::NotFounded);

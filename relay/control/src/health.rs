@@ -55,18 +55,22 @@ pub enum Trust {
 pub struct SpoolHealth {
     pub batches: u64,
     pub bytes: u64,
-    /// When the oldest batch was written.
+    /// When the oldest request that waits was settled.
     pub oldest_at: Option<Timestamp>,
+    /// Batches that found another one in their place of the stream, and are kept aside, since the node started.
+    pub refused: u64,
+    /// Times that the stream was found to have lost acknowledged batches, since the node started.
+    pub losses: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct KeyStoreHealth {
     /// Whether the copy is level with the store.
     pub level: bool,
-    /// Entries in the copy.
-    pub entries: u64,
-    /// Why it is not level.
-    pub reason: Option<String>,
+    /// The last revision of the store that is in the copy; null while it is not level.
+    pub revision: Option<u64>,
+    /// Entries that the store had lost and this node put back, since it started.
+    pub put_back: u64,
 }
 
 /// Something that is wrong while the node serves.
@@ -168,7 +172,7 @@ mod tests {
         assert_eq!(with(Trust::Unknown), [Degradation::LogUntrusted]);
         assert_eq!(with(Trust::Healing), [Degradation::LogUntrusted]);
         assert_eq!(with(Trust::Refused), [Degradation::LogRefused]);
-        let behind = KeyStoreHealth { level: false, entries: 1, reason: None };
+        let behind = KeyStoreHealth { level: false, revision: None, put_back: 0 };
         assert_eq!(judge(0, |health| health.key_store = Some(behind)).degradations, [Degradation::KeyStoreBehind]);
     }
 

@@ -20,7 +20,7 @@ pub use data::verify_data;
 pub use directory::{directory_bytes, verify_directory};
 pub use fold::{Fold, FoldError, Row, SeenFault};
 pub use report::{Anchor, Expected, Finding, Report, VoidRecord};
-pub use tar_stream::{StreamError, unpack, verify_stream};
+pub use tar_stream::{StreamError, each_run, unpack, verify_stream};
 pub use verification::Verification;
 
 #[cfg(test)]

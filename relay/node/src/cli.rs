@@ -8,6 +8,7 @@ mod client;
 mod failure;
 mod keys;
 mod log;
+mod migrate;
 mod node;
 mod nodes;
 mod output;
@@ -113,6 +114,7 @@ fn execute(cli: Cli, environment: BTreeMap<String, String>, output: &mut Output)
         Command::Log(log::LogCommand::Verify(args)) if args.offline => {
             runtime(false)?.block_on(log::verify_offline(&args, &access::layout(&global, &environment), output))
         }
+        Command::Log(log::LogCommand::Migrate(args)) => runtime(true)?.block_on(migrate::run(args, &global, environment, output)),
         command => {
             let client = Client::new(Access::find(&global, &environment)?)?;
             runtime(false)?.block_on(talk(command, &client, &environment, output))

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
+use event_log::NatsConfig;
 use gateway::GatewayConfig;
 use projector::Memory;
 use vault::{RootKey, files};
@@ -144,6 +145,22 @@ impl Config {
             bodies_bytes_max: self.relay.bodies_bytes_max.bytes(),
             staleness_max: self.relay.staleness_max,
         }
+    }
+
+    /// How to reach the cluster's NATS; none for a node on its own.
+    pub fn event_log_nats(&self) -> Option<NatsConfig> {
+        let nats = &self.nats;
+        Some(NatsConfig {
+            url: nats.url.as_ref()?.texts(),
+            credentials: nats.credentials.clone(),
+            nkey: nats.nkey.clone(),
+            tls_ca: nats.tls_ca.clone(),
+            tls_cert: nats.tls_cert.clone(),
+            tls_key: nats.tls_key.clone(),
+            replicas: nats.replicas.map(Replicas::get),
+            monitor_url: nats.monitor_url.as_ref().map(MonitorUrls::texts).unwrap_or_default(),
+            require_verified_sync: nats.require_verified_sync,
+        })
     }
 
     /// The root key that was given, if one was.

@@ -10,6 +10,7 @@ pub mod config;
 pub mod faults;
 mod layout;
 mod logging;
+pub mod migrate;
 pub mod serve;
 
 pub use config::Config;

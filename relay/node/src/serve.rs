@@ -3,6 +3,9 @@
 mod data;
 mod gate;
 mod listener;
+mod membership;
+mod snapshots;
+mod storage;
 mod tasks;
 mod upkeep;
 
@@ -13,22 +16,23 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
 use control::founding::{self, Foundation, Sources};
-use control::{App, AppParts, Clock, Commands, CommandsParts, Metrics, NodeHealth, ProbeOutcome};
-use coordination::{Coordination, LocalCoordination, NodeStatus};
-use event_log::usage::{UsageLog, UsageStream};
-use event_log::{EmbeddedLog, EventLog};
+use control::{App, AppParts, Clock, Commands, CommandsParts, Metrics, ProbeOutcome};
+use event_log::artefacts::Snapshots;
+use event_log::{EventLog, ReadError};
 use gateway::{Gateway, GatewayParts};
 use projector::usage::UsageProjector;
 use projector::{FoldError, FollowError, Projector, ReadModels, State, UsageModels};
 use prometheus_client::registry::Registry;
-use schemas::cluster::FORMAT_LEVEL;
 use schemas::{IncarnationId, Sequence, Timestamp, WriterId};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use vault::{RocksKeyStore, files};
+use vault::files;
 
 use crate::config::Config;
+use crate::layout::Layout;
 use listener::Listener;
+use membership::Introduction;
+use storage::Storage;
 use tasks::Tasks;
 
 /// The pause before the log is followed again after a failure.
@@ -41,20 +45,22 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     let data = config.data.clone();
     files::private_dir(&data)?;
     data::check_format(&data)?;
-    let clock: Clock = Arc::new(now);
+    let clock = clock();
 
     // Before anything is founded: an address in use must leave no trace.
     let relay = Listener::bind(config.relay.listen).await.with_context(|| format!("cannot listen on {}", config.relay.listen))?;
     let admin = Listener::bind(config.admin.listen).await.with_context(|| format!("cannot listen on {}", config.admin.listen))?;
-    let log_dir = data.join("log");
-    let log = tokio::task::spawn_blocking(move || EmbeddedLog::open(&log_dir)).await?.context("the event log does not open")?;
-    let log: Arc<dyn EventLog> = Arc::new(log);
-    let store = Arc::new(RocksKeyStore::open(&data.join("keys")).context("the key store does not open")?);
-    let sources = Sources { data: data.clone(), root_key: config.root_key()?, owner_token: config.owner_token()? };
-    let foundation = founding::found_or_join(&sources, &*log, store, &clock).await?;
-    data::write_format(&data)?;
+    let tasks = Tasks::new()?;
+    let storage = match config.event_log_nats() {
+        None => Storage::embedded(&data).await?,
+        Some(nats) => Storage::cluster(&data, nats, &tasks).await?,
+    };
+    Node::assemble(config, storage, clock).await?.run(tasks, relay, admin).await
+}
 
-    Node::assemble(config, log, foundation, clock).await?.run(relay, admin).await
+/// The system's clock, for whoever takes one.
+pub(crate) fn clock() -> Clock {
+    Arc::new(now)
 }
 
 /// Microseconds of the system's clock: the one place of the node that asks it.
@@ -64,51 +70,67 @@ fn now() -> Timestamp {
     Timestamp::from_micros(u64::try_from(since.as_micros()).unwrap_or(u64::MAX))
 }
 
-/// A node with everything opened and nothing running.
+/// A node with everything opened, and nothing running but what its stores need.
 struct Node {
     config: Config,
-    log: Arc<dyn EventLog>,
+    storage: Storage,
     foundation: Foundation,
     clock: Clock,
-    projector: Projector,
+    projector: Arc<Projector>,
     models: ReadModels,
-    usage_stream: Arc<dyn UsageStream>,
     usage_projector: UsageProjector,
     usage: UsageModels,
 }
 
 impl Node {
-    async fn assemble(config: Config, log: Arc<dyn EventLog>, foundation: Foundation, clock: Clock) -> anyhow::Result<Self> {
+    /// Opens the models, which know whether the log is theirs, and only then founds or joins.
+    async fn assemble(config: Config, storage: Storage, clock: Clock) -> anyhow::Result<Self> {
+        let (data, log) = (config.data.clone(), storage.log.clone());
         let memory = projector::Memory::new(config.projector.memory_bytes);
-        let models_config = projector::Config { data: config.data.clone(), memory, clock: clock.clone() };
+        let models_config = projector::Config { data: data.clone(), memory, clock: clock.clone() };
+        let is_first_start = !Layout::new(&data).read_models().is_dir();
+        if let Some(cluster) = storage.cluster.as_ref().filter(|cluster| cluster.is_reached && is_first_start) {
+            let store = Snapshots::new(cluster.nats.client(), cluster.replicas);
+            if let Err(error) = snapshots::install(&store, &models_config, &*log).await {
+                tracing::warn!(error = format!("{error:#}"), "no snapshot to begin with; the log is folded from its beginning");
+            }
+        }
         let (projector, models) = Projector::open(models_config.clone(), log.clone()).await.context("the read models do not open")?;
-        let usage_dir = config.data.join("usage-log");
-        let usage_log = tokio::task::spawn_blocking(move || UsageLog::open(&usage_dir)).await?.context("the usage stream does not open")?;
-        let usage_stream: Arc<dyn UsageStream> = Arc::new(usage_log);
+        let sources = Sources { data: data.clone(), root_key: config.root_key()?, owner_token: config.owner_token()? };
+        let foundation = match founding::found_or_join(&sources, &*log, storage.keys.clone(), &clock).await {
+            Err(error) if error.is_unavailable() => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "starting from what is on this machine");
+                founding::from_local(&sources, &models, storage.keys.clone()).await?
+            }
+            founded => founded?,
+        };
+        data::write_format(&data)?;
         let (usage_projector, usage) =
-            UsageProjector::open(models_config, usage_stream.clone()).await.context("the usage models do not open")?;
-        Ok(Self { config, log, foundation, clock, projector, models, usage_stream, usage_projector, usage })
+            UsageProjector::open(models_config, storage.usage.clone()).await.context("the usage models do not open")?;
+        Ok(Self { config, storage, foundation, clock, projector: Arc::new(projector), models, usage_projector, usage })
     }
 
     /// Serves until a signal, a task that may not end ends, or the start fails.
-    async fn run(self, relay: Listener, admin: Listener) -> anyhow::Result<()> {
+    async fn run(self, tasks: Tasks, relay: Listener, admin: Listener) -> anyhow::Result<()> {
         let Foundation { cluster, vault, writer, is_new } = self.foundation;
-        let writer_id = writer.id();
-        let (tasks, started_at) = (Tasks::new()?, (self.clock)());
+        let (writer_id, log) = (writer.id(), self.storage.log.clone());
         let mut registry = Registry::default();
         let control_metrics = Metrics::register(&mut registry);
         let gateway_metrics = gateway::Metrics::default();
         gateway_metrics.register(&mut registry);
 
-        let head_at_start = self.log.head().await?;
+        let head_at_start = match log.head().await {
+            // What this node has is all there is to serve, for as long as it is not too old.
+            Err(ReadError::Unavailable { .. }) => Sequence::ZERO,
+            head => head?,
+        };
         // A fold that stops leaves what it has folded to be served; `/readyz` says that it stopped.
-        let (projector, stop) = (self.projector, tasks.close.clone());
-        tasks.logged("projector.follow", follow(projector, stop));
+        tasks.logged("projector.follow", follow(self.projector.clone(), tasks.close.clone()));
         let (usage_projector, stop) = (self.usage_projector, tasks.close.clone());
         tasks.logged("usage.follow", follow_usage(usage_projector, stop));
 
         let commands = Commands::new(CommandsParts {
-            log: self.log.clone(),
+            log: log.clone(),
             models: self.models.clone(),
             writer,
             cluster: cluster.id,
@@ -120,7 +142,7 @@ impl Node {
             config: self.config.gateway(),
             models: self.models.clone(),
             vault: vault.clone(),
-            usage_stream: self.usage_stream.clone(),
+            usage_stream: self.storage.usage.clone(),
             node: writer_id,
             incarnation: new_incarnation()?,
             clock: self.clock.clone(),
@@ -131,7 +153,7 @@ impl Node {
             let finish = finish_usage.clone();
             async move { Ok(usage_writer.run(finish).await?) }
         });
-        let coordination: Arc<dyn Coordination> = Arc::new(LocalCoordination::new(writer_id, self.clock.clone()));
+        let coordination = membership::coordination(self.storage.cluster.as_ref(), cluster.id, writer_id, self.clock.clone());
         let (ready, is_ready) = watch::channel(false);
         let (caught_up, has_caught_up) = watch::channel(false);
         let admin_router = control::router(App::new(AppParts {
@@ -139,7 +161,7 @@ impl Node {
             models: self.models.clone(),
             usage: self.usage.clone(),
             vault: vault.clone(),
-            log: self.log.clone(),
+            log: log.clone(),
             clock: self.clock.clone(),
             metrics: control_metrics,
             registry: Arc::new(registry),
@@ -147,10 +169,10 @@ impl Node {
             cluster_id: cluster.id,
             owner_token_hash: cluster.owner_token_hash,
             coordination: coordination.clone(),
-            health: Arc::new(NodeHealth::embedded),
+            health: self.storage.health(),
             staleness_max: self.config.relay.staleness_max,
             stop: tasks.stopper(),
-            ready: is_ready,
+            ready: is_ready.clone(),
             openapi_json: openapi::document_text()?.into(),
         }));
         let (relay_origin, admin_origin) = (relay.origin(), admin.origin());
@@ -159,6 +181,23 @@ impl Node {
         tasks.connections.spawn(relay.run(relay_router, tasks.drain.clone(), tasks.cut.clone(), tasks.connections.clone()));
         // The admin side answers until the last stream has ended, so that a drain can be watched.
         tasks.tracker.spawn(admin.run(admin_router, tasks.close.clone(), CancellationToken::new(), tasks.tracker.clone()));
+        let introduction = Introduction { node: writer_id, relay: relay_origin.clone(), admin: admin_origin.clone() };
+        let (models, clock, close) = (self.models.clone(), self.clock.clone(), tasks.close.clone());
+        tasks.logged("nodes.announce", membership::announce(introduction, coordination.clone(), models, clock, is_ready, close));
+        // What a retired node signs is void, so that it could only mislead.
+        let (models, close) = (self.models.clone(), tasks.close.clone());
+        tasks.essential("node.retired", async move {
+            match close.run_until_cancelled(founding::until_retired(&models, writer_id)).await {
+                None => Ok(()),
+                Some(retired) => Err(retired?.into()),
+            }
+        });
+        if let Some(cluster) = &self.storage.cluster {
+            let store = Snapshots::new(cluster.nats.client(), cluster.replicas);
+            let (projector, models, data) = (self.projector.clone(), self.models.clone(), self.config.data.clone());
+            let (coordination, close) = (coordination.clone(), tasks.close.clone());
+            tasks.logged("snapshots.take", snapshots::take(store, projector, models, coordination, commands.clone(), data, close));
+        }
         let start = async {
             catch_up(&self.models, head_at_start).await?;
             founding::furnish(&commands, &self.models, &cluster, &vault).await?;
@@ -166,17 +205,7 @@ impl Node {
             ready.send_replace(true);
             tasks.tracker.spawn(upkeep::sweep_vault(vault.clone(), self.models.clone(), self.clock.clone(), tasks.close.clone()));
             let sequence = self.models.position().sequence;
-            coordination.announce(NodeStatus {
-                node: writer_id,
-                release: env!("CARGO_PKG_VERSION").to_owned(),
-                format_level: u32::from(FORMAT_LEVEL),
-                started_at,
-                relay: relay_origin.clone(),
-                admin: admin_origin.clone(),
-                applied: sequence,
-                ready: true,
-            });
-            announce(&self.config.data, &relay_origin, &admin_origin, writer_id, sequence, &*self.log)?;
+            announce(&self.config.data, &relay_origin, &admin_origin, writer_id, sequence, &*log)?;
             tracing::info!(relay = relay_origin, admin = admin_origin, sequence = sequence.0, founded = is_new, "ready");
             anyhow::Ok(())
         };
@@ -192,6 +221,10 @@ impl Node {
         tasks.drain(self.config.relay.drain_timeout).await;
         finish_usage.cancel();
         let closed = tasks.close(usage_written).await;
+        coordination.close().await;
+        if let Some(cluster) = &self.storage.cluster {
+            cluster.close().await;
+        }
         tracing::info!("stopped");
         ended.and(closed)
     }
@@ -210,7 +243,7 @@ async fn catch_up(models: &ReadModels, head: Sequence) -> anyhow::Result<()> {
 }
 
 /// Follows the log, again after a failure that may pass; a record that this release cannot fold does not.
-async fn follow(projector: Projector, stop: CancellationToken) -> anyhow::Result<()> {
+async fn follow(projector: Arc<Projector>, stop: CancellationToken) -> anyhow::Result<()> {
     loop {
         match projector.run(stop.clone()).await {
             Err(error @ FollowError::Fold(FoldError::Stop(_))) => return Err(error.into()),

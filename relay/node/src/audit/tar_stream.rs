@@ -1,13 +1,14 @@
 //! An export as the tar stream that a node sends.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Read};
+use std::io::{self, BufReader, Read};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use control::audit::manifest::{MANIFEST, Manifest, SIGNATURE};
 use control::audit::record;
 use control::audit::state::STATE;
+use event_log::Stored;
 use schemas::Sequence;
 use thiserror::Error;
 
@@ -73,6 +74,21 @@ pub fn unpack(stream: impl Read, directory: &Path) -> Result<Manifest, StreamErr
     // It has its name now; what is at the old one must not be removed.
     let _ = unfinished.keep();
     Ok(manifest)
+}
+
+/// Hands on the records of a stream in runs, in order; nothing is verified. `take` says whether it wants more.
+pub fn each_run(stream: impl Read, mut take: impl FnMut(Vec<Stored>) -> bool) -> Result<(), StreamError> {
+    let mut is_wanted = true;
+    each_file(stream, |name, content| {
+        let Some(mut sequence) = record::first_of(name).filter(|_| is_wanted) else { return Ok(()) };
+        let (mut content, mut run) = (BufReader::new(content), Vec::new());
+        while let Some((subject, bytes)) = record::read(&mut content).map_err(|error| StreamError::Stream(io::Error::other(error)))? {
+            run.push(Stored { sequence, subject: subject.into(), bytes: bytes.into() });
+            sequence = sequence.next();
+        }
+        is_wanted = take(run);
+        Ok(())
+    })
 }
 
 fn create(path: &Path) -> io::Result<File> {

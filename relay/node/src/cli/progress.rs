@@ -9,7 +9,7 @@ pub(super) fn bytes(total: u64) -> ProgressBar {
 
 /// A bar over records.
 pub(super) fn records(total: u64) -> ProgressBar {
-    styled(ProgressBar::new(total), "{wide_bar} {pos}/{len} records {eta}")
+    styled(ProgressBar::new(total), "{msg} {wide_bar} {pos}/{len} records {eta}")
 }
 
 /// A count of bytes whose end is not known.

@@ -1,0 +1,133 @@
+//! `keyrelay log migrate`: one command, run again until it says that it is done.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use clap::Args;
+use event_log::Stored;
+use indicatif::ProgressBar;
+use schemas::Sequence;
+use serde_json::json;
+use tokio::sync::mpsc;
+
+use super::access::Access;
+use super::client::{Call, Client};
+use super::failure::Failure;
+use super::output::Output;
+use super::{Global, access, progress, stream};
+use crate::audit;
+use crate::config::{Config, Sources};
+use crate::migrate::{Direction, Migration, NodeIsRunning, Step};
+use crate::serve;
+
+/// Runs of records between the running node and the servers.
+const RUNS_HELD: usize = 2;
+
+#[derive(Debug, Args)]
+#[group(id = "direction", required = true, multiple = false, args = ["to_nats", "to_embedded"])]
+pub(super) struct Migrate {
+    /// Into JetStream on these servers, separated by commas
+    #[arg(long, value_name = "URL")]
+    to_nats: Option<String>,
+    /// Back into the data directory, from the servers of --nats
+    #[arg(long)]
+    to_embedded: bool,
+    /// The servers to come back from [default: nats.url]
+    #[arg(long, value_name = "URL", requires = "to_embedded")]
+    nats: Option<String>,
+    /// A TOML file with settings, such as nats.credentials
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+pub(super) async fn run(args: Migrate, global: &Global, environment: BTreeMap<String, String>, output: &mut Output) -> Result<(), Failure> {
+    let direction = if args.to_embedded { Direction::ToEmbedded } else { Direction::ToJetStream };
+    let data = access::layout(global, &environment).data().to_owned();
+    let flags = [
+        Some(("data", "--data", data.to_string_lossy().into_owned())),
+        args.to_nats.map(|url| ("nats.url", "--to-nats", url)),
+        args.nats.map(|url| ("nats.url", "--nats", url)),
+    ];
+    let sources = Sources { file: args.config, environment: environment.clone(), flags: flags.into_iter().flatten().collect() };
+    let config = Config::load(sources).map_err(|faults| Failure::Failed(faults.into()))?;
+    let nats = config.event_log_nats().ok_or_else(|| anyhow::anyhow!("no NATS server is named: give --nats URL"))?;
+    let migration = Migration { data, nats, direction, clock: serve::clock() };
+    let mut bar = Bar::default();
+    match migration.run(&mut |step| bar.show(step)).await {
+        Ok(done) => {
+            let seconds = done.elapsed.as_secs_f64();
+            let answer = json!({
+                "done": true, "cluster": done.cluster, "size": done.size, "root": done.root, "copied": done.copied,
+                "secrets": done.secrets, "usage_batches": done.usage_batches, "seconds": seconds,
+            });
+            let next = match direction {
+                Direction::ToJetStream => "Start the node with --nats from now on.",
+                Direction::ToEmbedded => "Start the node without --nats from now on, and no other node on those servers.",
+            };
+            output.answer(&answer, |_| {
+                let (size, root) = (done.size, done.root);
+                format!("{size} records are handed over, root {root}; {} were copied just now, in {seconds:.1} s. {next}", done.copied)
+            })
+        }
+        Err(error) if error.is::<NodeIsRunning>() && direction == Direction::ToJetStream => {
+            let client = Client::new(Access::find(global, &environment)?)?;
+            let ahead = copy_ahead(&migration, &client, bar).await?;
+            output.answer(&json!({ "done": false, "ahead": ahead }), |_| {
+                format!(
+                    "The node is running. {ahead} records are on the servers already, and the node's own log is the one that counts. \
+                     Stop the node and run the same command again: only what came since is left to copy."
+                )
+            })
+        }
+        Err(error) => Err(Failure::Failed(error)),
+    }
+}
+
+/// Takes the records from the running node's export.
+async fn copy_ahead(migration: &Migration, client: &Client, mut bar: Bar) -> Result<Sequence, Failure> {
+    let body = client.open(Call::get(&["audit", "export"])).await?.into_body();
+    let (sender, mut runs) = mpsc::channel::<Vec<Stored>>(RUNS_HELD);
+    // The receiver is gone if the copying failed, and then that is what is told.
+    let reading = stream::drive(body, move |body| audit::each_run(body, |run| sender.blocking_send(run).is_ok()));
+    let mut show = |step| bar.show(step);
+    let (read, copied) = tokio::join!(reading, migration.copy_ahead(&mut runs, &mut show));
+    let copied = copied.map_err(Failure::Failed)?;
+    read?.map_err(anyhow::Error::from)?;
+    Ok(copied)
+}
+
+/// A bar for each step that takes long.
+#[derive(Default)]
+struct Bar {
+    shown: Option<(&'static str, ProgressBar)>,
+}
+
+impl Bar {
+    fn show(&mut self, step: Step) {
+        let (name, position, head) = match step {
+            Step::Secrets => ("secrets and usage", Sequence::ZERO, Sequence::ZERO),
+            Step::Comparing { position, head } => ("comparing", position, head),
+            Step::Copying { position, head } => ("copying", position, head),
+            Step::Folding { position, head } => ("judging", position, head),
+            Step::Verifying => ("verifying both", Sequence::ZERO, Sequence::ZERO),
+        };
+        if self.shown.as_ref().is_none_or(|(shown, _)| *shown != name) {
+            if let Some((_, bar)) = self.shown.take() {
+                bar.finish_and_clear();
+            }
+            self.shown = Some((name, progress::records(head.0).with_message(name)));
+        }
+        if let Some((_, bar)) = &self.shown {
+            bar.set_length(head.0);
+            bar.set_position(position.0);
+        }
+    }
+}
+
+impl Drop for Bar {
+    fn drop(&mut self) {
+        if let Some((_, bar)) = self.shown.take() {
+            bar.finish_and_clear();
+        }
+    }
+}

@@ -1,0 +1,225 @@
+//! `keyrelay log migrate`: a log from one machine's files into JetStream, or back, with the same bytes, the same sequences and the same root.
+//!
+//! ```text
+//! secrets, artefacts, usage ──> records, each expecting the one before it ──> both logs read again: one root ──> the mark
+//! ```
+//!
+//! The source is only read. Until the mark is changed, which is one rename, the source is the log and the target a part of a copy; after
+//! it the target is the log and the source a copy of old. Whatever is cut off in between is finished by the same command, run again.
+//! A target that holds anything but the beginning of the source is refused and left as it is.
+
+mod mark;
+mod records;
+mod secrets;
+mod usage;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use event_log::{EmbeddedLog, EventLog, JetStreamLog, Nats, NatsConfig, OpenError, PrepareError, Stored};
+use projector::{Memory, Projector};
+use schemas::{ClusterId, Digest, Sequence};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use vault::{NatsKeyStore, RocksKeyStore};
+
+pub(crate) use mark::Moved;
+use records::Copier;
+
+/// How long servers may take to answer for the first time.
+const NATS_WAIT: Duration = Duration::from_secs(30);
+const PREPARE_PAUSE: Duration = Duration::from_millis(500);
+/// How long the read models may take to come level before the root is taken from them.
+const FOLD_REPORT: Duration = Duration::from_millis(500);
+/// The copies of what is made where no server has said how many there may be.
+pub(crate) const REPLICAS_UNKNOWN: usize = 3;
+
+/// Which way a log goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    ToJetStream,
+    ToEmbedded,
+}
+
+/// A migration that may be run.
+pub struct Migration {
+    pub data: PathBuf,
+    pub nats: NatsConfig,
+    pub direction: Direction,
+    pub clock: projector::Clock,
+}
+
+/// What a migration is doing, for a progress bar.
+#[derive(Debug, Clone, Copy)]
+pub enum Step {
+    Secrets,
+    Comparing { position: Sequence, head: Sequence },
+    Copying { position: Sequence, head: Sequence },
+    Folding { position: Sequence, head: Sequence },
+    Verifying,
+}
+
+/// What a migration has come to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Migrated {
+    pub cluster: ClusterId,
+    pub size: Sequence,
+    pub root: Digest,
+    /// Records that the target did not hold before.
+    pub copied: u64,
+    pub secrets: u64,
+    pub usage_batches: u64,
+    pub elapsed: Duration,
+}
+
+/// The node of the data directory is running, so that its log cannot be handed over.
+#[derive(Debug, thiserror::Error)]
+#[error("a node is running on {}", data.display())]
+pub struct NodeIsRunning {
+    pub data: PathBuf,
+}
+
+impl Migration {
+    /// Runs the migration to its end. [`NodeIsRunning`] is the one refusal after which [`Migration::copy_ahead`] makes sense.
+    pub async fn run(&self, progress: &mut impl FnMut(Step)) -> Result<Migrated> {
+        let begin = Instant::now();
+        let embedded = open_embedded(&self.data, self.direction).await?;
+        let (nats, jetstream) = connect(&self.nats).await?;
+        let (from, to): (Arc<dyn EventLog>, Arc<dyn EventLog>) = match self.direction {
+            Direction::ToJetStream => (embedded, Arc::new(jetstream)),
+            Direction::ToEmbedded => (Arc::new(jetstream), embedded),
+        };
+        let cluster = from.identity().await?.context("the source log is empty: there is nothing to migrate")?;
+        progress(Step::Secrets);
+        let secrets = self.copy_secrets(&nats).await?;
+        let usage_batches = usage::copy(&nats, &self.data, self.direction).await?;
+        let head = from.head().await?;
+        let mut copier = Copier::new(&*to);
+        copier.compare(&*from, &mut |position| progress(Step::Comparing { position, head })).await?;
+        let before = copier.head();
+        records::runs_after(&*from, before, head, async |run| {
+            copier.append(run).await?;
+            progress(Step::Copying { position: copier.head(), head });
+            Ok(())
+        })
+        .await?;
+        let root = self.verify(&from, &*to, head, progress).await?;
+        match self.direction {
+            Direction::ToJetStream => Moved { to: spell(&self.nats), cluster, size: head, root }.write(&self.data)?,
+            Direction::ToEmbedded => Moved::remove(&self.data)?,
+        }
+        nats.close().await;
+        Ok(Migrated { cluster, size: head, root, copied: head.0 - before.0, secrets, usage_batches, elapsed: begin.elapsed() })
+    }
+
+    /// Copies records that a running node hands out, so that less is left for the time in which it stands still. Gives how far the target is.
+    pub async fn copy_ahead(&self, runs: &mut mpsc::Receiver<Vec<Stored>>, progress: &mut impl FnMut(Step)) -> Result<Sequence> {
+        let (nats, jetstream) = connect(&self.nats).await?;
+        let mut copier = Copier::new(&jetstream);
+        while let Some(run) = runs.recv().await {
+            copier.check_or_append(&run).await?;
+            progress(Step::Copying { position: copier.head(), head: copier.head() });
+        }
+        nats.close().await;
+        Ok(copier.head())
+    }
+
+    /// Both logs are read again, from their first record to the last. The verdicts come from the read models, which judged the source.
+    async fn verify(&self, from: &Arc<dyn EventLog>, to: &dyn EventLog, head: Sequence, progress: &mut impl FnMut(Step)) -> Result<Digest> {
+        let config = projector::Config { data: self.data.clone(), memory: Memory::new(Memory::BYTES_MIN), clock: self.clock.clone() };
+        let (projector, models) = Projector::open(config, from.clone()).await.context("the read models do not open")?;
+        let stop = CancellationToken::new();
+        let folding = projector.run(stop.clone());
+        let level = async {
+            while !models.wait_for(head, FOLD_REPORT).await {
+                progress(Step::Folding { position: models.position().sequence, head });
+            }
+            stop.cancel();
+        };
+        let (folded, ()) = tokio::join!(folding, level);
+        folded.context("the log cannot be folded")?;
+        let position = models.position();
+        ensure!(position.sequence == head, "the source log has gone on to {}: is another node running on it?", position.sequence);
+        progress(Step::Verifying);
+        let is_void = |sequence| Ok(models.void(sequence)?.is_some());
+        let (ours, theirs) = (records::root(&**from, head, is_void).await?, records::root(to, head, is_void).await?);
+        ensure!(
+            ours == position.root,
+            "the source log has the root {ours}, the read models say {}: nothing was handed over",
+            position.root
+        );
+        ensure!(theirs == ours, "the target log has the root {theirs}, the source {ours}: nothing was handed over");
+        Ok(ours)
+    }
+
+    async fn copy_secrets(&self, nats: &Nats) -> Result<u64> {
+        let local = RocksKeyStore::open(&self.data.join("keys")).context("the key store does not open")?;
+        // The copy that a store over NATS keeps for itself is of no use here.
+        let scratch = tempfile::tempdir()?;
+        let mirror = RocksKeyStore::open(&scratch.path().join("keys"))?;
+        let remote = NatsKeyStore::open(nats.client(), mirror, nats.replicas().unwrap_or(REPLICAS_UNKNOWN)).await?;
+        let (stop, direction, shared) = (CancellationToken::new(), self.direction, remote.clone());
+        let copying = async {
+            let copied = tokio::task::spawn_blocking(move || match direction {
+                Direction::ToJetStream => secrets::copy(&local, &*shared),
+                Direction::ToEmbedded => secrets::copy(&*shared, &local),
+            });
+            let copied = copied.await;
+            stop.cancel();
+            copied?.context("the secrets cannot be copied")
+        };
+        let (copied, ()) = tokio::join!(copying, remote.run(stop.clone()));
+        copied
+    }
+}
+
+/// The servers, without the user and the password that may stand in an address.
+pub(crate) fn spell(config: &NatsConfig) -> String {
+    let spelt = |url: &String| match url.split_once("://") {
+        Some((scheme, rest)) => format!("{scheme}://{}", rest.rsplit('@').next().unwrap_or(rest)),
+        None => url.rsplit('@').next().unwrap_or(url).to_owned(),
+    };
+    config.url.iter().map(spelt).collect::<Vec<_>>().join(",")
+}
+
+/// The embedded log, opened for this process alone.
+async fn open_embedded(data: &Path, direction: Direction) -> Result<Arc<dyn EventLog>> {
+    let path = data.join("log");
+    let is_there = path.is_dir();
+    match direction {
+        Direction::ToJetStream => {
+            ensure!(is_there, "there is no log in {}", data.display());
+            if let Some(moved) = Moved::read(data)? {
+                bail!("the log of {} was moved to {} already, with {} records", data.display(), moved.to, moved.size);
+            }
+        }
+        Direction::ToEmbedded => {
+            ensure!(
+                !is_there || Moved::read(data)?.is_some(),
+                "{} holds a log of its own; give a data directory without one",
+                data.display()
+            );
+        }
+    }
+    let opened = tokio::task::spawn_blocking(move || EmbeddedLog::open(&path)).await?;
+    match opened {
+        Err(OpenError::AlreadyOpen { .. }) => Err(NodeIsRunning { data: data.to_owned() }.into()),
+        opened => Ok(Arc::new(opened.context("the embedded log does not open")?)),
+    }
+}
+
+async fn connect(config: &NatsConfig) -> Result<(Nats, JetStreamLog)> {
+    let nats = Nats::connect(config.clone()).await.context("the settings for NATS")?;
+    let log = JetStreamLog::new(&nats);
+    let deadline = Instant::now() + NATS_WAIT;
+    loop {
+        match log.prepare().await {
+            Ok(_) => return Ok((nats, log)),
+            Err(PrepareError::Unavailable { reason }) if Instant::now() > deadline => bail!("NATS cannot be reached: {reason}"),
+            Err(PrepareError::Unavailable { .. }) => tokio::time::sleep(PREPARE_PAUSE).await,
+            Err(refusal) => return Err(refusal.into()),
+        }
+    }
+}

@@ -1,0 +1,237 @@
+//! Records from one log into another, byte for byte, each where it stood.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use event_log::merkle::{Frontier, leaf_of_valid, leaf_of_void};
+use event_log::{Appended, EventLog, Expect, Stored, append_resolving};
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use schemas::record::Frame;
+use schemas::{Digest, Sequence};
+use tokio::time::Instant;
+
+/// Appends under way at once. Each expects the one before it, so an append that fails stops all that follow it.
+const IN_FLIGHT_MAX: usize = 256;
+/// How long one record may take, elections included.
+const RECORD_WAIT: Duration = Duration::from_secs(60);
+/// How often the copying begins again where the target stands, without a record more than the time before.
+const STALLS_MAX: u32 = 5;
+
+/// Appends to a log in the order of another one.
+pub(super) struct Copier<'a> {
+    to: &'a dyn EventLog,
+    /// The last sequence on each subject so far: what the next append to it expects.
+    last: HashMap<Arc<str>, Sequence>,
+    head: Sequence,
+}
+
+impl<'a> Copier<'a> {
+    /// A copier that has seen nothing yet.
+    pub(super) fn new(to: &'a dyn EventLog) -> Self {
+        Self { to, last: HashMap::new(), head: Sequence::ZERO }
+    }
+
+    /// How far the target holds what the source does.
+    pub(super) const fn head(&self) -> Sequence {
+        self.head
+    }
+
+    /// Takes in records that both logs hold.
+    fn agreed(&mut self, stored: &Stored) {
+        self.last.insert(Arc::clone(&stored.subject), stored.sequence);
+        self.head = stored.sequence;
+    }
+
+    /// Compares the beginning of the source with all that the target holds. A target that holds anything else is left alone.
+    pub(super) async fn compare(&mut self, from: &dyn EventLog, progress: &mut impl FnMut(Sequence)) -> Result<()> {
+        let (source, target) = (from.head().await?, self.to.head().await?);
+        ensure!(target <= source, "the target log has {target} records, the source only {source}: it is another log or has gone on since");
+        let mut ours = Records::read(from, Sequence(1), target).await?;
+        let mut theirs = Records::read(self.to, Sequence(1), target).await?;
+        while let Some(stored) = ours.next().await? {
+            let other = theirs.next().await?.context("the target log ends before its own head")?;
+            ensure!(stored == other, "the target log holds another record at sequence {}", stored.sequence);
+            self.agreed(&stored);
+            progress(stored.sequence);
+        }
+        Ok(())
+    }
+
+    /// Takes in a run of the source from its beginning on: what the target holds is compared, what it lacks is appended.
+    pub(super) async fn check_or_append(&mut self, run: &[Stored]) -> Result<()> {
+        let Some(first) = run.first() else { return Ok(()) };
+        let held = self.to.read_range(first.sequence, run.len()).await?;
+        for (ours, theirs) in run.iter().zip(&held) {
+            ensure!(ours == theirs, "the target log holds another record at sequence {}", ours.sequence);
+            self.agreed(ours);
+        }
+        self.append(&run[held.len().min(run.len())..]).await
+    }
+
+    /// Appends a run of records that follows on what the target holds.
+    pub(super) async fn append(&mut self, run: &[Stored]) -> Result<()> {
+        let mut rest = run;
+        let mut stalls = 0;
+        while !rest.is_empty() {
+            let done = self.append_pipelined(rest).await?;
+            rest = &rest[done..];
+            stalls = if done == 0 { stalls + 1 } else { 0 };
+            ensure!(stalls < STALLS_MAX, "record {} cannot be appended: something else writes to the target log", self.head.next());
+        }
+        Ok(())
+    }
+
+    /// Sends many at once, each expecting the one before; gives how many of them stand.
+    async fn append_pipelined(&mut self, run: &[Stored]) -> Result<usize> {
+        let (to, mut last) = (self.to, self.last.clone_for(run));
+        let deadline = Instant::now() + RECORD_WAIT;
+        let appends = run.iter().map(|stored| {
+            let subject_last = last.insert(Arc::clone(&stored.subject), stored.sequence).unwrap_or_default();
+            let expect = Expect { subject: subject_last, log: Some(Sequence(stored.sequence.0 - 1)) };
+            async move { append_resolving(to, &stored.subject, expect, stored.bytes.clone(), deadline).await }
+        });
+        let mut outcomes = stream::iter(appends).buffered(IN_FLIGHT_MAX);
+        let mut done = 0;
+        while let Some(outcome) = outcomes.next().await {
+            let stored = &run[done];
+            match outcome? {
+                Appended::Appended(sequence) | Appended::AlreadyAppended(sequence) => {
+                    ensure!(sequence == stored.sequence, "record {} came to stand at sequence {sequence}", stored.sequence);
+                    self.agreed(stored);
+                    done += 1;
+                }
+                // One that was sent before it has not come through; the rest of the run is sent again from there.
+                Appended::Conflict { .. } => break,
+                Appended::Unknown => bail!("whether record {} was appended is not known; run the same command again", stored.sequence),
+            }
+        }
+        Ok(done)
+    }
+}
+
+/// The part of the subjects' last sequences that a run asks for.
+trait CloneFor {
+    fn clone_for(&self, run: &[Stored]) -> Self;
+}
+
+impl CloneFor for HashMap<Arc<str>, Sequence> {
+    fn clone_for(&self, run: &[Stored]) -> Self {
+        run.iter().filter_map(|stored| self.get_key_value(&stored.subject)).map(|(subject, last)| (Arc::clone(subject), *last)).collect()
+    }
+}
+
+/// The records of a log from a sequence to another, one by one.
+struct Records {
+    runs: event_log::Batches,
+    run: std::vec::IntoIter<Stored>,
+    next: Sequence,
+    last: Sequence,
+}
+
+impl Records {
+    async fn read(log: &dyn EventLog, from: Sequence, last: Sequence) -> Result<Self> {
+        Ok(Self { runs: log.read(from).await?, run: Vec::new().into_iter(), next: from, last })
+    }
+
+    async fn next(&mut self) -> Result<Option<Stored>> {
+        if self.next > self.last {
+            return Ok(None);
+        }
+        loop {
+            if let Some(stored) = self.run.next() {
+                self.next = stored.sequence.next();
+                return Ok(Some(stored));
+            }
+            self.run = self.runs.try_next().await?.context("the log ended while it was read")?.into_iter();
+        }
+    }
+}
+
+/// Runs of records of a log that follow on a sequence, up to its head.
+pub(super) async fn runs_after(
+    log: &dyn EventLog,
+    after: Sequence,
+    head: Sequence,
+    mut each: impl AsyncFnMut(&[Stored]) -> Result<()>,
+) -> Result<()> {
+    let mut runs = log.read(after.next()).await?;
+    let mut position = after;
+    while position < head {
+        let run = runs.try_next().await?.context("the log ended while it was read")?;
+        let due = run.partition_point(|stored| stored.sequence <= head);
+        each(&run[..due]).await?;
+        position = Sequence(position.0 + due as u64);
+    }
+    Ok(())
+}
+
+/// The Merkle root over the first records of a log. `is_void` tells of each sequence what it was judged.
+pub(super) async fn root(log: &dyn EventLog, head: Sequence, is_void: impl Fn(Sequence) -> Result<bool>) -> Result<Digest> {
+    let mut frontier = Frontier::default();
+    runs_after(log, Sequence::ZERO, head, async |run| {
+        for stored in run {
+            frontier.push(match Frame::parse(&stored.bytes) {
+                Ok(frame) if !is_void(stored.sequence)? => leaf_of_valid(&frame),
+                _ => leaf_of_void(&stored.subject, &stored.bytes),
+            });
+        }
+        Ok(())
+    })
+    .await?;
+    Ok(frontier.root())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test stops at its first surprise")]
+
+    use bytes::Bytes;
+    use event_log::MemoryLog;
+
+    use super::*;
+
+    async fn filled(count: u64) -> MemoryLog {
+        let log = MemoryLog::new();
+        for n in 0..count {
+            let subject = format!("s.{}", n % 7);
+            let expect = Expect { subject: log.last(&subject).await.unwrap(), log: None };
+            assert!(matches!(log.append(&subject, expect, Bytes::from(n.to_string())).await, Ok(Appended::Appended(_))));
+        }
+        log
+    }
+
+    async fn copy(from: &MemoryLog, to: &MemoryLog) -> Result<()> {
+        let head = from.head().await?;
+        let mut copier = Copier::new(to);
+        copier.compare(from, &mut |_| {}).await?;
+        runs_after(from, copier.head(), head, async |run| copier.append(run).await).await
+    }
+
+    #[tokio::test]
+    async fn a_copy_has_the_same_records_and_goes_on_where_it_was_cut_off() {
+        let (from, to) = (filled(1000).await, filled(300).await);
+        copy(&from, &to).await.unwrap();
+        copy(&from, &to).await.unwrap();
+        let (a, b) = (from.read_range(Sequence(1), 1000).await.unwrap(), to.read_range(Sequence(1), 1000).await.unwrap());
+        assert_eq!(a, b);
+        let never = |_| Ok(false);
+        assert_eq!(root(&from, Sequence(1000), never).await.unwrap(), root(&to, Sequence(1000), never).await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn another_log_is_left_alone() {
+        let from = filled(10).await;
+        let to = filled(5).await;
+        assert!(matches!(
+            to.append("else", Expect { subject: Sequence::ZERO, log: None }, Bytes::from("x")).await,
+            Ok(Appended::Appended(_))
+        ));
+        let refused = copy(&from, &to).await.unwrap_err().to_string();
+        assert!(refused.contains("sequence 6"), "{refused}");
+        assert_eq!(to.head().await.unwrap(), Sequence(6));
+        let longer = filled(20).await;
+        assert!(copy(&from, &longer).await.is_err());
+    }
+}
