@@ -114,26 +114,37 @@ async fn unheard_batches_are_dropped_on_three_servers() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_killed_at_any_moment_ships_everything_once() {
+    const EACH: u64 = 10;
     let nats = Cluster::start(1, Sync::Default).unwrap();
+    let client = client(&nats).await;
     let directory = tempfile::tempdir().unwrap();
-    let mut appended = Vec::new();
-    for incarnation in 1..=30 {
-        let node = Node::open(&nats, directory.path(), 1).await;
-        for number in 1..=10 {
+    let (mut appended, mut unheard) = (Vec::new(), 0);
+    for incarnation in 1..=40 {
+        let spool = open_spool(&nats, directory.path(), 1).await;
+        for number in 1..=EACH {
             let batch = batch(1, incarnation, number);
-            assert_eq!(node.usage.append(&batch).await, Ok(UsageAppended::Appended));
+            assert_eq!(spool.append(&batch).await, Ok(UsageAppended::Appended));
             appended.push(batch);
         }
-        // From before the first publish to after the last.
-        tokio::time::sleep(Duration::from_micros(u64::from(incarnation) * 700)).await;
+        let mut status = spool.spool();
+        let node = Node::run(spool);
+        // Somewhere in the middle of a batch.
+        let some = u64::from(incarnation) % EACH;
+        timeout(PATIENCE, status.wait_for(|status| status.shipped >= some)).await.unwrap().unwrap();
+        tokio::time::sleep(Duration::from_micros(u64::from(incarnation) * 10)).await;
         node.kill().await;
+        let waiting = status.borrow().batches;
+        if some > 0 && messages(&client).await + waiting > appended.len() as u64 {
+            unheard += 1;
+        }
     }
+    assert!(unheard > 0, "no node was killed between the storing of a batch and hearing of it");
     let node = Node::open(&nats, directory.path(), 1).await;
     node.shipped().await;
     let found = batches(&read(&*node.usage, appended.len()).await);
     assert_eq!(sum(&found), sum(&appended));
     assert_eq!(found, appended);
-    assert_eq!(messages(&client(&nats).await).await, appended.len() as u64);
+    assert_eq!(messages(&client).await, appended.len() as u64);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
