@@ -157,6 +157,11 @@ impl Cluster {
         self.nodes[index].take().context("the node does not run")?.stop().await.map(drop)
     }
 
+    /// Waits for the end of a node that was asked to leave.
+    pub async fn node_ends(&mut self, index: usize) -> Result<()> {
+        self.nodes[index].take().context("the node does not run")?.end().await.map(drop)
+    }
+
     pub fn kill_node(&mut self, index: usize) -> Result<()> {
         self.nodes[index].take().context("the node does not run")?.kill().map(drop)
     }

@@ -165,9 +165,14 @@ impl Node {
     }
 
     /// Asks the node to stop, and waits until it has drained and gone.
-    pub async fn stop(mut self) -> Result<Launch> {
+    pub async fn stop(self) -> Result<Launch> {
         let pid = i32::try_from(self.pid()).ok().and_then(Pid::from_raw).context("a process id")?;
         kill_process(pid, Signal::TERM)?;
+        self.end().await
+    }
+
+    /// Waits for an end that was asked for in another way.
+    pub async fn end(mut self) -> Result<Launch> {
         let status = wait::until("the end of the node", || {
             let status = self.child.try_wait();
             async { Ok(status?) }

@@ -216,7 +216,8 @@ impl Shared {
 
     async fn revoke(&self, number: u64) -> Result<()> {
         let Some(key) = self.take() else { return Ok(()) };
-        if self.execute(number, "revoke", Some(&key), None, &json!({})).await?.is_some() && self.fences {
+        let told = self.execute(number, "revoke", Some(&key), None, &json!({})).await?;
+        if self.fences && told.is_some_and(|told| told.answer["fence"]["reached"] == true) {
             self.recorder.fence(&key.id);
             for node in 0..self.relays.len() {
                 self.chat(node, &key.id, &key.secret).await;

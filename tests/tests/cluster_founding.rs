@@ -4,7 +4,7 @@ use anyhow::{Context as _, Result, ensure};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use nats_server::Sync;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::io::Read as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
@@ -101,7 +101,7 @@ async fn who_does_not_belong_is_refused_with_the_cure() -> Result<()> {
     bare.data = cluster.directory().join("bare");
     bare.environment.retain(|(name, _)| name != "KEYRELAY_VAULT_ROOT_KEY_FILE");
     let run = bare.clone().refused().await?.expect(2)?;
-    names_the_cure(&run.stderr, &["root key", "KEYRELAY_VAULT_ROOT_KEY_FILE"])?;
+    names_the_cure(&run.stderr, &["root key", "vault.root_key_file", &founder])?;
     ensure!(!bare.data.join("root.key").exists(), "a root key was made on a founded log");
 
     // With another one.
@@ -127,28 +127,52 @@ async fn who_does_not_belong_is_refused_with_the_cure() -> Result<()> {
     Ok(())
 }
 
+/// How a node shows another one; none if it does not.
+async fn shown(admin: &Admin, node: &str) -> Result<Option<Value>> {
+    let nodes = admin.get("/nodes").await?.success()?;
+    Ok(nodes["nodes"].as_array().into_iter().flatten().find(|shown| shown["id"] == node).cloned())
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_node_that_leaves_is_retired_and_the_others_go_on() -> Result<()> {
+async fn a_node_that_stops_comes_back_as_it_was() -> Result<()> {
     let mut cluster = Cluster::start(plan(3)).await?;
     let node = cluster.node(2)?.ready["node"].as_str().context("a node id")?.to_owned();
     cluster.stop_node(2).await?;
-    // It is out of the registry at once, or shown as gone.
     let admin = cluster.admin(0)?;
     wait::until("the end of its liveness", || async {
-        let nodes = admin.get("/nodes").await?.success()?;
-        let entry = nodes["nodes"].as_array().into_iter().flatten().find(|entry| entry["node"] == node.as_str());
-        Ok(entry.is_none_or(|entry| entry["live"] == false).then_some(()))
+        Ok(shown(&admin, &node).await?.filter(|node| node["live"] == false && node["membership"] == "enrolled"))
     })
     .await?;
     let key = admin.create_key(&json!({ "name": "after", "expires": "never" })).await?;
     cluster.settle().await?;
     cluster.relay(1)?.chat(&key.secret, "the others go on").await?.success()?;
-    // It comes back under the same id.
     cluster.start_node(2).await?;
     ensure!(cluster.node(2)?.ready["node"] == node.as_str(), "it has another id");
     cluster.settle().await?;
     cluster.relay(2)?.chat(&key.secret, "it is back").await?.success()?;
     Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_leaves_is_retired_and_comes_back_only_as_another() -> Result<()> {
+    let mut cluster = Cluster::start(plan(2)).await?;
+    let node = cluster.node(1)?.ready["node"].as_str().context("a node id")?.to_owned();
+    cluster.admin(1)?.post("/nodes/leave", &json!({})).await?.success()?;
+    cluster.node_ends(1).await?;
+    let admin = cluster.admin(0)?;
+    wait::until("its retirement", || async { Ok(shown(&admin, &node).await?.filter(|node| node["membership"] == "retired")) }).await?;
+    let types = admin.event_types(&format!("_.writer.{node}")).await?;
+    ensure!(types == ["WriterEnrolled", "WriterRetired"], "{types:?}");
+
+    let run = cluster.launch(1)?.refused().await?.expect(2)?;
+    names_the_cure(&run.stderr, &[&node, "retired", "writer.key"])?;
+    std::fs::rename(cluster.data(1).join("writer.key"), cluster.data(1).join("writer.key.old"))?;
+    cluster.start_node(1).await?;
+    ensure!(cluster.node(1)?.ready["node"] != node.as_str(), "it signs under the retired key");
+    let key = cluster.admin(1)?.create_key(&json!({ "name": "as another", "expires": "never" })).await?;
+    cluster.settle().await?;
+    cluster.relay(0)?.chat(&key.secret, "of a node that came back").await?.success()?;
+    cluster.settled().await?.expect_sound(&tests::history::History::default())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

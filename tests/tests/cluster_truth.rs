@@ -25,6 +25,8 @@ async fn a_key_made_on_one_node_works_on_all_and_is_refused_on_all_once_a_revoca
 
     let begin = Instant::now();
     let revoked = cluster.admin(1)?.post(&format!("/keys/{}/revoke?wait=true", key.id), &json!({ "reason": "leaked" })).await?.success()?;
+    let fence = &revoked["fence"];
+    ensure!(fence["reached"] == true && fence["nodes"] == 3 && fence["missing"] == json!([]), "{revoked}");
     ensure!(begin.elapsed() < Duration::from_secs(5), "the fence took {:?}: {revoked}", begin.elapsed());
     for index in 0..3 {
         let answer = cluster.relay(index)?.chat(&key.secret, "behind the fence").await?;
@@ -51,7 +53,7 @@ async fn every_node_lists_all_nodes() -> Result<()> {
         let listed = tests::wait::until("three live nodes", || async {
             let answer = admin.get("/nodes").await?.success()?;
             let live: Vec<&Value> = answer["nodes"].as_array().into_iter().flatten().filter(|node| node["live"] == true).collect();
-            let mut live: Vec<String> = live.iter().filter_map(|node| node["node"].as_str().map(str::to_owned)).collect();
+            let mut live: Vec<String> = live.iter().filter_map(|node| node["id"].as_str().map(str::to_owned)).collect();
             live.sort_unstable();
             Ok((live.len() == 3).then_some(live))
         })

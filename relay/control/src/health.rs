@@ -63,14 +63,25 @@ pub struct SpoolHealth {
     pub losses: u64,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 pub struct KeyStoreHealth {
-    /// Whether the copy is level with the store.
+    /// Whether the copy was compared with the store since the last connection, and follows it.
     pub level: bool,
+    /// Whether it ever was; only then it serves while the store is away.
+    pub was_level: bool,
     /// The last revision of the store that is in the copy; null while it is not level.
     pub revision: Option<u64>,
     /// Entries that the store had lost and this node put back, since it started.
     pub put_back: u64,
+    /// Entries that the store had brought back and this node erased again, since it started.
+    pub erased_again: u64,
+}
+
+impl From<vault::Mirrored> for KeyStoreHealth {
+    fn from(mirrored: vault::Mirrored) -> Self {
+        let vault::Mirrored { is_level, was_level, revision, put_back, erased_again } = mirrored;
+        Self { level: is_level, was_level, revision, put_back, erased_again }
+    }
 }
 
 /// Something that is wrong while the node serves.
@@ -128,6 +139,21 @@ impl Standing {
     }
 }
 
+impl LogHealth {
+    /// A log over a connection, under a witness.
+    pub fn witnessed(connection: event_log::Connection, witness: &event_log::Health) -> Self {
+        let (trust, trust_reason) = match witness {
+            event_log::Health::Trusted => (Trust::Trusted, None),
+            event_log::Health::Unknown => (Trust::Unknown, None),
+            event_log::Health::Healing => (Trust::Healing, None),
+            event_log::Health::Refused { reason, evidence } => {
+                (Trust::Refused, Some(format!("{reason}; the evidence lies in {}", evidence.display())))
+            }
+        };
+        Self { connected: connection.is_up, epoch: connection.epoch, trust, trust_reason }
+    }
+}
+
 impl NodeHealth {
     /// A node that has everything to itself: its log is in its own process.
     pub const fn embedded() -> Self {
@@ -172,7 +198,7 @@ mod tests {
         assert_eq!(with(Trust::Unknown), [Degradation::LogUntrusted]);
         assert_eq!(with(Trust::Healing), [Degradation::LogUntrusted]);
         assert_eq!(with(Trust::Refused), [Degradation::LogRefused]);
-        let behind = KeyStoreHealth { level: false, revision: None, put_back: 0 };
+        let behind = KeyStoreHealth { level: false, was_level: true, revision: None, put_back: 0, erased_again: 0 };
         assert_eq!(judge(0, |health| health.key_store = Some(behind)).degradations, [Degradation::KeyStoreBehind]);
     }
 

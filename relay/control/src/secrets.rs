@@ -8,8 +8,8 @@ use zeroize::Zeroizing;
 const REPEAT_SECONDS: u64 = 24 * 3600;
 
 /// Whether the key store may answer later.
-pub(crate) fn is_away(_: &StoreError) -> bool {
-    false
+pub(crate) fn is_away(error: &StoreError) -> bool {
+    matches!(error, StoreError::Unavailable { .. })
 }
 
 /// Bytes from the system's random source.

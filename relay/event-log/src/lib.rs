@@ -30,6 +30,8 @@ pub mod testing;
 pub mod usage;
 mod witness;
 mod worker;
+#[cfg(feature = "yardstick")]
+pub mod yardstick;
 
 pub use contract::{AppendError, Appended, Batches, EventLog, Expect, ReadError, Stored, SyncMode};
 pub use contract::{RUN_BYTES_MAX, RUN_RECORDS_MAX, SUBJECT_BYTES_MAX};

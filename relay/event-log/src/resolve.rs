@@ -15,8 +15,8 @@ const BACK_OFF_MAX: Duration = Duration::from_secs(1);
 /// Appends a record, and appends it again while the outcome is unknown, until the deadline.
 ///
 /// `Unknown` comes back only if the outcome still is unknown at the deadline, or if the log fails or closes while it is; a log that cannot be
-/// reached is asked again, since it may have taken the record before it went away. The caller then owes the subject a later call with the same arguments before anything else is appended to it. An error comes back only if it is
-/// certain that nothing was stored.
+/// reached is asked again, since it may have taken the record before it went away. The caller then owes the subject a later call with the
+/// same arguments before anything else is appended to it. An error comes back only if it is certain that nothing was stored.
 pub async fn append_resolving(
     log: &dyn EventLog,
     subject: &str,

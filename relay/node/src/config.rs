@@ -147,8 +147,8 @@ impl Config {
         }
     }
 
-    /// How to reach the cluster's NATS; none for a node on its own.
-    pub fn event_log_nats(&self) -> Option<NatsConfig> {
+    /// The NATS deployment that holds the log; none where the log is embedded.
+    pub fn nats(&self) -> Option<NatsConfig> {
         let nats = &self.nats;
         Some(NatsConfig {
             url: nats.url.as_ref()?.texts(),

@@ -51,7 +51,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     let relay = Listener::bind(config.relay.listen).await.with_context(|| format!("cannot listen on {}", config.relay.listen))?;
     let admin = Listener::bind(config.admin.listen).await.with_context(|| format!("cannot listen on {}", config.admin.listen))?;
     let tasks = Tasks::new()?;
-    let storage = match config.event_log_nats() {
+    let storage = match config.nats() {
         None => Storage::embedded(&data).await?,
         Some(nats) => Storage::cluster(&data, nats, &tasks).await?,
     };

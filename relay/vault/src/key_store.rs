@@ -59,6 +59,10 @@ pub enum StoreError {
 ///
 /// *Retries*: repeating a call that failed is safe. It may find its own earlier write, and then answers `Exists` or `Conflict`.
 ///
+/// *Away*: a store over a network answers [`StoreError::Unavailable`] in bounded time when it cannot be reached. Until then it may read and
+/// scan from a copy that may lack what others wrote last; it never calls absent what the copy does not know, and never gives an owner's
+/// slots from one.
+///
 /// *Blocking*: calls block on the medium; none needs an asynchronous runtime.
 pub trait KeyStore: Send + Sync + 'static {
     /// Puts sealed bytes where there are none.

@@ -5,7 +5,7 @@ use schemas::Timestamp;
 use crate::address::Slot;
 use crate::cluster_secrets;
 use crate::field;
-use crate::key_store::{Entry, StoreError, Swap};
+use crate::key_store::{Entry, KeyStore, StoreError, Swap};
 use crate::vault::Vault;
 use crate::wrap::{Header, Times};
 
@@ -55,9 +55,14 @@ impl Vault {
 
     /// Sealed bytes without a data key: no one can open them, and sealing never makes them, for it writes the data key first.
     fn sweep_leftovers(&self) -> Result<usize, StoreError> {
-        let mut count = 0;
+        let (mut count, mut keys) = (0, Slots { store: &*self.store, page: Vec::new().into_iter(), after: None });
+        let mut key = keys.next()?;
         self.each(Entry::Sealed, |slot, sealed| {
-            if self.store.read(Entry::Wrapped, slot)?.is_none() {
+            while key.as_ref().is_some_and(|key| key < slot) {
+                key = keys.next()?;
+            }
+            // A page is older than what is asked for now, so it only spares the asking.
+            if key.as_ref() != Some(slot) && self.store.read(Entry::Wrapped, slot)?.is_none() {
                 self.store.delete_sealed(slot, sealed)?;
                 count += 1;
             }
@@ -78,6 +83,24 @@ impl Vault {
                 None => return Ok(()),
             }
         }
+    }
+}
+
+/// The slots that hold a data key, in order.
+struct Slots<'a> {
+    store: &'a dyn KeyStore,
+    page: std::vec::IntoIter<(Slot, Vec<u8>)>,
+    after: Option<Slot>,
+}
+
+impl Slots<'_> {
+    fn next(&mut self) -> Result<Option<Slot>, StoreError> {
+        if self.page.len() == 0 {
+            self.page = self.store.scan(Entry::Wrapped, self.after.as_ref(), PAGE)?.into_iter();
+        }
+        let next = self.page.next().map(|(slot, _)| slot);
+        self.after.clone_from(&next);
+        Ok(next)
     }
 }
 

@@ -50,7 +50,7 @@ pub(super) async fn run(args: Migrate, global: &Global, environment: BTreeMap<St
     ];
     let sources = Sources { file: args.config, environment: environment.clone(), flags: flags.into_iter().flatten().collect() };
     let config = Config::load(sources).map_err(|faults| Failure::Failed(faults.into()))?;
-    let nats = config.event_log_nats().ok_or_else(|| anyhow::anyhow!("no NATS server is named: give --nats URL"))?;
+    let nats = config.nats().ok_or_else(|| anyhow::anyhow!("no NATS server is named: give --nats URL"))?;
     let migration = Migration { data, nats, direction, clock: serve::clock() };
     let mut bar = Bar::default();
     match migration.run(&mut |step| bar.show(step)).await {

@@ -166,7 +166,9 @@ fn nats_is_given_as_a_list_and_a_password_in_it_is_not_shown() {
     .unwrap();
     assert_eq!(config.nats.url.as_ref().unwrap().texts(), ["nats://me:swordfish@10.0.0.1:4222", "tls://b:4222"]);
     assert_eq!(config.nats.monitor_url.as_ref().unwrap().texts(), ["http://10.0.0.1:8222", "http://b:8222"]);
-    assert_eq!(config.nats.replicas.unwrap().get(), 3);
+    let nats = config.nats().unwrap();
+    assert_eq!((nats.url.len(), nats.replicas, nats.monitor_url.len(), nats.require_verified_sync), (2, Some(3), 2, true));
+    assert!(Config::default().nats().is_none());
     assert_eq!(config.gateway().staleness_max, Duration::from_secs(90));
     let shown = config.settings.iter().find(|setting| setting.name == "nats.url").unwrap().value.clone().unwrap();
     assert_eq!(shown, "nats://hidden@10.0.0.1:4222,tls://b:4222");

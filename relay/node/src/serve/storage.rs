@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
-use control::{KeyStoreHealth, LogHealth, NodeHealth, SpoolHealth, Trust};
+use control::{LogHealth, NodeHealth, SpoolHealth};
 use event_log::usage::{JetStreamUsage, UsageLog, UsageStream};
 use event_log::{EmbeddedLog, EventLog, Health, JetStreamLog, Nats, NatsConfig, PrepareError, WitnessedLog};
 use tokio::sync::watch;
@@ -154,17 +154,10 @@ impl Cluster {
     }
 
     fn health(&self) -> NodeHealth {
-        let connection = *self.nats.connected().borrow();
-        let (trust, trust_reason) = match &*self.witness.health().borrow() {
-            Health::Trusted => (Trust::Trusted, None),
-            Health::Unknown => (Trust::Unknown, None),
-            Health::Healing => (Trust::Healing, None),
-            Health::Refused { reason, evidence } => (Trust::Refused, Some(format!("{reason}; the evidence is in {}", evidence.display()))),
-        };
+        let log = LogHealth::witnessed(*self.nats.connected().borrow(), &self.witness.health().borrow());
         let spool = *self.usage.spool().borrow();
-        let mirrored = self.keys.mirrored();
         NodeHealth {
-            log: LogHealth { connected: connection.is_up, epoch: connection.epoch, trust, trust_reason },
+            log,
             spool: Some(SpoolHealth {
                 batches: spool.batches,
                 bytes: spool.bytes,
@@ -172,7 +165,7 @@ impl Cluster {
                 refused: spool.refused,
                 losses: spool.losses,
             }),
-            key_store: Some(KeyStoreHealth { level: mirrored.is_level, revision: mirrored.revision, put_back: mirrored.put_back }),
+            key_store: Some(self.keys.mirrored().into()),
         }
     }
 

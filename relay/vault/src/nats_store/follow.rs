@@ -64,7 +64,12 @@ pub(super) async fn follow(shared: &Arc<Shared>) {
         let end = Turn::new(shared).run().await;
         shared.progress.lost_touch();
         let pause = match &end {
-            TurnEnd::Prepare(PrepareError::Differs { .. }) | TurnEnd::Foreign | TurnEnd::Store(_) => {
+            TurnEnd::Prepare(PrepareError::Differs { .. }) | TurnEnd::Foreign => {
+                shared.progress.refused();
+                tracing::error!(error = &end as &dyn Error, "the key store's bucket is not followed");
+                REFUSED_PAUSE
+            }
+            TurnEnd::Store(_) => {
                 tracing::error!(error = &end as &dyn Error, "the key store's bucket cannot be followed");
                 REFUSED_PAUSE
             }

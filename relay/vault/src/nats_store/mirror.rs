@@ -268,3 +268,101 @@ impl Seen {
 fn mark_key(stored: &[u8]) -> Vec<u8> {
     [MARK_PREFIX, stored].concat()
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::nats_store::state::Origin;
+
+    fn mirror(dir: &std::path::Path) -> Mirror {
+        Mirror::new(RocksKeyStore::open(&dir.join("keys")).unwrap()).unwrap()
+    }
+
+    fn key(id: u8) -> EntryKey {
+        let slot =
+            Slot { tenant: "a".parse().unwrap(), owner_kind: "credential".into(), owner_id: [id; 16], field: "secret".into(), version: 1 };
+        EntryKey { slot, entry: Entry::Sealed }
+    }
+
+    fn state(revision: u64, content: Option<&'static [u8]>) -> State {
+        let origin = Origin { time: revision * 10, revision };
+        State { revision, origin, is_restored: false, content: content.map(Bytes::from_static), write_id: None }
+    }
+
+    #[test]
+    fn a_batch_is_taken_over_in_its_order_and_what_is_behind_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let mirror = mirror(dir.path());
+        let batch = [
+            (key(1), state(5, Some(b"five"))),
+            (key(1), state(6, None)),
+            (key(2), state(7, Some(b"seven"))),
+            (key(1), state(5, Some(b"five"))),
+        ];
+        assert_eq!(mirror.adopt_all(&batch).unwrap(), [key(1)]);
+        assert_eq!((mirror.known(&key(1)).unwrap(), mirror.known(&key(2)).unwrap()), (Known::Deleted, Known::Live(b"seven".to_vec())));
+        assert_eq!(mirror.known(&key(3)).unwrap(), Known::Nothing);
+        assert_eq!(mirror.scan(Entry::Sealed, None, 9).unwrap(), [(key(2).slot, b"seven".to_vec())]);
+    }
+
+    #[test]
+    fn the_servers_time_of_a_write_replaces_this_nodes_guess_and_never_the_other_way() {
+        let dir = tempfile::tempdir().unwrap();
+        let mirror = mirror(dir.path());
+        let told = state(5, Some(b"five"));
+        let guessed = State { origin: Origin { time: 1, revision: 5 }, ..told.clone() };
+        for (first, second) in [(&guessed, &told), (&told, &guessed)] {
+            assert_eq!(mirror.adopt(&key(1), first).unwrap(), Standing::Same);
+            assert_eq!(mirror.adopt(&key(1), second).unwrap(), Standing::Same);
+            assert_eq!(mirror.held(&key(1)).unwrap().unwrap().mark, told.mark());
+        }
+    }
+
+    #[test]
+    fn what_is_not_in_the_bucket_is_lost_and_an_old_deletion_is_forgotten() {
+        let dir = tempfile::tempdir().unwrap();
+        let mirror = mirror(dir.path());
+        let states =
+            [(key(1), state(1, Some(b"seen"))), (key(2), state(2, Some(b"lost"))), (key(3), state(3, None)), (key(4), state(4, None))];
+        mirror.adopt_all(&states).unwrap();
+        let mut seen = Seen::default();
+        seen.insert(&key(1));
+        assert_eq!(mirror.lost(&seen, 35).unwrap(), [key(2), key(4)]);
+        assert_eq!((mirror.known(&key(3)).unwrap(), mirror.known(&key(4)).unwrap()), (Known::Nothing, Known::Deleted));
+        assert_eq!(mirror.drop_lost(&seen).unwrap(), 1);
+        assert_eq!((mirror.known(&key(1)).unwrap(), mirror.known(&key(2)).unwrap()), (Known::Live(b"seen".to_vec()), Known::Nothing));
+    }
+
+    #[test]
+    fn what_a_crash_left_unscrubbed_is_scrubbed_after_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = mirror(dir.path());
+        first.adopt(&key(1), &state(1, Some(b"one"))).unwrap();
+        assert!(first.is_scrubbed());
+        first.adopt(&key(1), &state(2, None)).unwrap();
+        assert!(!first.is_scrubbed());
+        drop(first);
+        let second = mirror(dir.path());
+        assert!(!second.is_scrubbed());
+        second.scrub_deleted().unwrap();
+        assert!(second.is_scrubbed());
+        drop(second);
+        assert!(mirror(dir.path()).is_scrubbed());
+    }
+
+    #[test]
+    fn marks_do_not_outlive_what_a_single_node_changed() {
+        let dir = tempfile::tempdir().unwrap();
+        mirror(dir.path()).adopt_all(&[(key(1), state(1, Some(b"one"))), (key(2), state(2, None))]).unwrap();
+        let alone = RocksKeyStore::open(&dir.path().join("keys")).unwrap();
+        alone.delete_sealed(&key(1).slot, b"one").unwrap();
+        alone.put_sealed(&key(2).slot, b"two").unwrap();
+        drop(alone);
+        let mirror = mirror(dir.path());
+        assert_eq!(mirror.known(&key(1)).unwrap(), Known::Nothing);
+        assert_eq!(mirror.held(&key(2)).unwrap().unwrap().mark, Mark::UNSEEN);
+    }
+}

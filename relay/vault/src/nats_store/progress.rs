@@ -14,6 +14,8 @@ pub struct Mirrored {
     pub is_level: bool,
     /// Whether it ever was level: only then it can serve while NATS is away.
     pub was_level: bool,
+    /// Whether the bucket is one that this node does not follow: another definition, or another cluster's. It takes an operator.
+    pub is_refused: bool,
     /// The last revision of the bucket that is in the mirror; none while it is not level.
     pub revision: Option<u64>,
     /// Entries that the bucket had lost and this node put back, since it started.
@@ -33,12 +35,13 @@ pub(crate) struct Progress {
 struct Followed {
     revision: Option<u64>,
     was_level: bool,
+    is_refused: bool,
 }
 
 impl Progress {
     pub(crate) fn new(was_level: bool) -> Self {
         Self {
-            followed: Mutex::new(Followed { revision: None, was_level }),
+            followed: Mutex::new(Followed { revision: None, was_level, is_refused: false }),
             changed: Condvar::new(),
             put_back: AtomicU64::new(0),
             erased_again: AtomicU64::new(0),
@@ -47,13 +50,18 @@ impl Progress {
 
     /// The mirror has everything up to a revision.
     pub(crate) fn followed(&self, revision: u64) {
-        *self.followed.lock() = Followed { revision: Some(revision), was_level: true };
+        *self.followed.lock() = Followed { revision: Some(revision), was_level: true, is_refused: false };
         self.changed.notify_all();
     }
 
     /// The bucket may change unseen from now on.
     pub(crate) fn lost_touch(&self) {
         self.followed.lock().revision = None;
+    }
+
+    /// The bucket is not followed at all.
+    pub(crate) fn refused(&self) {
+        self.followed.lock().is_refused = true;
     }
 
     pub(crate) fn was_level(&self) -> bool {
@@ -74,10 +82,11 @@ impl Progress {
     }
 
     pub(crate) fn mirrored(&self) -> Mirrored {
-        let Followed { revision, was_level } = *self.followed.lock();
+        let Followed { revision, was_level, is_refused } = *self.followed.lock();
         Mirrored {
             is_level: revision.is_some(),
             was_level,
+            is_refused,
             revision,
             put_back: self.put_back.load(Ordering::Relaxed),
             erased_again: self.erased_again.load(Ordering::Relaxed),

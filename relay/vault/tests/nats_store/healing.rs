@@ -195,3 +195,26 @@ fn what_a_single_node_held_is_carried_into_the_bucket() {
     drop(vault);
     [node, fresh].into_iter().for_each(Node::stop);
 }
+
+#[test]
+fn a_mirror_that_was_away_for_too_long_drops_what_it_alone_holds() {
+    let (cluster, dir) = (Cluster::start(1, Sync::Default).unwrap(), tempdir().unwrap());
+    let node = Node::level(&cluster.url(), dir.path(), 1);
+    put(&node, 1, b"in the bucket");
+    let mut server = Forgetful::remember(cluster, &[&node]);
+    let content: Vec<u8> = (0..=255).collect();
+    put(&node, 2, &content);
+    node.stop();
+    {
+        let mirror = rocksdb::DB::open_default(dir.path().join("keys")).unwrap();
+        let level_at = u64::from_be_bytes(mirror.get(b"\0level").unwrap().unwrap().try_into().unwrap());
+        mirror.put(b"\0level", (level_at - 31 * 24 * 3600).to_be_bytes()).unwrap();
+    }
+    server.forget(&[]);
+    assert!(holds(dir.path(), &content));
+    let node = Node::level(&server.cluster.url(), dir.path(), 1);
+    assert_eq!((sealed(&node, 1).unwrap(), sealed(&node, 2)), (b"in the bucket".to_vec(), None));
+    until("it is in no file", || !holds(dir.path(), &content));
+    assert_eq!(node.store.mirrored().put_back, 0);
+    node.stop();
+}

@@ -1,0 +1,158 @@
+//! Appends to the log on NATS, synced before each acknowledgement, against the bare client on a stream like it in the same rounds.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, anyhow, bail};
+use event_log::yardstick::BareStream;
+use event_log::{Appended, EventLog, Expect, JetStreamLog, Nats, NatsConfig};
+use nats_server::{Cluster, Sync};
+use schemas::key::{Expiry, KeyRenewed};
+use schemas::{Event, Sequence};
+use tokio::task::JoinSet;
+
+use super::Options;
+use super::founded::{Founded, Signed};
+use super::report::{line, median, percentile, row};
+
+/// How many appends are under way at once, and how many of each round follow one another.
+const SHAPES: [(usize, u64); 3] = [(1, 2000), (64, 200), (256, 60)];
+
+/// One round of one way.
+#[derive(Debug, Clone, Copy)]
+struct Round {
+    per_second: f64,
+    p50_us: f64,
+    p99_us: f64,
+}
+
+/// How an append is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Bare,
+    PreSigned,
+    Signed,
+}
+
+const WAYS: [(Way, &str); 3] = [(Way::Bare, "bare client"), (Way::PreSigned, "log, pre-signed"), (Way::Signed, "log, signed")];
+
+struct Bench {
+    log: JetStreamLog,
+    bare: BareStream,
+    founded: Founded,
+}
+
+pub(crate) async fn measure(options: Options) -> Result<()> {
+    line("")?;
+    row("append on NATS, sync_interval: always", "per second; p50 / p99 ms", "of the bare client")?;
+    for servers in [1, 3] {
+        let cluster = tokio::task::block_in_place(|| Cluster::start(servers, Sync::Always))?;
+        let nats = connect(&cluster.url()).await?;
+        let log = prepared(&nats).await?;
+        let bare = BareStream::create(&nats, "BARE", servers).await.map_err(|error| anyhow!(error))?;
+        let bench = Arc::new(Bench { log, bare, founded: Founded::new() });
+        let mut first = 0;
+        for (clients, each) in SHAPES {
+            let mut rounds: [Vec<Round>; 3] = Default::default();
+            // The first round warms up and is not counted.
+            for round in 0..=options.rounds {
+                for (place, (way, _)) in WAYS.into_iter().enumerate() {
+                    let measured = appends(&bench, way, first, clients, each).await?;
+                    first += clients;
+                    if round > 0 {
+                        rounds[place].push(measured);
+                    }
+                }
+            }
+            print(servers, clients, &rounds)?;
+        }
+        nats.close().await;
+    }
+    Ok(())
+}
+
+pub(crate) async fn connect(url: &str) -> Result<Nats> {
+    let url = url.split(',').map(str::to_owned).collect();
+    Ok(Nats::connect(NatsConfig { url, ..NatsConfig::default() }).await?)
+}
+
+/// The log, once its servers answer.
+pub(crate) async fn prepared(nats: &Nats) -> Result<JetStreamLog> {
+    let log = JetStreamLog::new(nats);
+    tests::wait::until("the log on NATS", || async { Ok(log.prepare().await.ok()) }).await?;
+    Ok(log)
+}
+
+fn print(servers: usize, clients: usize, rounds: &[Vec<Round>; 3]) -> Result<()> {
+    let of = |place: usize, figure: fn(&Round) -> f64| median(&rounds[place].iter().map(figure).collect::<Vec<_>>());
+    for (place, (way, name)) in WAYS.into_iter().enumerate() {
+        let rate = of(place, |round| round.per_second);
+        let (p50, p99) = (of(place, |round| round.p50_us) / 1e3, of(place, |round| round.p99_us) / 1e3);
+        // Round by round, where the same noise is in both.
+        let ratios: Vec<f64> = rounds[place].iter().zip(&rounds[0]).map(|(one, bare)| one.per_second / bare.per_second).collect();
+        let shape = if clients == 1 { "sequential".to_owned() } else { format!("{clients} in flight") };
+        let reach = match way {
+            Way::Bare => String::new(),
+            Way::PreSigned => format!("{:.2}, reach >= 0.8", median(&ratios)),
+            Way::Signed => format!("{:.2}", median(&ratios)),
+        };
+        row(&format!("R{servers}, {shape}, {name}"), &format!("{rate:.0}/s; {p50:.2} / {p99:.2}"), &reach)?;
+    }
+    Ok(())
+}
+
+/// Lets so many clients append, each to a stream of its own that nobody used before, each waiting for its own answer.
+async fn appends(bench: &Arc<Bench>, way: Way, first: usize, clients: usize, each: u64) -> Result<Round> {
+    let mut ready: Vec<Vec<Signed>> = Vec::new();
+    for client in first..first + clients {
+        // The bare client sends the same bytes.
+        let signed = if way == Way::Signed { 0 } else { each };
+        ready.push((1..=signed).map(|version| renewed(&bench.founded, client, version)).collect::<Result<_>>()?);
+    }
+    let begin = Instant::now();
+    let mut running = JoinSet::new();
+    for (client, ready) in (first..).zip(ready) {
+        let bench = Arc::clone(bench);
+        running.spawn(async move {
+            match way {
+                Way::Bare => bench.publish(client, ready).await,
+                Way::PreSigned | Way::Signed => bench.append(client, each, ready).await,
+            }
+        });
+    }
+    let mut times = Vec::new();
+    while let Some(of_one) = running.join_next().await {
+        times.extend(of_one??);
+    }
+    let per_second = times.len() as f64 / begin.elapsed().as_secs_f64();
+    Ok(Round { per_second, p50_us: percentile(&mut times, 0.5), p99_us: percentile(&mut times, 0.99) })
+}
+
+fn renewed(founded: &Founded, client: usize, version: u64) -> Result<Signed> {
+    founded.event(client, version, Event::KeyRenewed(KeyRenewed { expiry: Expiry::Never }))
+}
+
+impl Bench {
+    async fn publish(&self, client: usize, records: Vec<Signed>) -> Result<Vec<Duration>> {
+        let mut times = Vec::new();
+        let token = client.to_string();
+        for (_, bytes) in records {
+            times.push(self.bare.publish(&token, bytes).await.map_err(|error| anyhow!(error))?);
+        }
+        Ok(times)
+    }
+
+    async fn append(&self, client: usize, each: u64, ready: Vec<Signed>) -> Result<Vec<Duration>> {
+        let (mut ready, mut times, mut last) = (ready.into_iter(), Vec::new(), Sequence(0));
+        for version in 1..=each {
+            let begin = Instant::now();
+            let (subject, bytes) = ready.next().map_or_else(|| renewed(&self.founded, client, version), Ok)?;
+            match self.log.append(&subject, Expect { subject: last, log: None }, bytes).await? {
+                Appended::Appended(sequence) => last = sequence,
+                other => bail!("not appended: {other:?}"),
+            }
+            times.push(begin.elapsed());
+        }
+        Ok(times)
+    }
+}
