@@ -69,6 +69,8 @@ pub struct KeyStoreHealth {
     pub level: bool,
     /// Whether it ever was; only then it serves while the store is away.
     pub was_level: bool,
+    /// Whether the store is another one than the copy is of, so that neither is changed by the other.
+    pub refused: bool,
     /// The last revision of the store that is in the copy; null while it is not level.
     pub revision: Option<u64>,
     /// Entries that the store had lost and this node put back, since it started.
@@ -79,8 +81,8 @@ pub struct KeyStoreHealth {
 
 impl From<vault::Mirrored> for KeyStoreHealth {
     fn from(mirrored: vault::Mirrored) -> Self {
-        let vault::Mirrored { is_level, was_level, revision, put_back, erased_again } = mirrored;
-        Self { level: is_level, was_level, revision, put_back, erased_again }
+        let vault::Mirrored { is_level, was_level, revision, put_back, erased_again, is_refused } = mirrored;
+        Self { level: is_level, was_level, refused: is_refused, revision, put_back, erased_again }
     }
 }
 
@@ -198,7 +200,7 @@ mod tests {
         assert_eq!(with(Trust::Unknown), [Degradation::LogUntrusted]);
         assert_eq!(with(Trust::Healing), [Degradation::LogUntrusted]);
         assert_eq!(with(Trust::Refused), [Degradation::LogRefused]);
-        let behind = KeyStoreHealth { level: false, was_level: true, revision: None, put_back: 0, erased_again: 0 };
+        let behind = KeyStoreHealth { level: false, was_level: true, refused: false, revision: None, put_back: 0, erased_again: 0 };
         assert_eq!(judge(0, |health| health.key_store = Some(behind)).degradations, [Degradation::KeyStoreBehind]);
     }
 

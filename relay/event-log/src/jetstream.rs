@@ -33,7 +33,7 @@ use crate::contract::{
 };
 use crate::nats::Nats;
 use crate::storage::Damage;
-use leader::Leader;
+use leader::{Head, Leader};
 
 pub use definition::Difference;
 pub use prepare::{PrepareError, Prepared};
@@ -46,9 +46,9 @@ const SUBJECT_PREFIX: &str = "kr.e.";
 const APPENDS_MAX: usize = 512;
 /// The most records of one range that are asked for at once.
 const GETS_MAX: usize = 32;
-/// How long servers may contradict what was seen before they are believed: longer than a server that was paused takes itself for the
-/// leader.
-const CONTRADICTION_WAIT: Duration = Duration::from_secs(6);
+/// How long servers may contradict what was seen before they are believed: a follower may be ahead of its leader for a moment, and a server
+/// that was paused may take itself for the leader.
+const CONTRADICTION_WAIT: Duration = Duration::from_secs(4);
 const CONTRADICTION_PAUSE: Duration = Duration::from_millis(100);
 
 /// An [`EventLog`] on JetStream; a clone is another handle of the same log.
@@ -67,8 +67,8 @@ struct Shared {
     prepared: RwLock<Option<SyncMode>>,
     /// The largest sequence that an answer, a record or the leader has shown.
     seen: AtomicU64,
-    /// Whether it was said that records are missing at the end.
-    told_lost: AtomicBool,
+    /// Whether the servers have contradicted what was seen for so long that they are believed at once.
+    is_lost: AtomicBool,
 }
 
 impl JetStreamLog {
@@ -79,7 +79,7 @@ impl JetStreamLog {
             appends: Semaphore::new(APPENDS_MAX),
             prepared: RwLock::new(None),
             seen: AtomicU64::new(0),
-            told_lost: AtomicBool::new(false),
+            is_lost: AtomicBool::new(false),
         };
         Self { shared: Arc::new(shared) }
     }
@@ -156,23 +156,36 @@ impl Shared {
 
     /// The last sequence, as the leader says. An answer below what was seen is asked for again, until it has to be believed.
     async fn head(&self) -> Result<Sequence, ReadError> {
-        let deadline = Instant::now() + CONTRADICTION_WAIT;
+        let deadline = self.contradiction_deadline();
         loop {
             // Taken before the question, so that an answer below it contradicts it.
             let seen = self.seen();
-            let head = self.leader.head().await?;
+            let Head { sequence: head, is_followed } = self.leader.head().await?;
             if head >= seen {
                 self.see(head);
-                self.told_lost.store(false, Ordering::Relaxed);
+                self.is_lost.store(false, Ordering::Relaxed);
                 return Ok(head);
             }
             if Instant::now() >= deadline {
-                if !self.told_lost.swap(true, Ordering::Relaxed) {
-                    tracing::error!(seen = seen.0, head = head.0, "the log on NATS has lost its last records");
+                if !is_followed {
+                    return Err(ReadError::Unavailable { reason: "its leader has lost the other servers".to_owned() });
                 }
+                self.believe_lost(seen, head);
                 return Err(ReadError::Storage(Damage::Lost { remembered: seen, found: head }.into()));
             }
             sleep(CONTRADICTION_PAUSE).await;
+        }
+    }
+
+    /// Until when an answer that contradicts what was seen is asked for again.
+    fn contradiction_deadline(&self) -> Instant {
+        let wait = if self.is_lost.load(Ordering::Relaxed) { Duration::ZERO } else { CONTRADICTION_WAIT };
+        Instant::now() + wait
+    }
+
+    fn believe_lost(&self, expected: Sequence, found: Sequence) {
+        if !self.is_lost.swap(true, Ordering::Relaxed) {
+            tracing::error!(expected = expected.0, found = found.0, "the log on NATS has lost records");
         }
     }
 

@@ -21,7 +21,7 @@ const LINGER: Duration = Duration::from_millis(20);
 const PAUSE: Duration = Duration::from_millis(250);
 
 pub(super) fn follow(log: Arc<Shared>, from: Sequence) -> Batches {
-    let follower = Follower { log, next: from.max(Sequence(1)), consumer: None, is_waiting: false };
+    let follower = Follower { log, next: from.max(Sequence(1)), consumer: None, has_skipped: false, is_waiting: false };
     stream::try_unfold(follower, async |mut follower| {
         let run = follower.next_run().await?;
         Ok(Some((run, follower)))
@@ -33,6 +33,8 @@ struct Follower {
     log: Arc<Shared>,
     next: Sequence,
     consumer: Option<Consumer>,
+    /// Whether the last consumer went on behind the next record.
+    has_skipped: bool,
     /// Whether it was said that nothing can be read now.
     is_waiting: bool,
 }
@@ -60,7 +62,11 @@ impl Follower {
                             return Ok(run.records);
                         }
                     }
-                    Ordering::Greater => self.skipped(stored.sequence).await?,
+                    Ordering::Greater => {
+                        tracing::debug!(next = self.next.0, found = stored.sequence.0, "a reader of the log missed records");
+                        self.consumer = None;
+                        self.has_skipped = true;
+                    }
                 },
                 Next::Quiet if run.records.is_empty() => {}
                 Next::Quiet => return Ok(run.records),
@@ -72,21 +78,15 @@ impl Follower {
         }
     }
 
-    /// One attempt to have a consumer, after a pause where there is none.
+    /// One attempt to have a consumer, with a pause where there is none to be had.
     async fn open(&mut self) -> Result<Option<Consumer>, ReadError> {
         self.log.check_readable()?;
-        // What was read before has to be there still: a log that lost its end would go on with other records in the same places.
-        let opened = match self.log.head().await {
-            Ok(_) => Consumer::create(&self.log.nats, self.next).await.map_err(|error| error.to_string()),
-            Err(ReadError::Unavailable { reason }) => Err(reason),
-            Err(error) => return Err(error),
-        };
-        match opened {
+        match self.try_open().await {
             Ok(consumer) => {
                 self.is_waiting = false;
                 Ok(Some(consumer))
             }
-            Err(reason) => {
+            Err(ReadError::Unavailable { reason }) => {
                 if !self.is_waiting {
                     tracing::warn!(next = self.next.0, reason, "the log cannot be read now; a reader waits");
                     self.is_waiting = true;
@@ -94,7 +94,20 @@ impl Follower {
                 self.pause().await;
                 Ok(None)
             }
+            Err(error) => Err(error),
         }
+    }
+
+    async fn try_open(&mut self) -> Result<Consumer, ReadError> {
+        // What was read before has to be there still: a log that lost its end would go on with other records in the same places.
+        self.log.head().await?;
+        if self.has_skipped {
+            // Either the record is missing in the log, or it was lost on the way to us.
+            self.log.present(self.next).await?;
+            self.has_skipped = false;
+        }
+        let consumer = Consumer::create(&self.log.nats, self.next).await;
+        consumer.map_err(|error| ReadError::Unavailable { reason: error.to_string() })
     }
 
     async fn pause(&self) {
@@ -102,17 +115,5 @@ impl Follower {
             () = sleep(PAUSE) => {}
             () = self.log.nats.closing().cancelled() => {}
         }
-    }
-
-    /// Records did not come: either they are missing in the log, or they were lost on the way.
-    async fn skipped(&mut self, found: Sequence) -> Result<(), ReadError> {
-        self.consumer = None;
-        match self.log.present(self.next).await {
-            Ok(_) => tracing::debug!(next = self.next.0, found = found.0, "records were lost on the way to a reader"),
-            // Asked again when a consumer can be had.
-            Err(ReadError::Unavailable { .. }) => {}
-            Err(error) => return Err(error),
-        }
-        Ok(())
     }
 }

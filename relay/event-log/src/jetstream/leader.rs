@@ -21,6 +21,10 @@ use crate::storage::StorageError;
 const ANSWER_WAIT: Duration = Duration::from_secs(5);
 /// How long one attempt may.
 const ATTEMPT_WAIT: Duration = Duration::from_secs(2);
+/// For a question whose answer only says why something else failed.
+const GLANCE_WAIT: Duration = Duration::from_millis(500);
+/// A leader hears of its followers every second.
+const FOLLOWED_WITHIN: Duration = Duration::from_secs(3);
 const ATTEMPT_PAUSE: Duration = Duration::from_millis(100);
 /// The most questions under way at once; a server has a bound too, and drops what is beyond it.
 const QUESTIONS_MAX: usize = 128;
@@ -28,6 +32,13 @@ const QUESTIONS_MAX: usize = 128;
 pub(super) struct Leader {
     nats: Nats,
     questions: Semaphore,
+}
+
+/// The last sequence, and whether the server that says so leads the others for certain.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Head {
+    pub(super) sequence: Sequence,
+    pub(super) is_followed: bool,
 }
 
 /// What the servers tell of the stream.
@@ -56,9 +67,21 @@ pub(super) struct Peers {
 #[derive(Deserialize)]
 struct Peer {
     name: String,
+    #[serde(default)]
+    offline: bool,
+    /// Nanoseconds since the leader heard of it.
+    #[serde(default)]
+    active: u64,
 }
 
 impl Peers {
+    /// Whether most of the servers follow the one that answered. Without that it may have been replaced and not know it.
+    fn follow(&self) -> bool {
+        let heard = |peer: &&Peer| !peer.offline && Duration::from_nanos(peer.active) < FOLLOWED_WITHIN;
+        let followers = self.replicas.iter().filter(heard).count();
+        2 * (followers + 1) > self.replicas.len() + 1
+    }
+
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
         let leader = Some(self.leader.as_str()).filter(|name| !name.is_empty());
         leader.into_iter().chain(self.replicas.iter().map(|peer| peer.name.as_str()))
@@ -93,14 +116,14 @@ impl Leader {
         Self { nats, questions: Semaphore::new(QUESTIONS_MAX) }
     }
 
-    pub(super) async fn head(&self) -> Result<Sequence, ReadError> {
+    pub(super) async fn head(&self) -> Result<Head, ReadError> {
         let info: StreamInfo = self.ask(&format!("STREAM.INFO.{STREAM}"), &Map::new()).await.map_err(unavailable)?;
-        Ok(Sequence(info.state.last_seq))
+        Ok(Head { sequence: Sequence(info.state.last_seq), is_followed: info.cluster.follow() })
     }
 
     /// Whether the servers know the stream.
     pub(super) async fn exists(&self) -> Result<bool, ApiError> {
-        match self.nats.ask::<StreamInfo>(&format!("STREAM.INFO.{STREAM}"), &Map::new(), ATTEMPT_WAIT).await {
+        match self.nats.ask::<StreamInfo>(&format!("STREAM.INFO.{STREAM}"), &Map::new(), GLANCE_WAIT).await {
             Ok(_) => Ok(true),
             Err(error) if error.is(code::STREAM_NOT_FOUND) => Ok(false),
             Err(error) => Err(error),

@@ -104,7 +104,9 @@ fn message_id(subject: &str, expect: Expect, record: &[u8]) -> String {
     hash.update((subject.len() as u64).to_be_bytes());
     hash.update(subject);
     hash.update(record);
-    hash.finalize()[..ID_BYTES].iter().map(|byte| format!("{byte:02x}")).collect()
+    let digest = hash.finalize();
+    let (id, _) = digest.split_first_chunk::<ID_BYTES>().expect("a digest has 32 bytes");
+    format!("{:032x}", u128::from_be_bytes(*id))
 }
 
 #[cfg(test)]

@@ -8,10 +8,11 @@ use bytes::Bytes;
 use futures_util::StreamExt as _;
 use futures_util::future::join_all;
 use http::Uri;
+use http::uri::Scheme;
 use http_body_util::{BodyExt as _, Empty, Limited};
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_rustls::HttpsConnectorBuilder;
 use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::client::legacy::connect::{Connect, HttpConnector};
 use hyper_util::rt::TokioExecutor;
 use serde::Deserialize;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -74,15 +75,22 @@ pub(super) async fn reports(nats: &Nats, peers: &[&str]) -> Vec<ServerReport> {
     if nats.monitors().is_empty() {
         return from_system(nats, peers).await;
     }
-    let connector = match connector() {
-        Ok(connector) => connector,
+    let is_tls = nats.monitors().iter().any(|monitor| monitor.scheme() == Some(&Scheme::HTTPS));
+    if !is_tls {
+        return from_monitors(HttpConnector::new(), nats.monitors()).await;
+    }
+    match HttpsConnectorBuilder::new().with_native_roots() {
+        Ok(builder) => from_monitors(builder.https_or_http().enable_http1().build(), nats.monitors()).await,
         Err(error) => {
             tracing::warn!(%error, "the monitoring of the NATS servers cannot be asked");
-            return Vec::new();
+            Vec::new()
         }
-    };
+    }
+}
+
+async fn from_monitors<C: Connect + Clone + Send + Sync + 'static>(connector: C, monitors: &[Uri]) -> Vec<ServerReport> {
     let client = Client::builder(TokioExecutor::new()).build(connector);
-    let answers = nats.monitors().iter().map(async |monitor| match from_monitor(&client, monitor).await {
+    let answers = monitors.iter().map(async |monitor| match from_monitor(&client, monitor).await {
         Ok(report) => Some(report),
         Err(error) => {
             tracing::warn!(%monitor, error = %error, "the monitoring of a NATS server does not answer");
@@ -92,13 +100,10 @@ pub(super) async fn reports(nats: &Nats, peers: &[&str]) -> Vec<ServerReport> {
     join_all(answers).await.into_iter().flatten().collect()
 }
 
-type MonitorClient = Client<HttpsConnector<HttpConnector>, Empty<Bytes>>;
-
-fn connector() -> std::io::Result<HttpsConnector<HttpConnector>> {
-    Ok(HttpsConnectorBuilder::new().with_native_roots()?.https_or_http().enable_http1().build())
-}
-
-async fn from_monitor(client: &MonitorClient, monitor: &Uri) -> Result<ServerReport, Box<dyn Error + Send + Sync>> {
+async fn from_monitor<C: Connect + Clone + Send + Sync + 'static>(
+    client: &Client<C, Empty<Bytes>>,
+    monitor: &Uri,
+) -> Result<ServerReport, Box<dyn Error + Send + Sync>> {
     let address = format!("{}/varz", monitor.to_string().trim_end_matches('/')).parse()?;
     let body = timeout(MONITOR_WAIT, async {
         let response = client.get(address).await?;

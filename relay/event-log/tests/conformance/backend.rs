@@ -7,13 +7,16 @@ use event_log::{EmbeddedLog, EventLog, JetStreamLog, MemoryLog, Nats, NatsConfig
 use nats_server::{Cluster, Sync};
 use tempfile::TempDir;
 
+use crate::disturbed::{Disturbed, Servers};
+
 const PREPARE_PAUSE: Duration = Duration::from_millis(50);
 
 /// Where a log is kept for one test.
 pub(crate) enum Backend {
     Memory(MemoryLog),
     Embedded(TempDir),
-    JetStream(Arc<Cluster>),
+    JetStream(Cluster),
+    Disturbed(Servers),
 }
 
 pub(crate) async fn memory() -> Backend {
@@ -34,9 +37,13 @@ pub(crate) async fn jetstream_r3() -> Backend {
     jetstream(3).await
 }
 
+/// The same three, while one after the other is killed.
+pub(crate) async fn jetstream_r3_disturbed() -> Backend {
+    Backend::Disturbed(Servers::new(Cluster::start(3, Sync::Default).unwrap()))
+}
+
 async fn jetstream(servers: usize) -> Backend {
-    let cluster = tokio::task::spawn_blocking(move || Cluster::start(servers, Sync::Default)).await.unwrap().unwrap();
-    Backend::JetStream(Arc::new(cluster))
+    Backend::JetStream(Cluster::start(servers, Sync::Default).unwrap())
 }
 
 impl Backend {
@@ -45,29 +52,27 @@ impl Backend {
         match self {
             Self::Memory(log) => Arc::new(log.clone()),
             Self::Embedded(directory) => Arc::new(EmbeddedLog::open(directory.path()).unwrap()),
-            Self::JetStream(cluster) => {
-                let nats = connect(cluster).await;
-                let log = prepared(&nats).await;
-                assert_eq!(nats.replicas(), Some(cluster.servers().len()));
-                Arc::new(log)
+            Self::JetStream(cluster) => Arc::new(prepared(&cluster.url(), cluster.servers().len()).await),
+            Self::Disturbed(servers) => {
+                let log = prepared(&servers.url, 3).await;
+                Arc::new(Disturbed { log, servers: servers.clone() })
             }
         }
     }
 }
 
-pub(crate) async fn connect(cluster: &Cluster) -> Nats {
-    let url = cluster.url().split(',').map(str::to_owned).collect();
+/// The log of these servers, as soon as they have one.
+async fn prepared(url: &str, replicas: usize) -> JetStreamLog {
+    let url = url.split(',').map(str::to_owned).collect();
     let nats = Nats::connect(NatsConfig { url, ..NatsConfig::default() }).await.unwrap();
     nats.connected().wait_for(|connection| connection.is_up).await.unwrap();
-    nats
-}
-
-/// The log of these servers, as soon as they have one.
-pub(crate) async fn prepared(nats: &Nats) -> JetStreamLog {
-    let log = JetStreamLog::new(nats);
+    let log = JetStreamLog::new(&nats);
     loop {
         match log.prepare().await {
-            Ok(_) => return log,
+            Ok(prepared) => {
+                assert_eq!(prepared.replicas, replicas);
+                return log;
+            }
             Err(PrepareError::Unavailable { .. }) => tokio::time::sleep(PREPARE_PAUSE).await,
             Err(error) => panic!("{error}"),
         }

@@ -1,0 +1,113 @@
+//! Servers, connections to them, and the log on them.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use event_log::{Appended, EventLog, Expect, JetStreamLog, Nats, NatsConfig, PrepareError, Prepared, append_resolving};
+use nats_server::{Cluster, Sync};
+use schemas::Sequence;
+use serde_json::Value;
+use tokio::time::{Instant, sleep};
+
+pub(crate) const STREAM: &str = "KEYRELAY_EVENTS";
+const PAUSE: Duration = Duration::from_millis(20);
+/// How long a test waits for what has to come.
+pub(crate) const SOON: Duration = Duration::from_secs(30);
+
+pub(crate) fn start(servers: usize) -> Cluster {
+    Cluster::start(servers, Sync::Default).unwrap()
+}
+
+pub(crate) fn config(cluster: &Cluster) -> NatsConfig {
+    NatsConfig { url: list(&cluster.url()), ..NatsConfig::default() }
+}
+
+pub(crate) fn list(addresses: &str) -> Vec<String> {
+    addresses.split(',').map(str::to_owned).collect()
+}
+
+pub(crate) async fn connect(config: NatsConfig) -> Nats {
+    let nats = Nats::connect(config).await.unwrap();
+    tokio::time::timeout(SOON, nats.connected().wait_for(|connection| connection.is_up)).await.unwrap().unwrap();
+    nats
+}
+
+/// Prepares a log until that is possible or refused.
+pub(crate) async fn prepare(log: &JetStreamLog) -> Result<Prepared, PrepareError> {
+    let deadline = Instant::now() + SOON;
+    loop {
+        match log.prepare().await {
+            Err(PrepareError::Unavailable { .. }) if Instant::now() < deadline => sleep(PAUSE).await,
+            prepared => return prepared,
+        }
+    }
+}
+
+pub(crate) async fn open(cluster: &Cluster) -> JetStreamLog {
+    let log = JetStreamLog::new(&connect(config(cluster)).await);
+    prepare(&log).await.unwrap();
+    log
+}
+
+/// A client without anything of ours.
+pub(crate) async fn raw(cluster: &Cluster) -> async_nats::Client {
+    let options = async_nats::ConnectOptions::new().retry_on_initial_connect();
+    options.connect(list(&cluster.url())).await.unwrap()
+}
+
+/// Publishes with headers; the answer of the server.
+pub(crate) async fn publish(client: &async_nats::Client, subject: &str, headers: &[(&str, &str)], bytes: &str) -> Value {
+    let mut map = async_nats::HeaderMap::new();
+    headers.iter().for_each(|(name, value)| map.insert(*name, *value));
+    let answer = client.request_with_headers(subject.to_owned(), map, Bytes::from(bytes.to_owned())).await.unwrap();
+    serde_json::from_slice(&answer.payload).unwrap()
+}
+
+/// Asks the JetStream API; some questions have no body.
+pub(crate) async fn api(client: &async_nats::Client, what: &str, body: Value) -> Value {
+    let body = if body.is_null() { Bytes::new() } else { body.to_string().into() };
+    let answer = client.request(format!("$JS.API.{what}"), body).await.unwrap();
+    serde_json::from_slice(&answer.payload).unwrap()
+}
+
+pub(crate) fn last(sequence: u64) -> Expect {
+    Expect { subject: Sequence(sequence), log: None }
+}
+
+pub(crate) fn bytes(text: impl Into<String>) -> Bytes {
+    Bytes::from(text.into())
+}
+
+pub(crate) fn appended(sequence: u64) -> Appended {
+    Appended::Appended(Sequence(sequence))
+}
+
+pub(crate) fn already(sequence: u64) -> Appended {
+    Appended::AlreadyAppended(Sequence(sequence))
+}
+
+pub(crate) fn conflict(subject_last: u64) -> Appended {
+    Appended::Conflict { subject_last: Sequence(subject_last), log_last: None }
+}
+
+/// Appends whatever happens to the servers meanwhile, and returns where the record stands.
+pub(crate) async fn append(log: &dyn EventLog, subject: &str, expect: Expect, record: Bytes) -> Sequence {
+    let deadline = Instant::now() + SOON;
+    loop {
+        match append_resolving(log, subject, expect, record.clone(), deadline).await {
+            Ok(Appended::Appended(sequence) | Appended::AlreadyAppended(sequence)) => return sequence,
+            Err(event_log::AppendError::Unavailable { .. }) if Instant::now() < deadline => sleep(PAUSE).await,
+            Ok(Appended::Unknown) if Instant::now() < deadline => sleep(PAUSE).await,
+            other => panic!("{other:?} on {subject}"),
+        }
+    }
+}
+
+/// Fills a subject with records `0`, `1`, ... after the last one.
+pub(crate) async fn fill(log: &dyn EventLog, subject: &str, count: u64) -> Sequence {
+    let mut expect = Expect { subject: log.last(subject).await.unwrap(), log: None };
+    for n in 0..count {
+        expect.subject = append(log, subject, expect, bytes(n.to_string())).await;
+    }
+    expect.subject
+}
