@@ -8,7 +8,7 @@
 //! taken from the mirror if it cannot be reached. An entry that the mirror has never heard of is not called absent then.
 //!
 //! [`NatsKeyStore::run`] is the one task that talks to NATS. It answers the store's calls, follows the bucket into the mirror, and after
-//! each connection compares both: what the bucket lost is put back, and what it forgot to have been erased is erased again ([`heal`]).
+//! each connection compares both: what the bucket lost is put back, and what it forgot to have been erased is erased again.
 //! Without it every call that needs NATS is unavailable.
 //!
 //! Deleting leaves a marker and removes the older message from the stream; the server compacts its files in its own time. Scrubbing cleans

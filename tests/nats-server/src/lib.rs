@@ -8,6 +8,7 @@ mod monitor;
 mod server;
 
 use std::ffi::OsString;
+use std::hash::{BuildHasher as _, RandomState};
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
@@ -19,6 +20,8 @@ pub use server::{Server, program};
 /// How long servers may take to be ready, an election included.
 const READY_WAIT: Duration = Duration::from_secs(60);
 const READY_PAUSE: Duration = Duration::from_millis(50);
+
+const PORT_ATTEMPTS: usize = 100;
 
 /// When a server syncs what it stores.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -132,7 +135,13 @@ impl Cluster {
     }
 }
 
+/// Ports that the system gives to no outgoing connection: a server that is ended and started again finds its own still free.
+const PORTS: std::ops::Range<u16> = 10_000..32_000;
+
 /// A port that was free a moment ago.
 pub fn free_port() -> Result<u16> {
-    Ok(std::net::TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
+    let is_free = |port: &u16| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    // Each value of this type is drawn anew, which spares a crate for random numbers.
+    let drawn = || PORTS.start + (RandomState::new().hash_one(0) % PORTS.len() as u64) as u16;
+    std::iter::repeat_with(drawn).take(PORT_ATTEMPTS).find(is_free).context("no free port on loopback")
 }

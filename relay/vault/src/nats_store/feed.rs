@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use async_nats::jetstream;
 use async_nats::{StatusCode, Subscriber};
 use futures_util::{FutureExt as _, StreamExt as _};
+use tokio::task::unconstrained;
 
 use super::bucket::{Away, Bucket, HEARTBEAT};
 use super::entry_key::EntryKey;
@@ -52,7 +53,8 @@ impl Feed {
                 Some(None) => return Err(Away("the connection has ended".to_owned())),
                 None => break,
             }
-            next = self.messages.next().now_or_never();
+            // Takes no turn from other tasks, and would otherwise end a batch when its own turn is over.
+            next = unconstrained(self.messages.next()).now_or_never();
         }
         self.heard_at = Instant::now();
         Ok(batch)

@@ -61,7 +61,8 @@ impl Link {
         let (answer, answered) = sync_channel(1);
         self.requests.try_send(request(answer)).map_err(|_| Away("too many wait for the key store".to_owned()))?;
         let wait = until.saturating_duration_since(Instant::now()).min(REQUEST_WAIT + ANSWER_MARGIN);
-        blocking(|| answered.recv_timeout(wait)).map_err(|_| Away("the task of the key store does not answer".to_owned()))
+        blocking(|| answered.recv_timeout(wait))
+            .map_err(|_| Away("no answer in time, or the task of the key store does not run".to_owned()))
     }
 }
 
