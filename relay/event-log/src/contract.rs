@@ -162,6 +162,11 @@ pub trait EventLog: Send + Sync + 'static {
 
     /// What "durable" rests on.
     fn sync(&self) -> SyncMode;
+
+    /// Takes the log as it is after it was told to have lost its end ([`Damage::Lost`](crate::Damage::Lost)), which it says of every read
+    /// until then. For whoever compares the log with what is remembered of it, and puts back what is missing. A log that keeps itself
+    /// has nothing to take.
+    fn accept_end(&self, _end: Sequence) {}
 }
 
 /// The cluster that a record founds, if it founds one. Whether it may is judged elsewhere.

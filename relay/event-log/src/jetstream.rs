@@ -125,6 +125,13 @@ impl EventLog for JetStreamLog {
     fn sync(&self) -> SyncMode {
         self.shared.prepared.read().unwrap_or(SyncMode::Unverified)
     }
+
+    fn accept_end(&self, end: Sequence) {
+        // Only what was told can be accepted.
+        if self.shared.is_lost.swap(false, Ordering::Relaxed) {
+            self.shared.seen.store(end.0, Ordering::Release);
+        }
+    }
 }
 
 impl Shared {

@@ -68,4 +68,8 @@ impl EventLog for Flaky {
     fn sync(&self) -> SyncMode {
         self.log.sync()
     }
+
+    fn accept_end(&self, end: Sequence) {
+        self.log.accept_end(end);
+    }
 }

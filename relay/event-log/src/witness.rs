@@ -262,7 +262,7 @@ impl EventLog for WitnessedLog {
     }
 
     async fn head(&self) -> Result<Sequence, ReadError> {
-        self.shared.log.head().await
+        self.shared.head().await
     }
 
     fn sync(&self) -> SyncMode {

@@ -13,10 +13,11 @@ use super::index::digest;
 use super::writer::Remember;
 use super::{Health, Shared, WitnessedLog};
 use crate::contract::{RUN_RECORDS_MAX, ReadError, Stored};
-use crate::storage::StorageError;
+use crate::storage::{Damage, StorageError};
 
-/// How long a question to the log may take before it counts as unreachable.
-const CALL_WAIT: Duration = Duration::from_secs(5);
+/// How long a question to the log may take before it counts as unreachable. A log that asks servers may need several seconds to believe
+/// that records are gone.
+const CALL_WAIT: Duration = Duration::from_secs(12);
 /// How many remembered places a quick look compares.
 const SAMPLES: usize = 16;
 /// How often one comparison begins again because the log moved, before it leaves the rest to the next.
@@ -101,10 +102,10 @@ impl Shared {
             let index = self.index.lock();
             (index.last(), index.sample(if look == Look::Glance { 1 } else { SAMPLES }))
         };
-        let head = self.ask(self.log.head()).await?;
+        let head = self.end().await?;
         #[cfg(feature = "faults")]
         if crate::faults::is_planted("witness-blind") {
-            return Ok(Verdict::Agrees { head });
+            return Ok(Verdict::Agrees { head: head.max(last) });
         }
         if last == Sequence::ZERO {
             return Ok(Verdict::Agrees { head });
@@ -234,6 +235,17 @@ impl Shared {
             }
             is_news
         });
+    }
+
+    /// Where the log ends. One that complains that it had reached further is taken as it is: what it lost is our business.
+    pub(super) async fn end(&self) -> Result<Sequence, ReadError> {
+        match self.ask(self.log.head()).await {
+            Err(ReadError::Storage(StorageError::Damage(Damage::Lost { found, .. }))) => {
+                self.log.accept_end(found);
+                Ok(found)
+            }
+            head => head,
+        }
     }
 
     /// Asks the log something, for so long.

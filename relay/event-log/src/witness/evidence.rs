@@ -85,7 +85,7 @@ impl Refusal {
 impl Shared {
     /// Keeps both sides of a difference and writes the refusal. If the disk does not take it the log is refused all the same.
     pub(super) async fn keep_evidence(&self, finding: Finding) -> Result<Refusal, ReadError> {
-        let head = self.ask(self.log.head()).await?;
+        let head = self.end().await?;
         let evidence = match self.write_evidence(&finding, head).await {
             Ok(evidence) => evidence,
             Err(EvidenceError::Read(error)) => return Err(error),

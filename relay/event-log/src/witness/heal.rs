@@ -69,7 +69,7 @@ impl Shared {
     async fn wait_for(&self, place: Sequence, patience: Duration) -> Result<Option<Sequence>, ReadError> {
         let deadline = Instant::now() + patience;
         loop {
-            let head = self.ask(self.log.head()).await?;
+            let head = self.end().await?;
             if head >= place {
                 return Ok(Some(head));
             }

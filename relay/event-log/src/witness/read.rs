@@ -12,35 +12,74 @@ use super::{Health, Shared};
 use crate::contract::{Batches, ReadError, Stored};
 use crate::storage::{Damage, StorageError};
 
+/// A reader under way.
+struct Follower {
+    shared: Arc<Shared>,
+    runs: Batches,
+    next: Sequence,
+}
+
+impl Follower {
+    async fn next_run(&mut self) -> Result<Option<Vec<Stored>>, ReadError> {
+        loop {
+            match self.runs.next().await {
+                None => return Ok(None),
+                Some(Ok(run)) => {
+                    let run = self.shared.pass_trusted(run).await?;
+                    self.next = run.last().map_or(self.next, |last| last.sequence.next());
+                    return Ok(Some(run));
+                }
+                Some(Err(ReadError::Storage(StorageError::Damage(damage)))) => {
+                    tracing::warn!(next = %self.next, %damage, "a reader of the event log waits until it was compared");
+                    self.shared.suspect();
+                    self.shared.trusted().await?;
+                    self.runs = self.shared.log.read(self.next).await?;
+                }
+                Some(Err(error)) => return Err(error),
+            }
+        }
+    }
+}
+
 impl Shared {
-    /// Reads on for ever. A run is held back while the log is not trusted; the stream ends where it is refused, and with
-    /// [`Damage::Forked`] at a record that contradicts what is remembered.
+    /// Reads on for ever. A run is held back while the log is not trusted. The stream ends where the log is refused, and with
+    /// [`Damage::Forked`] at a record that contradicts what is remembered; it goes on after records that were lost and put back.
     pub(super) async fn read(shared: Arc<Self>, from: Sequence) -> Result<Batches, ReadError> {
         let runs = shared.log.read(from).await?;
-        // None after an error: the contract ends a stream with its first.
-        let passed = stream::unfold(Some((shared, runs)), |state| async move {
-            let (shared, mut runs) = state?;
-            let passed = match runs.next().await? {
-                Ok(run) => shared.pass_trusted(run).await,
-                Err(error) => Err(error),
-            };
-            let next = passed.is_ok().then_some((shared, runs));
-            Some((passed, next))
-        });
-        Ok(passed.boxed())
+        let follower = Follower { shared, runs, next: from.max(Sequence(1)) };
+        Ok(stream::try_unfold(follower, async |mut follower| Ok(follower.next_run().await?.map(|run| (run, follower)))).boxed())
     }
 
     async fn pass_trusted(&self, run: Vec<Stored>) -> Result<Vec<Stored>, ReadError> {
         loop {
-            let health = self.settled().await;
-            if health != Health::Trusted {
-                return Err(ReadError::Unavailable { reason: health.reason() });
-            }
+            self.trusted().await?;
             self.pass(&run).await?;
             // Doubts that came up meanwhile may be about this very run.
             if self.is_trusted() {
                 return Ok(run);
             }
+        }
+    }
+
+    /// Waits until the log is trusted; an error if it is refused.
+    async fn trusted(&self) -> Result<(), ReadError> {
+        match self.settled().await {
+            Health::Trusted => Ok(()),
+            refused => Err(ReadError::Unavailable { reason: refused.reason() }),
+        }
+    }
+
+    /// The end of the log, if that is not before what is remembered.
+    pub(super) async fn head(&self) -> Result<Sequence, ReadError> {
+        // Taken before the question, so that an answer below it contradicts it.
+        let last = self.index.lock().last();
+        match self.log.head().await {
+            Ok(head) if head >= last => Ok(head),
+            Ok(_) | Err(ReadError::Storage(StorageError::Damage(_))) => {
+                self.suspect();
+                Err(ReadError::Unavailable { reason: self.health.borrow().reason() })
+            }
+            Err(error) => Err(error),
         }
     }
 

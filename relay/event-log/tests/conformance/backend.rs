@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use event_log::{EmbeddedLog, EventLog, JetStreamLog, MemoryLog, Nats, NatsConfig, PrepareError};
+use event_log::{EmbeddedLog, EventLog, Health, JetStreamLog, MemoryLog, Nats, NatsConfig, PrepareError, WitnessedLog};
 use nats_server::{Cluster, Sync};
 use tempfile::TempDir;
 
@@ -15,6 +15,8 @@ const PREPARE_PAUSE: Duration = Duration::from_millis(50);
 pub(crate) enum Backend {
     Memory(MemoryLog),
     Embedded(TempDir),
+    /// The embedded log with a witness before it.
+    Witnessed(TempDir),
     JetStream(Cluster),
     Disturbed(Servers),
 }
@@ -25,6 +27,10 @@ pub(crate) async fn memory() -> Backend {
 
 pub(crate) async fn embedded() -> Backend {
     Backend::Embedded(tempfile::tempdir().unwrap())
+}
+
+pub(crate) async fn witnessed() -> Backend {
+    Backend::Witnessed(tempfile::tempdir().unwrap())
 }
 
 /// One server.
@@ -52,6 +58,12 @@ impl Backend {
         match self {
             Self::Memory(log) => Arc::new(log.clone()),
             Self::Embedded(directory) => Arc::new(EmbeddedLog::open(directory.path()).unwrap()),
+            Self::Witnessed(directory) => {
+                let log = EmbeddedLog::open(&directory.path().join("log")).unwrap();
+                let log = WitnessedLog::open(Arc::new(log), &directory.path().join("witness")).unwrap();
+                assert_eq!(log.compare().await, Health::Trusted);
+                Arc::new(log)
+            }
             Self::JetStream(cluster) => Arc::new(prepared(&cluster.url(), cluster.servers().len()).await),
             Self::Disturbed(servers) => {
                 let log = prepared(&servers.url, 3).await;

@@ -67,7 +67,7 @@ macro_rules! backends {
     )*};
 }
 
-backends! { memory embedded jetstream_r1 jetstream_r3 }
+backends! { memory embedded witnessed jetstream_r1 jetstream_r3 }
 
 // The cases of which every outcome is certain, whatever happens to the servers.
 suite! { jetstream_r3_disturbed:

@@ -99,6 +99,18 @@ async fn a_reader_gets_no_record_that_contradicts() {
     assert!(matches!(runs.next().await, Some(Err(ReadError::Unavailable { .. }))));
 }
 
+#[tokio::test]
+async fn a_head_before_what_is_remembered_is_not_told() {
+    let log = Faithless::new();
+    let node = Node::new(&log).await;
+    fill(&node.log, 1..=10).await;
+    log.lose_tail(3).await;
+    let head = node.log.head().await;
+    assert!(matches!(head, Err(ReadError::Unavailable { .. })), "{head:?}");
+    node.has_healed(3).await;
+    assert_eq!(node.log.head().await, Ok(Sequence(10)));
+}
+
 /// A branch that goes on where the reader waits must not reach it.
 #[tokio::test]
 async fn a_reader_at_the_end_gets_nothing_of_a_branch() {

@@ -14,6 +14,7 @@ mod bounds;
 mod cost;
 mod doubts;
 mod history;
+mod nats;
 mod planted;
 mod restarts;
 mod table;
