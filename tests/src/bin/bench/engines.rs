@@ -128,7 +128,7 @@ async fn new_node(projector: &Projector, log: &dyn EventLog, keys: usize) -> Res
     row(&format!("new node from a snapshot, {keys} keys"), &figure, "<= 10 s with 1 M")
 }
 
-fn config(data: &Path) -> Config {
+pub(crate) fn config(data: &Path) -> Config {
     Config { data: data.to_owned(), memory: Memory::new(Memory::BYTES_DEFAULT), clock: Arc::new(|| Timestamp::from_micros(0)) }
 }
 

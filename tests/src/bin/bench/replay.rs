@@ -3,19 +3,20 @@
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use event_log::{Appended, EventLog, Expect, JetStreamLog};
 use futures_util::StreamExt as _;
 use nats_server::{Cluster, Sync};
-use projector::{Config, Memory, Projector, ReadModels, install_snapshot};
-use schemas::{Sequence, Timestamp};
+use projector::{Projector, ReadModels, install_snapshot};
+use schemas::Sequence;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::Options;
 use super::appends::{connect, prepared};
+use super::engines::config;
 use super::founded::Founded;
 use super::report::{line, row};
 
@@ -141,11 +142,6 @@ impl Node {
         self.cancel.cancel();
         Ok(self.following.await??)
     }
-}
-
-fn config(data: &Path) -> Config {
-    let now = || Timestamp::from_micros(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros() as u64);
-    Config { data: data.to_owned(), memory: Memory::new(Memory::BYTES_DEFAULT), clock: Arc::new(now) }
 }
 
 fn size(directory: &Path) -> Result<u64> {
