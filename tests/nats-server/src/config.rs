@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
-use crate::{Place, Sync, free_port};
+use crate::ports::Ports;
+use crate::{Place, Sync};
 
 /// Where one server listens and keeps its data.
 #[derive(Debug, Clone)]
@@ -22,16 +23,16 @@ pub(crate) struct ServerConfig {
 }
 
 /// Writes the files of a cluster; a single server has no `cluster` section, which makes it one that is not clustered.
-pub(crate) fn of_cluster(directory: &Path, places: &[Place], sync: Sync, further: &str) -> Result<Vec<ServerConfig>> {
-    let cluster_addresses = places.iter().map(|place| Ok(format!("{}:{}", place.address, free_port()?))).collect::<Result<Vec<_>>>()?;
+pub(crate) fn of_cluster(directory: &Path, ports: &mut Ports, places: &[Place], sync: Sync, further: &str) -> Result<Vec<ServerConfig>> {
+    let cluster_addresses = places.iter().map(|place| Ok(format!("{}:{}", place.address, ports.take()?))).collect::<Result<Vec<_>>>()?;
     let routes: Vec<String> = cluster_addresses.iter().map(|address| format!("nats-route://{address}")).collect();
     let ones = places.iter().zip(&cluster_addresses).enumerate();
     ones.map(|(index, (place, cluster_address))| {
         let name = format!("n{index}");
         let config = ServerConfig {
             place: place.clone(),
-            client_port: free_port()?,
-            monitor_port: free_port()?,
+            client_port: ports.take()?,
+            monitor_port: ports.take()?,
             file: directory.join(format!("{name}.conf")),
             store: directory.join(&name),
             output: directory.join(format!("{name}.log")),

@@ -5,6 +5,7 @@
 
 mod config;
 mod monitor;
+mod ports;
 mod server;
 
 use std::ffi::OsString;
@@ -15,6 +16,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use tempfile::TempDir;
 
+use ports::Ports;
 pub use server::{Server, program};
 
 /// How long servers may take to be ready, an election included.
@@ -53,8 +55,9 @@ impl Default for Place {
 /// One server, or several with one JetStream among them.
 pub struct Cluster {
     servers: Vec<Server>,
-    // After the servers: they are killed before their directory goes.
+    // After the servers: they are killed before their directory and their ports go.
     _directory: TempDir,
+    _ports: Ports,
 }
 
 impl Cluster {
@@ -71,11 +74,11 @@ impl Cluster {
     /// As [`Cluster::start_with`], one server at each place.
     pub fn start_at(places: &[Place], sync: Sync, further: &str) -> Result<Self> {
         let directory = tempfile::tempdir()?;
-        let mut servers = Vec::new();
-        for config in config::of_cluster(directory.path(), places, sync, further)? {
+        let (mut servers, mut ports) = (Vec::new(), Ports::default());
+        for config in config::of_cluster(directory.path(), &mut ports, places, sync, further)? {
             servers.push(Server::start(config)?);
         }
-        let cluster = Self { servers, _directory: directory };
+        let cluster = Self { servers, _directory: directory, _ports: ports };
         cluster.wait_ready()?;
         Ok(cluster)
     }

@@ -67,19 +67,27 @@ pub(super) struct Peers {
 #[derive(Deserialize)]
 struct Peer {
     name: String,
+    /// Whether it has what the leader has.
+    #[serde(default)]
+    current: bool,
     #[serde(default)]
     offline: bool,
-    /// Nanoseconds since the leader heard of it.
+    /// Nanoseconds since it was heard of; also 0 where it was never heard of, and then it is not current.
     #[serde(default)]
     active: u64,
 }
 
 impl Peers {
-    /// Whether most of the servers follow the one that answered. Without that it may have been replaced and not know it.
+    /// Whether the server that answered leads the others for certain. It tells of itself as the leader and not among the replicas, and has just
+    /// heard of most of them; without that it may have been replaced and not know it.
     fn follow(&self) -> bool {
-        let heard = |peer: &&Peer| !peer.offline && Duration::from_nanos(peer.active) < FOLLOWED_WITHIN;
+        if self.replicas.is_empty() {
+            return true;
+        }
+        let leads = !self.leader.is_empty() && self.replicas.iter().all(|peer| peer.name != self.leader);
+        let heard = |peer: &&Peer| peer.current && !peer.offline && Duration::from_nanos(peer.active) < FOLLOWED_WITHIN;
         let followers = self.replicas.iter().filter(heard).count();
-        2 * (followers + 1) > self.replicas.len() + 1
+        leads && 2 * (followers + 1) > self.replicas.len() + 1
     }
 
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
@@ -199,4 +207,28 @@ fn unavailable(error: ApiError) -> ReadError {
         error => error.to_string(),
     };
     ReadError::Unavailable { reason }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+    use super::*;
+
+    #[test]
+    fn a_leader_is_followed_by_most() {
+        let follow = |peers: &str| serde_json::from_str::<Peers>(peers).unwrap().follow();
+        let peer = |name: &str, current: bool, active: u64| format!(r#"{{"name":"{name}","current":{current},"active":{active}}}"#);
+        let (fresh, old) = (300_000_000, 8_000_000_000);
+        let of = |leader: &str, peers: &[String]| follow(&format!(r#"{{"leader":"{leader}","replicas":[{}]}}"#, peers.join(",")));
+        assert!(follow("{}") && follow(r#"{"leader":"n0"}"#));
+        assert!(of("n0", &[peer("n1", true, fresh), peer("n2", true, fresh)]));
+        assert!(of("n0", &[peer("n1", true, fresh), peer("n2", true, old)]));
+        assert!(!of("n0", &[peer("n1", true, old), peer("n2", true, old)]));
+        // Never heard of.
+        assert!(!of("n0", &[peer("n1", false, 0), peer("n2", false, 0)]));
+        // A server that does not lead itself.
+        assert!(!of("n1", &[peer("n1", true, fresh), peer("n2", true, fresh)]));
+        assert!(!of("", &[peer("n0", true, fresh), peer("n1", false, 0), peer("n2", false, 0)]));
+    }
 }

@@ -208,7 +208,8 @@ async fn stand_still() -> bool {
     let until = Instant::now() + Duration::from_secs(8);
     while Instant::now() < until {
         let (head, appended) = tokio::join!(log.head(), log.append("kr.e.a", expect, bytes("next")));
-        assert!(matches!(head, Err(ReadError::Unavailable { .. })), "{head:?}");
+        // It may have heard the rest from the others before they ended.
+        assert!(matches!(head, Err(ReadError::Unavailable { .. }) | Ok(Sequence(40))), "{head:?}");
         assert!(matches!(appended, Ok(Appended::Unknown) | Err(AppendError::Unavailable { .. })), "{appended:?}");
     }
     others.iter().for_each(|server| cluster.server(*server).run().unwrap());

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use async_nats::RequestErrorKind;
 use bytes::Bytes;
 use event_log::{Appended, EventLog, Expect, JetStreamLog, Nats, NatsConfig, PrepareError, Prepared, append_resolving};
 use nats_server::{Cluster, Sync};
@@ -55,12 +56,18 @@ pub(crate) async fn raw(cluster: &Cluster) -> async_nats::Client {
     options.connect(list(&cluster.url())).await.unwrap()
 }
 
-/// Publishes with headers; the answer of the server.
+/// Publishes with headers; the answer of the server. A stream that was just made is not known everywhere yet.
 pub(crate) async fn publish(client: &async_nats::Client, subject: &str, headers: &[(&str, &str)], bytes: &str) -> Value {
     let mut map = async_nats::HeaderMap::new();
     headers.iter().for_each(|(name, value)| map.insert(*name, *value));
-    let answer = client.request_with_headers(subject.to_owned(), map, Bytes::from(bytes.to_owned())).await.unwrap();
-    serde_json::from_slice(&answer.payload).unwrap()
+    let deadline = Instant::now() + SOON;
+    loop {
+        match client.request_with_headers(subject.to_owned(), map.clone(), Bytes::from(bytes.to_owned())).await {
+            Ok(answer) => return serde_json::from_slice(&answer.payload).unwrap(),
+            Err(error) if error.kind() == RequestErrorKind::NoResponders && Instant::now() < deadline => sleep(PAUSE).await,
+            Err(error) => panic!("{error}"),
+        }
+    }
 }
 
 /// Asks the JetStream API; some questions have no body.
