@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use event_log::SyncMode;
+use event_log::usage::SpoolStatus;
 use projector::State as ProjectorState;
 use schemas::Timestamp;
 use serde::Serialize;
@@ -63,14 +64,21 @@ pub struct SpoolHealth {
     pub losses: u64,
 }
 
+impl From<SpoolStatus> for SpoolHealth {
+    fn from(status: SpoolStatus) -> Self {
+        let SpoolStatus { batches, bytes, oldest, refused, losses, .. } = status;
+        Self { batches, bytes, oldest_at: oldest, refused, losses }
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 pub struct KeyStoreHealth {
     /// Whether the copy was compared with the store since the last connection, and follows it.
     pub level: bool,
+    /// Whether the store is one that this node does not follow: of another definition, or of another cluster. It takes an operator.
+    pub refused: bool,
     /// Whether it ever was; only then it serves while the store is away.
     pub was_level: bool,
-    /// Whether the store is another one than the copy is of, so that neither is changed by the other.
-    pub refused: bool,
     /// The last revision of the store that is in the copy; null while it is not level.
     pub revision: Option<u64>,
     /// Entries that the store had lost and this node put back, since it started.
@@ -82,7 +90,7 @@ pub struct KeyStoreHealth {
 impl From<vault::Mirrored> for KeyStoreHealth {
     fn from(mirrored: vault::Mirrored) -> Self {
         let vault::Mirrored { is_level, was_level, revision, put_back, erased_again, is_refused } = mirrored;
-        Self { level: is_level, was_level, refused: is_refused, revision, put_back, erased_again }
+        Self { level: is_level, refused: is_refused, was_level, revision, put_back, erased_again }
     }
 }
 
@@ -102,6 +110,8 @@ pub(crate) enum Degradation {
     SyncLazy,
     /// The node's copy of the key store is behind.
     KeyStoreBehind,
+    /// Usage that was acknowledged is gone from the stream, or another batch stands in the place of one.
+    UsageLost,
 }
 
 /// What the parts of a node come to.
@@ -132,7 +142,8 @@ impl Standing {
             (Degradation::LogUntrusted, matches!(log.trust, Trust::Unknown | Trust::Healing)),
             (Degradation::LogRefused, log.trust == Trust::Refused),
             (Degradation::SyncLazy, signs.sync == SyncMode::Lazy),
-            (Degradation::KeyStoreBehind, signs.health.key_store.as_ref().is_some_and(|store| !store.level)),
+            (Degradation::KeyStoreBehind, signs.health.key_store.is_some_and(|store| !store.level)),
+            (Degradation::UsageLost, signs.health.spool.is_some_and(|spool| spool.refused + spool.losses > 0)),
         ];
         Self {
             is_ready: signs.is_serving && !is_stopped && signs.staleness <= signs.staleness_max,
@@ -200,7 +211,7 @@ mod tests {
         assert_eq!(with(Trust::Unknown), [Degradation::LogUntrusted]);
         assert_eq!(with(Trust::Healing), [Degradation::LogUntrusted]);
         assert_eq!(with(Trust::Refused), [Degradation::LogRefused]);
-        let behind = KeyStoreHealth { level: false, was_level: true, refused: false, revision: None, put_back: 0, erased_again: 0 };
+        let behind = KeyStoreHealth { level: false, refused: false, was_level: true, revision: None, put_back: 0, erased_again: 0 };
         assert_eq!(judge(0, |health| health.key_store = Some(behind)).degradations, [Degradation::KeyStoreBehind]);
     }
 

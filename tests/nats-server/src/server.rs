@@ -18,11 +18,13 @@ use crate::monitor;
 pub struct Server {
     config: ServerConfig,
     process: Option<Child>,
+    /// Ends the process where the test itself is killed, and nothing else would.
+    guard: Option<Child>,
 }
 
 impl Server {
     pub(crate) fn start(config: ServerConfig) -> Result<Self> {
-        let mut server = Self { config, process: None };
+        let mut server = Self { config, process: None, guard: None };
         server.run()?;
         Ok(server)
     }
@@ -75,12 +77,18 @@ impl Server {
         let mut words = self.config.place.under.iter().chain([&program]);
         let mut command = Command::new(words.next().context("a program")?);
         command.args(words).arg("-c").arg(&self.config.file).stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
-        self.process = Some(command.spawn().context("starting nats-server; tests/run installs it")?);
+        let process = command.spawn().context("starting nats-server; tests/run installs it")?;
+        let script = format!("read nothing; kill -9 {}", process.id());
+        self.process = Some(process);
+        // Its standard input ends when this process does.
+        let guard = Command::new("sh").args(["-c", &script]).stdin(Stdio::piped()).stderr(Stdio::null()).spawn();
+        self.guard = Some(guard.context("starting a shell")?);
         Ok(())
     }
 
     /// Ends the process with SIGKILL.
     pub fn kill(&mut self) -> Result<()> {
+        self.dismiss_guard()?;
         if let Some(mut process) = self.process.take() {
             process.kill()?;
             process.wait()?;
@@ -88,8 +96,18 @@ impl Server {
         Ok(())
     }
 
+    /// Before the process ends, so that its number never means another one to the guard.
+    fn dismiss_guard(&mut self) -> Result<()> {
+        if let Some(mut guard) = self.guard.take() {
+            guard.kill()?;
+            guard.wait()?;
+        }
+        Ok(())
+    }
+
     /// Asks the process to end, and waits for that.
     pub fn stop(&mut self) -> Result<()> {
+        self.dismiss_guard()?;
         self.signal(Signal::TERM)?;
         if let Some(mut process) = self.process.take() {
             process.wait()?;

@@ -85,6 +85,12 @@ impl App {
         tokio::task::spawn_blocking(move || work(&vault)).await
     }
 
+    /// Runs work off the executor that may ask the key store: unsealing what an answer shows.
+    pub(crate) async fn blocking<T: Send + 'static>(&self, work: impl FnOnce(&Self) -> T + Send + 'static) -> Result<T, JoinError> {
+        let app = self.clone();
+        tokio::task::spawn_blocking(move || work(&app)).await
+    }
+
     pub(crate) fn node(&self) -> WriterId {
         self.0.commands.writer().id()
     }

@@ -132,11 +132,11 @@ impl ApiError {
         match self {
             Self::Execute(ExecuteError::Rejected(rejection)) => rejection.to_string(),
             Self::Execute(ExecuteError::Encode(error)) => error.to_string(),
-            Self::Execute(error) if error.is_log_away() => "the log cannot be reached; nothing was written, so try again later".to_owned(),
-            Self::LogRead(ReadError::Unavailable { .. }) => "the log cannot be reached; try again later".to_owned(),
-            _ if self.is_key_store_away() => {
-                "the key store cannot be reached; nothing was written to the log, so try again later".to_owned()
+            Self::Execute(error) if error.is_log_away() => {
+                "the log cannot be reached; the command was not written, so try again later".to_owned()
             }
+            Self::LogRead(ReadError::Unavailable { .. }) => "the log cannot be reached; try again later".to_owned(),
+            _ if self.is_key_store_away() => "the key store cannot be reached; try again later, with the same Idempotency-Key".to_owned(),
             Self::Read(_)
             | Self::LogRead(_)
             | Self::Seal(_)
@@ -318,7 +318,7 @@ pub(crate) enum MutationProblems {
     /// Something inside failed; the node's log says what.
     #[response(status = 500, content_type = "application/problem+json")]
     Internal(Problem),
-    /// The log does not take records now (`log_unavailable`) or the key store is away (`key_store_unavailable`), and nothing was written; or
+    /// The log does not take records now (`log_unavailable`; the command was not written), the key store is away (`key_store_unavailable`), or
     /// the outcome is not known yet (`outcome_unknown`, with the command's id). `Retry-After` says when to come again.
     #[response(status = 503, content_type = "application/problem+json")]
     Unavailable(Problem),

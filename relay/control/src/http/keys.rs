@@ -17,7 +17,7 @@ use super::error::{ApiError, MutationProblems, ReadProblems};
 use super::usage::UsageRows;
 use crate::Receipt;
 use crate::fence::Fence;
-use crate::secrets::{self, RepeatError};
+use crate::secrets::{self, RepeatError, is_away};
 
 /// The most characters of a description or a reason.
 const FREE_TEXT_LENGTH_MAX: usize = 1000;
@@ -214,7 +214,7 @@ pub(super) async fn create(State(app): State<App>, mutation: Mutation<NewKey>) -
     let secret = issue(&app, &mutation, id).await?;
     let command = KeyCommand::Create { details: Box::new(details), hash: client_key::hash(&secret), expiry };
     let receipt = app.commands.execute(mutation.request(stream, Command::Key(command))).await?;
-    issued(&app, receipt, secret).map(|answer| (StatusCode::CREATED, Json(answer)))
+    issued(&app, receipt, secret).await.map(|answer| (StatusCode::CREATED, Json(answer)))
 }
 
 /// List keys, by id.
@@ -226,7 +226,7 @@ pub(super) async fn list(State(app): State<App>, caller: Caller, Params(page): P
     let after = page.after()?;
     let keys = app.models.keys(&caller.tenant, after, limit)?;
     let next = keys.last().filter(|_| keys.len() == limit).map(|key| key.value.id);
-    let keys = keys.iter().map(|key| view(&app, key)).collect::<Result<_, _>>()?;
+    let keys = app.blocking(move |app| keys.iter().map(|key| view(app, key)).collect::<Result<_, _>>()).await??;
     Ok(Json(KeyPage { keys, next, as_of }))
 }
 
@@ -236,7 +236,7 @@ pub(super) async fn list(State(app): State<App>, caller: Caller, Params(page): P
 pub(super) async fn show(State(app): State<App>, caller: Caller, Path(id): Path<String>) -> Result<Json<ShownKey>, ApiError> {
     let as_of = app.position();
     let key = load(&app, &caller.tenant, parse_id(&id)?)?;
-    Ok(Json(ShownKey { key: view(&app, &key)?, as_of }))
+    Ok(Json(ShownKey { key: shown(&app, key).await?, as_of }))
 }
 
 /// Change details and limits.
@@ -300,7 +300,7 @@ pub(super) async fn rotate(
         finish_previous: mutation.body.finish_previous,
     };
     let receipt = app.commands.execute(mutation.request(stream, Command::Key(command))).await?;
-    issued(&app, receipt, secret).map(Json)
+    issued(&app, receipt, secret).await.map(Json)
 }
 
 /// Refuse the key until it is enabled again.
@@ -364,7 +364,7 @@ async fn execute<T>(app: &App, mutation: &Mutation<T>, id: &str, command: KeyCom
     let stream = Stream::key(mutation.caller.tenant.clone(), parse_id(id)?);
     let receipt = app.commands.execute(mutation.request(stream, Command::Key(command))).await?;
     let (sequence, applied) = (receipt.sequence, receipt.applied);
-    Ok(Json(KeyAnswer { key: view(app, &key_of(receipt)?)?, sequence, applied, fence: None }))
+    Ok(Json(KeyAnswer { key: shown(app, key_of(receipt)?).await?, sequence, applied, fence: None }))
 }
 
 /// The one place where a secret goes out.
@@ -390,10 +390,10 @@ async fn issue<T>(app: &App, mutation: &Mutation<T>, id: KeyId) -> Result<Zeroiz
 }
 
 /// A repeated answer shows the secret that was sealed. Once its 24 hours are over, `secret` is a fresh one that no key has: not shown.
-fn issued(app: &App, receipt: Receipt, secret: Zeroizing<String>) -> Result<IssuedKey, ApiError> {
+async fn issued(app: &App, receipt: Receipt, secret: Zeroizing<String>) -> Result<IssuedKey, ApiError> {
     let is_shown = !receipt.repeated || app.models.key_by_hash(&client_key::hash(&secret))?.is_some();
     let (sequence, applied) = (receipt.sequence, receipt.applied);
-    Ok(IssuedKey { key: view(app, &key_of(receipt)?)?, secret: is_shown.then_some(secret), sequence, applied })
+    Ok(IssuedKey { key: shown(app, key_of(receipt)?).await?, secret: is_shown.then_some(secret), sequence, applied })
 }
 
 async fn seal_reason(app: &App, mutation: &Mutation<Reason>, id: &str) -> Result<Option<Sealed>, ApiError> {
@@ -411,12 +411,16 @@ pub(super) async fn seal_text(app: &App, stream: &Stream, text: Option<&str>) ->
     Ok(Some(app.vault(move |vault| vault.seal_field(&stream, &text)).await??))
 }
 
-/// The text of a sealed field; none once it was erased.
+/// The text of a sealed field; none once it was erased, or while it can be had from nowhere: what was done must be answered as done.
 pub(super) fn unseal_text(app: &App, sealed: Option<&Sealed>) -> Result<Option<String>, ApiError> {
     let Some(sealed) = sealed else { return Ok(None) };
     match app.vault.unseal_field(sealed) {
         Ok(text) => Ok(Some(text.to_string())),
         Err(vault::UnsealFieldError::Erased) => Ok(None),
+        Err(vault::UnsealFieldError::Store(error)) if is_away(&error) => {
+            tracing::warn!(error = &error as &dyn std::error::Error, "a text is not shown: it cannot be unsealed now");
+            Ok(None)
+        }
         Err(error) => Err(error.into()),
     }
 }
@@ -426,6 +430,11 @@ pub(super) fn fact_view(app: &App, fact: Option<&Fact>) -> Result<Option<FactVie
     Ok(Some(FactView { at: fact.at, by: fact.by, reason: unseal_text(app, fact.reason.as_ref())? }))
 }
 
+async fn shown(app: &App, key: Versioned<Key>) -> Result<KeyView, ApiError> {
+    app.blocking(move |app| view(app, &key)).await?
+}
+
+/// Blocks on the key store.
 fn view(app: &App, key: &Versioned<Key>) -> Result<KeyView, ApiError> {
     let (Versioned { value: key, version }, now) = (key, app.now());
     let details = &key.details;

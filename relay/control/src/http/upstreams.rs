@@ -178,7 +178,7 @@ pub(super) async fn add(State(app): State<App>, mutation: Mutation<NewUpstream>)
     };
     let command = UpstreamCommand::Add { details: Box::new(details), credential };
     let receipt = app.commands.execute(mutation.request(Stream::upstream(tenant.clone(), id), Command::Upstream(command))).await?;
-    Ok((StatusCode::CREATED, Json(answer(&app, receipt)?)))
+    Ok((StatusCode::CREATED, Json(answer(&app, receipt).await?)))
 }
 
 /// List upstreams, by id.
@@ -187,15 +187,16 @@ pub(super) async fn add(State(app): State<App>, mutation: Mutation<NewUpstream>)
 pub(super) async fn list(State(app): State<App>, caller: Caller, Params(page): Params<Page>) -> Result<Json<UpstreamPage>, ApiError> {
     let (limit, after) = (page.limit()?, page.after::<UpstreamId>()?);
     let routes = app.models.routes();
-    let mut found: Vec<&Route> = routes
+    let mut found: Vec<_> = routes
         .upstreams
         .iter()
-        .map(|route| &**route)
         .filter(|route| route.upstream.tenant == caller.tenant && after.is_none_or(|after| route.upstream.id > after))
+        .cloned()
         .collect();
     found.sort_by_key(|route| route.upstream.id);
     let next = found.get(limit - 1).filter(|_| found.len() > limit).map(|route| route.upstream.id);
-    let upstreams = found.into_iter().take(limit).map(|route| view(&app, route)).collect::<Result<_, _>>()?;
+    found.truncate(limit);
+    let upstreams = app.blocking(move |app| found.iter().map(|route| view(app, route)).collect::<Result<_, _>>()).await??;
     Ok(Json(UpstreamPage { upstreams, next, as_of: routes.as_of }))
 }
 
@@ -205,7 +206,7 @@ pub(super) async fn list(State(app): State<App>, caller: Caller, Params(page): P
 pub(super) async fn show(State(app): State<App>, caller: Caller, Path(id): Path<String>) -> Result<Json<ShownUpstream>, ApiError> {
     let as_of = app.position();
     let route = find(&app, &caller.tenant, &id)?;
-    Ok(Json(ShownUpstream { upstream: view(&app, &route)?, as_of }))
+    Ok(Json(ShownUpstream { upstream: app.blocking(move |app| view(app, &route)).await??, as_of }))
 }
 
 /// Change an upstream, its credential included.
@@ -316,7 +317,7 @@ pub(super) async fn test(State(app): State<App>, caller: Caller, Path(id): Path<
 async fn execute<T>(app: &App, mutation: &Mutation<T>, id: UpstreamId, command: UpstreamCommand) -> Result<UpstreamAnswer, ApiError> {
     let stream = Stream::upstream(mutation.caller.tenant.clone(), id);
     let receipt = app.commands.execute(mutation.request(stream, Command::Upstream(command))).await?;
-    answer(app, receipt)
+    answer(app, receipt).await
 }
 
 /// Seals a secret under a new credential of this command, then records the credential.
@@ -426,14 +427,18 @@ fn refuse_taken_name(app: &App, tenant: &TenantId, name: &str, id: UpstreamId) -
     if is_taken { Err(ApiError::NameTaken { kind: "upstream", name: name.to_owned() }) } else { Ok(()) }
 }
 
-fn answer(app: &App, receipt: Receipt) -> Result<UpstreamAnswer, ApiError> {
+async fn answer(app: &App, receipt: Receipt) -> Result<UpstreamAnswer, ApiError> {
     let Aggregate::Upstream(upstream) = receipt.aggregate else { return Err(ApiError::NotFound("such upstream")) };
     let credential = match upstream.credential {
         Some(id) => live_credential(app, &upstream, id)?,
         None => None,
     };
     let route = Route { upstream: *upstream, version: receipt.version, credential };
-    Ok(UpstreamAnswer { upstream: view(app, &route)?, sequence: receipt.sequence, applied: receipt.applied })
+    Ok(UpstreamAnswer {
+        upstream: app.blocking(move |app| view(app, &route)).await??,
+        sequence: receipt.sequence,
+        applied: receipt.applied,
+    })
 }
 
 fn live_credential(app: &App, upstream: &Upstream, id: CredentialId) -> Result<Option<Credential>, ApiError> {
