@@ -38,7 +38,7 @@ use crate::secrets::is_away;
 use crate::secrets::random_bytes;
 use crate::{Clock, Writer};
 
-/// The least time between two looks at whether this node is retired.
+/// How long after a change it is looked at whether this node is retired.
 const RETIREMENT_PAUSE: Duration = Duration::from_secs(1);
 /// How long an unknown outcome of the founding is asked after, and how long another node's founding is waited for.
 const FOUNDING_WAIT: Duration = Duration::from_secs(60);
@@ -201,9 +201,10 @@ pub async fn until_retired(models: &ReadModels, node: WriterId) -> Result<Retire
         if let Err(retired) = refuse_retired(models, node)? {
             return Ok(retired);
         }
-        tokio::time::sleep(RETIREMENT_PAUSE).await;
         // The sender lives in the read models that are held here.
         announced.changed().await.ok();
+        // Looked at only after a pause: a node that retires itself is stopping by then, and that is no failure.
+        tokio::time::sleep(RETIREMENT_PAUSE).await;
     }
 }
 

@@ -130,9 +130,9 @@ pub(super) async fn leave(State(app): State<App>, mutation: Mutation<Nothing>) -
     let node = app.node();
     let command = WriterCommand::Retire(WriterRetired { cluster_signature: None });
     let receipt = app.commands.execute_last(mutation.request(Stream::writer(node), Command::Writer(command))).await?;
-    forget(&app, node).await;
     tracing::warn!(node.id = %node, "this node leaves the cluster");
     (app.stop)();
+    forget(&app, node).await;
     answer(&app, receipt)
 }
 
