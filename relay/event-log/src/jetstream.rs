@@ -61,6 +61,8 @@ pub struct JetStreamLog {
 
 struct Shared {
     nats: Nats,
+    /// Whether the stream has to be there already.
+    is_known: bool,
     leader: Leader,
     appends: Semaphore,
     /// What `prepare` found; none before it has passed.
@@ -72,9 +74,20 @@ struct Shared {
 }
 
 impl JetStreamLog {
+    /// A log whose stream is made if it is missing.
     pub fn new(nats: &Nats) -> Self {
+        Self::with(nats, false)
+    }
+
+    /// A log that was there before: if its stream is missing it was lost, and is not made again.
+    pub fn known(nats: &Nats) -> Self {
+        Self::with(nats, true)
+    }
+
+    fn with(nats: &Nats, is_known: bool) -> Self {
         let shared = Shared {
             nats: nats.clone(),
+            is_known,
             leader: Leader::new(nats.clone()),
             appends: Semaphore::new(APPENDS_MAX),
             prepared: RwLock::new(None),

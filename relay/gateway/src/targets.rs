@@ -4,6 +4,7 @@
 //! snapshot as long as it is the same secret; with the last snapshot that names it, it is wiped.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -20,6 +21,9 @@ use vault::{SecretAddress, UnsealError, Vault};
 use zeroize::Zeroizing;
 
 use crate::address;
+
+/// How long a credential that the key store does not show may be on its way to this node.
+const CREDENTIAL_WAIT: Duration = Duration::from_secs(5);
 
 /// What a credential header may look like; an unsealed secret that is no header value is unusable.
 #[derive(Debug, Error)]
@@ -89,7 +93,7 @@ impl Targets {
     pub(crate) async fn credential(&self, target: &Target) -> Result<HeaderValue, CredentialError> {
         let header = target.secret.header.get_or_try_init(|| async {
             let (vault, address) = (Arc::clone(&self.vault), secret_address(&target.credential));
-            let plaintext = tokio::task::spawn_blocking(move || vault.unseal(&address)).await??;
+            let plaintext = tokio::task::spawn_blocking(move || vault.unseal_within(&address, CREDENTIAL_WAIT)).await??;
             header_value(target.route.upstream.details.dialect, plaintext).ok_or(CredentialError::Value)
         });
         header.await.cloned()

@@ -52,7 +52,10 @@ pub enum PrepareError {
     #[error("the stream {STREAM} is not what it has to be; it was not touched: {}", list(differences))]
     Differs { differences: Vec<Difference> },
     /// The stream was there before, and is not made again.
-    #[error("the stream {STREAM} was on the NATS servers and is not any more")]
+    #[error(
+        "the stream {STREAM} was on the NATS servers and is not any more; it is never made a second time: bring the servers' data back, or \
+         start on an empty data directory"
+    )]
     Gone,
     #[error("the NATS servers refuse the stream {STREAM}: {reason}")]
     Refused { reason: String },
@@ -68,7 +71,8 @@ fn list(differences: &[Difference]) -> String {
 
 impl JetStreamLog {
     /// Makes the stream, or checks the one that is there, and the servers. To be called until it passes; an error other than
-    /// [`PrepareError::Unavailable`] is a refusal. The stream is never changed, and made only if this log was never prepared before.
+    /// [`PrepareError::Unavailable`] is a refusal. The stream is never changed, and made only for a [`new`](JetStreamLog::new) log that was never
+    /// prepared before.
     pub async fn prepare(&self) -> Result<Prepared, PrepareError> {
         let shared = &self.shared;
         let nats = &shared.nats;
@@ -121,7 +125,7 @@ impl Shared {
             Err(error) if error.is(code::STREAM_NOT_FOUND) => {}
             Err(error) => return Err(refused(error)),
         }
-        if self.prepared.read().is_some() {
+        if self.is_known || self.prepared.read().is_some() {
             return Err(PrepareError::Gone);
         }
         let created = self.nats.ask(&format!("STREAM.CREATE.{STREAM}"), &creation(replicas), CREATION_WAIT).await;

@@ -84,8 +84,8 @@ impl Storage {
             data.display()
         );
         let nats = Nats::connect(config).await.context("the settings for NATS")?;
-        let jetstream = JetStreamLog::new(&nats);
         let was_there = layout.read_models().is_dir();
+        let jetstream = if was_there { JetStreamLog::known(&nats) } else { JetStreamLog::new(&nats) };
         let is_reached = prepare(&jetstream, if was_there { FIRST_CONTACT_WAIT } else { FIRST_START_WAIT }).await?;
         ensure!(is_reached || was_there, "NATS at {url} cannot be reached, and this node has nothing of a cluster to start from");
         if !is_reached {
