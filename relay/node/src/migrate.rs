@@ -92,6 +92,10 @@ impl Migration {
             Direction::ToEmbedded => (Arc::new(jetstream), embedded),
         };
         let cluster = from.identity().await?.context("the source log is empty: there is nothing to migrate")?;
+        // Before anything is written: what another cluster keeps there would be lost to it.
+        if let Some(there) = to.identity().await?.filter(|there| *there != cluster) {
+            bail!("the target log belongs to cluster {there}, and this one is cluster {cluster}; nothing was written");
+        }
         progress(Step::Secrets);
         let secrets = self.copy_secrets(&nats).await?;
         let usage_batches = usage::copy(&nats, &self.data, self.direction).await?;

@@ -24,10 +24,9 @@ use crate::serve;
 const RUNS_HELD: usize = 2;
 
 #[derive(Debug, Args)]
-#[group(id = "direction", required = true, multiple = false, args = ["to_nats", "to_embedded"])]
 pub(super) struct Migrate {
     /// Into JetStream on these servers, separated by commas
-    #[arg(long, value_name = "URL")]
+    #[arg(long, value_name = "URL", required_unless_present = "to_embedded", conflicts_with_all = ["to_embedded", "nats"])]
     to_nats: Option<String>,
     /// Back into the data directory, from the servers of --nats
     #[arg(long)]
