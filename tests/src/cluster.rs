@@ -3,12 +3,14 @@
 //! Each part is started, stopped and killed by itself. With [`Plan::apart`] each stands in a network namespace of its own, so that any of them can
 //! be cut off from the others and still be watched.
 
+use std::cell::Cell;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use event_log::{JetStreamLog, Nats, NatsConfig};
 use nats_server::{Place, Sync};
+use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::history::{Settled, View};
@@ -20,6 +22,9 @@ use crate::{Admin, Launch, Node, Relay, ScriptedUpstream, wait};
 pub const EVENTS: &str = "KEYRELAY_EVENTS";
 /// For a cluster to come to rest: elections, reconnects with back-off, and what was spooled meanwhile.
 pub const SETTLE: Duration = Duration::from_secs(60);
+
+/// Lines of a node's log that are told with a failure.
+const WORDS: usize = 30;
 
 /// What a cluster is made of.
 #[derive(Debug, Clone)]
@@ -226,19 +231,45 @@ impl Cluster {
     pub async fn usage_settled(&self, requests: u64) -> Result<()> {
         for index in self.running() {
             let admin = self.admin(index)?;
-            wait::until_within(SETTLE, &format!("{requests} counted requests on node {index}"), || async {
+            let last = Cell::new(0);
+            let what = format!("{requests} counted requests on node {index}");
+            let counted = wait::until_within(SETTLE, &what, || async {
                 let usage = admin.get("/usage?group_by=key").await?.success()?;
                 let rows = usage["usage"].as_array().into_iter().flatten();
-                let counted: u64 = rows.filter_map(|row| row["requests"].as_u64()).sum();
-                Ok((counted >= requests).then_some(()))
-            })
-            .await?;
+                last.set(rows.filter_map(|row| row["requests"].as_u64()).sum());
+                Ok((last.get() >= requests).then_some(()))
+            });
+            counted.await.with_context(|| format!("{} are counted", last.get()))?;
         }
         Ok(())
     }
 
     /// Waits until the cluster is at rest, and gives what every node shows and what the servers keep.
     pub async fn settled(&self) -> Result<Settled> {
+        match self.at_rest().await {
+            Ok(settled) => Ok(settled),
+            // What the nodes say of themselves is most of what there is to know then.
+            Err(error) => Err(error.context(self.told().await)),
+        }
+    }
+
+    /// What each node says of itself, and its last words.
+    async fn told(&self) -> String {
+        let mut told = String::new();
+        for index in self.running() {
+            let readiness = match self.admin(index) {
+                Ok(admin) => admin.readiness().await.unwrap_or_default(),
+                Err(_) => Value::Null,
+            };
+            let words = self.node(index).map(Node::stderr).unwrap_or_default();
+            let last: Vec<&str> = words.lines().rev().take(WORDS).collect();
+            let last: Vec<&str> = last.into_iter().rev().collect();
+            told += &format!("node {index}: {readiness}\n{}\n", last.join("\n"));
+        }
+        told
+    }
+
+    async fn at_rest(&self) -> Result<Settled> {
         let head = self.settle().await?;
         let counted = self.upstream.counted();
         self.usage_settled(counted.requests).await?;

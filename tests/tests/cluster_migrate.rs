@@ -78,6 +78,18 @@ fn migrate(data: &Path, direction: &[&str]) -> Result<Run> {
     cli::run(cli::command("keyrelay")?.args(["log", "migrate", "--data"]).arg(data).args(direction))
 }
 
+/// The last run ended the move, or found that the one before it had.
+fn ended(run: &Run) -> Result<()> {
+    ensure!(run.code == 0 || run.stderr.contains("already"), "{}: {}", run.code, run.stderr);
+    Ok(())
+}
+
+/// Whether the data says that its log is elsewhere now.
+fn moved(data: &Path) -> bool {
+    let run = migrate(data, &["--to-nats", "nats://127.0.0.1:1"]);
+    run.is_ok_and(|run| run.stderr.contains("already"))
+}
+
 fn begin(data: &Path, direction: &[&str]) -> Result<Child> {
     let mut command = cli::command("keyrelay")?;
     command.args(["log", "migrate", "--data"]).arg(data).args(direction);
@@ -91,8 +103,9 @@ async fn there_and_back_again_with_the_same_root() -> Result<()> {
     let url = nats.url();
     migrate(stopped.data(), &["--to-nats", &url])?.expect(0)?;
     stopped.is_same_on(stopped.on_nats(&url)).await.context("on NATS")?;
-    // Once more is nothing to do.
-    migrate(stopped.data(), &["--to-nats", &url])?.expect(0)?;
+    // Once more is nothing to do, and it says so.
+    let again = migrate(stopped.data(), &["--to-nats", &url])?;
+    ensure!(again.code != 0 && again.stderr.contains("already"), "{}: {}", again.code, again.stderr);
 
     migrate(stopped.data(), &["--to-embedded", "--nats", &url])?.expect(0)?;
     stopped.is_same_on(stopped.launch.clone()).await.context("embedded again")
@@ -110,23 +123,26 @@ async fn killed_at_any_moment_the_source_is_whole_and_a_second_run_ends_it() -> 
         // It may have ended by itself.
         let _ = child.kill();
         let is_done = child.wait()?.success();
-        if is_done {
+        // Killed after its last step it is as good as done; the source is then no longer the log.
+        if is_done || moved(stopped.data()) {
             break;
         }
         let run = cli::keyrelay(["log".as_ref(), "verify".as_ref(), "--offline".as_ref(), "--data".as_ref(), stopped.data().as_os_str()])?;
         let report = run.expect(0).with_context(|| format!("the source after a kill at {millis} ms"))?;
         ensure!(!report.stdout.is_empty(), "nothing was verified");
     }
-    migrate(stopped.data(), &["--to-nats", &url])?.expect(0)?;
+    ended(&migrate(stopped.data(), &["--to-nats", &url])?)?;
     stopped.is_same_on(stopped.on_nats(&url)).await.context("on NATS")?;
 
     for millis in [20, 80, 200, 400] {
         let mut child = begin(stopped.data(), &["--to-embedded", "--nats", &url])?;
         tokio::time::sleep(Duration::from_millis(millis)).await;
         let _ = child.kill();
-        child.wait()?;
+        if child.wait()?.success() {
+            break;
+        }
     }
-    migrate(stopped.data(), &["--to-embedded", "--nats", &url])?.expect(0)?;
+    ended(&migrate(stopped.data(), &["--to-embedded", "--nats", &url])?)?;
     stopped.is_same_on(stopped.launch.clone()).await.context("embedded again")
 }
 
@@ -144,12 +160,26 @@ async fn a_log_that_is_another_clusters_is_not_written_to() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_node_that_runs_is_not_migrated() -> Result<()> {
+async fn of_a_node_that_runs_the_copy_is_made_ahead() -> Result<()> {
     let directory = tempfile::tempdir()?;
     let node = Node::start(&directory.path().join("data")).await?;
+    let admin = node.admin()?;
+    for number in 0..20 {
+        admin.create_key(&json!({ "name": format!("before-{number}"), "expires": "never" })).await?;
+    }
     let nats = tokio::task::block_in_place(|| nats_server::Cluster::start(1, Sync::Always))?;
-    let run = migrate(node.data(), &["--to-nats", &nats.url()])?;
-    ensure!(run.code != 0, "a running node's log was migrated");
-    node.admin()?.create_key(&json!({ "name": "goes on", "expires": "never" })).await?;
+    let url = nats.url();
+    let run = migrate(node.data(), &["--to-nats", &url, "--json"])?.expect(0)?;
+    ensure!(run.json()?["done"] == false, "a running node's log was migrated to its end: {}", run.stdout);
+    // It is still the log that the node writes to, and the rest is little.
+    for number in 0..5 {
+        admin.create_key(&json!({ "name": format!("after-{number}"), "expires": "never" })).await?;
+    }
+    let before = shown(&admin).await?;
+    let launch = node.stop().await?;
+    migrate(&launch.data, &["--to-nats", &url])?.expect(0)?;
+    let node = launch.with("KEYRELAY_NATS_URL", &url).start().await?;
+    let after = shown(&node.admin()?).await?;
+    ensure!(after["root"] == before["root"] && after["keys"] == before["keys"], "{} became {}", before["root"], after["root"]);
     Ok(())
 }

@@ -43,12 +43,11 @@ fn acknowledged(keys: &[IssuedKey]) -> History {
 }
 
 /// The server loses everything since the copy, and is back.
-fn roll_back(cluster: &mut Cluster, between: impl FnOnce(&mut Cluster) -> Result<()>) -> Result<()> {
+fn roll_back(cluster: &mut Cluster) -> Result<()> {
     let copy = cluster.directory().join("copy");
     tokio::task::block_in_place(|| {
         cluster.nats.server(0).kill()?;
         cluster.nats.server(0).roll_back_to(&copy)?;
-        between(cluster)?;
         cluster.nats.server(0).run()?;
         cluster.nats.wait_ready()
     })
@@ -70,6 +69,32 @@ async fn root(admin: &Admin) -> Result<(u64, String)> {
     Ok((log["position"].as_u64().context("a position")?, log["root"].as_str().context("a root")?.to_owned()))
 }
 
+/// Which connection to the log a node has.
+async fn epoch(admin: &Admin) -> Result<u64> {
+    admin.readiness().await?["log"]["epoch"].as_u64().context("no epoch")
+}
+
+/// Every node has compared the log that came back, put back what was missing, and the servers have all of it.
+async fn is_healed(cluster: &Cluster, epochs: [u64; 2], before: &(u64, String), made: &[IssuedKey]) -> Result<()> {
+    let begin = Instant::now();
+    for (index, epoch) in epochs.into_iter().enumerate() {
+        let admin = cluster.admin(index)?;
+        wait::until_within(NOTICED_WITHIN, &format!("a log that node {index} trusts again"), || async {
+            let log = &admin.readiness().await?["log"];
+            Ok((log["epoch"].as_u64() > Some(epoch) && log["trust"] == "trusted").then_some(()))
+        })
+        .await?;
+    }
+    eprintln!("trusted again after {:?}", begin.elapsed());
+    let settled = cluster.settled().await?;
+    settled.expect_sound(&acknowledged(made))?;
+    for index in 0..2 {
+        let after = root(&cluster.admin(index)?).await?;
+        ensure!(after == *before, "node {index} has another log: {before:?} became {after:?}");
+    }
+    Ok(())
+}
+
 async fn a_rolled_back_log_is_healed(bug: Option<String>) -> Result<()> {
     let mut cluster = Cluster::start(plan(2, bug.as_deref())).await?;
     let mut made = keys(&cluster.admin(0)?, KEPT).await?;
@@ -87,23 +112,9 @@ async fn a_rolled_back_log_is_healed(bug: Option<String>) -> Result<()> {
     cluster.settle().await?;
     let before = root(&cluster.admin(0)?).await?;
 
-    roll_back(&mut cluster, |_| Ok(()))?;
-    let begin = Instant::now();
-    wait::until_within(NOTICED_WITHIN + SETTLE, "a log that is whole again", || async {
-        let log = cluster.admin(0)?.get("/log").await?;
-        let head = log.success().ok().and_then(|log| log["head"].as_u64());
-        Ok(head.filter(|head| *head >= before.0).map(drop))
-    })
-    .await
-    .context("the loss was not healed")?;
-    eprintln!("healed after {:?}", begin.elapsed());
-    let after = wait::until_within(SETTLE, "the root", || async {
-        let after = root(&cluster.admin(1)?).await?;
-        Ok((after.0 >= before.0).then_some(after))
-    })
-    .await?;
-    ensure!(after == before, "healed to another log: {before:?} became {after:?}");
-    cluster.settled().await?.expect_sound(&acknowledged(&made))?;
+    let epochs = [epoch(&cluster.admin(0)?).await?, epoch(&cluster.admin(1)?).await?];
+    roll_back(&mut cluster)?;
+    is_healed(&cluster, epochs, &before, &made).await.context("the loss was not healed")?;
     // It takes writes and serves what was lost for a while.
     made.extend(keys(&cluster.admin(1)?, 1).await?);
     for key in [&made[0], made.last().context("a key")?, &made[KEPT + LOST]] {
@@ -118,16 +129,18 @@ async fn a_log_that_was_rolled_back_is_noticed_and_healed_to_the_same_root() -> 
     a_rolled_back_log_is_healed(None).await
 }
 
+// Nodes remember what they read as well as what they wrote, so a witness that forgets its own records loses nothing while a node runs: that
+// bug is planted where a process ends in between, in the crate of the witness.
 #[cfg(feature = "faults")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_witness_that_forgets_is_noticed() -> Result<()> {
-    tests::planted::turns_red("witness-forgets", "not healed", a_rolled_back_log_is_healed).await
+async fn a_witness_that_does_not_compare_is_noticed_by_what_is_lost() -> Result<()> {
+    tests::planted::turns_red("witness-blind", "not healed", a_rolled_back_log_is_healed).await
 }
 
 #[cfg(feature = "faults")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_witness_that_does_not_compare_is_noticed() -> Result<()> {
-    tests::planted::turns_red("witness-blind", "", another_writer_took_the_places).await
+async fn a_witness_that_does_not_compare_is_noticed_by_what_it_accepts() -> Result<()> {
+    tests::planted::turns_red("witness-blind", "a refusal of the forked log", another_writer_took_the_places).await
 }
 
 /// Whether a node says that its log is another one than it was.
@@ -151,7 +164,7 @@ async fn another_writer_took_the_places(bug: Option<String>) -> Result<()> {
     .await?;
     keys(&admin, LOST).await?;
     cluster.stop_node(0).await?;
-    roll_back(&mut cluster, |_| Ok(()))?;
+    roll_back(&mut cluster)?;
     cluster.start_node(1).await?;
     keys(&cluster.admin(1)?, LOST).await?;
 
@@ -197,7 +210,7 @@ async fn sealed_entries_that_were_lost_come_back_from_the_mirrors() -> Result<()
     })
     .await?;
     cluster.settle().await?;
-    roll_back(&mut cluster, |_| Ok(()))?;
+    roll_back(&mut cluster)?;
     let made = keys_when_taken(&admin).await?;
     cluster.settle().await?;
     // A node that never saw the credential gets it from the store.
