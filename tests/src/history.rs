@@ -1,7 +1,7 @@
 //! A history of what clients asked of a cluster and were told, and a checker of it that knows nothing of how the relay works inside.
 //!
 //! While a test does harm, every control write, read and relay request goes into a [`History`]. Afterwards the whole log is read from every node
-//! and from where it is kept, each a [`View`], and [`check`] says what does not fit together. It shares no code with what it judges: it compares
+//! and from where it is kept, each a [`View`], and [`check()`] says what does not fit together. It shares no code with what it judges: it compares
 //! what was answered with what is written down.
 
 mod check;

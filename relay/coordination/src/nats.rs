@@ -51,8 +51,10 @@ pub struct NatsCoordination {
 }
 
 impl NatsCoordination {
-    /// Begins to hear and tell; to be called inside a runtime. Does not wait for NATS and does not fail. `replicas` is for what is not there yet.
-    pub fn start(client: Client, cluster: ClusterId, node: WriterId, replicas: usize, clock: Clock) -> Self {
+    /// Begins to hear and tell; to be called inside a runtime. Does not wait for NATS and does not fail. `replicas` is for what is not
+    /// there yet; none leaves that to whether the servers are clustered.
+    pub fn start(client: Client, cluster: ClusterId, node: WriterId, replicas: impl Into<Option<usize>>, clock: Clock) -> Self {
+        let replicas = replicas.into();
         let bucket = Arc::new(Bucket::new(&client, replicas));
         let counters = Arc::new(Counters::new(&client, cluster, replicas));
         let registry = Arc::new(Registry::new(node, clock.clone()));

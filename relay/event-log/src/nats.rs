@@ -200,6 +200,13 @@ impl Nats {
     }
 }
 
+/// How many servers keep a stream: as configured, else three where the servers are clustered and one where they are not. Asked while there is
+/// a connection, since without one nobody can tell.
+pub(crate) fn replicas_of(client: &Client, configured: Option<usize>) -> usize {
+    let is_clustered = client.try_server_info().is_some_and(|server| server.cluster.is_some());
+    configured.unwrap_or(if is_clustered { REPLICAS_CLUSTERED } else { 1 })
+}
+
 /// What servers are called in messages: without the user and the password that may stand in an address.
 fn spell(server: &ServerAddr) -> String {
     format!("{}:{}", server.host(), server.port())

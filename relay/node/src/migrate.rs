@@ -33,8 +33,6 @@ const NATS_WAIT: Duration = Duration::from_secs(30);
 const PREPARE_PAUSE: Duration = Duration::from_millis(500);
 /// How long the read models may take to come level before the root is taken from them.
 const FOLD_REPORT: Duration = Duration::from_millis(500);
-/// The copies of what is made where no server has said how many there may be.
-pub(crate) const REPLICAS_UNKNOWN: usize = 3;
 
 /// Which way a log goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -163,7 +161,7 @@ impl Migration {
         // The copy that a store over NATS keeps for itself is of no use here.
         let scratch = tempfile::tempdir()?;
         let mirror = RocksKeyStore::open(&scratch.path().join("keys"))?;
-        let remote = NatsKeyStore::open(nats.client(), mirror, nats.replicas().unwrap_or(REPLICAS_UNKNOWN)).await?;
+        let remote = NatsKeyStore::open(nats.client(), mirror, nats.replicas()).await?;
         let (stop, direction, shared) = (CancellationToken::new(), self.direction, remote.clone());
         let copying = async {
             let copied = tokio::task::spawn_blocking(move || match direction {

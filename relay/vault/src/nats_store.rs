@@ -85,9 +85,13 @@ enum Decision<T> {
 
 impl NatsKeyStore {
     /// Opens the store. If NATS can be reached its bucket is checked, and made if it is missing; if not, that happens later, and the store
-    /// serves what the mirror knows. Needs a runtime only for this call; the calls of [`KeyStore`] need [`NatsKeyStore::run`].
-    pub async fn open(client: async_nats::Client, mirror: RocksKeyStore, replicas: usize) -> Result<Arc<Self>, OpenNatsStoreError> {
-        let bucket = Bucket::new(client, replicas);
+    /// serves what the mirror knows. `replicas` is how many servers keep it; none leaves that to whether they are clustered. Needs a runtime only for this call; the calls of [`KeyStore`] need [`NatsKeyStore::run`].
+    pub async fn open(
+        client: async_nats::Client,
+        mirror: RocksKeyStore,
+        replicas: impl Into<Option<usize>>,
+    ) -> Result<Arc<Self>, OpenNatsStoreError> {
+        let bucket = Bucket::new(client, replicas.into());
         let (link, waiting) = Link::new();
         let mirror = Mirror::new(mirror)?;
         let progress = Progress::new(mirror.level_at()?.is_some());

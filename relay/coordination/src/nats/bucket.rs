@@ -30,7 +30,7 @@ pub(crate) struct Entry {
 }
 
 impl Bucket {
-    pub(crate) fn new(client: &Client, replicas: usize) -> Self {
+    pub(crate) fn new(client: &Client, replicas: Option<usize>) -> Self {
         let config = Config {
             name: format!("KV_{BUCKET}"),
             description: Some("Keyrelay: leases, the node registry and soft state".to_owned()),
@@ -41,14 +41,13 @@ impl Bucket {
             max_consumers: -1,
             max_message_size: i32::try_from(SOFT_BYTES_MAX + HEADER_BYTES_MAX).unwrap_or(i32::MAX),
             discard: DiscardPolicy::New,
-            num_replicas: replicas,
             allow_rollup: true,
             deny_delete: true,
             allow_direct: true,
             allow_message_ttl: true,
             ..Config::default()
         };
-        Self { stream: OwnStream::new(client, config) }
+        Self { stream: OwnStream::new(client, config, replicas) }
     }
 
     pub(crate) async fn prepare(&self) -> Result<(), CoordinationError> {

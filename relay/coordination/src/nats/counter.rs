@@ -30,7 +30,7 @@ struct Total {
 }
 
 impl Counters {
-    pub(crate) fn new(client: &Client, cluster: ClusterId, replicas: usize) -> Self {
+    pub(crate) fn new(client: &Client, cluster: ClusterId, replicas: Option<usize>) -> Self {
         let config = Config {
             name: STREAM.to_owned(),
             description: Some("Keyrelay: counters".to_owned()),
@@ -41,11 +41,10 @@ impl Counters {
             max_consumers: -1,
             max_age: COUNTER_KEPT,
             duplicate_window: IDS_KEPT,
-            num_replicas: replicas,
             allow_message_counter: true,
             ..Config::default()
         };
-        Self { cluster, stream: OwnStream::new(client, config) }
+        Self { cluster, stream: OwnStream::new(client, config, replicas) }
     }
 
     pub(crate) async fn prepare(&self) -> Result<(), CoordinationError> {

@@ -25,7 +25,9 @@ const CONNECTION_PAUSE: Duration = Duration::from_millis(20);
 pub(crate) struct OwnStream {
     client: Client,
     context: Context,
+    /// But for the replicas, which the servers decide where none are configured.
     config: Config,
+    replicas: Option<usize>,
     /// Whether it was seen to be there and as it must be. Taken back where nobody answers for its subjects.
     is_prepared: AtomicBool,
 }
@@ -40,9 +42,9 @@ pub(crate) enum Refusal {
 }
 
 impl OwnStream {
-    pub(crate) fn new(client: &Client, config: Config) -> Self {
+    pub(crate) fn new(client: &Client, config: Config, replicas: Option<usize>) -> Self {
         let context = jetstream::ContextBuilder::new().timeout(ANSWER_WAIT).ack_timeout(ANSWER_WAIT).build(client.clone());
-        Self { client: client.clone(), context, config, is_prepared: AtomicBool::new(false) }
+        Self { client: client.clone(), context, config, replicas, is_prepared: AtomicBool::new(false) }
     }
 
     /// Waits for a connection, then makes the stream, or sees that the one that is there does what callers rely on. It is never changed.
@@ -55,15 +57,16 @@ impl OwnStream {
         if self.is_prepared.load(Ordering::Acquire) {
             return Ok(());
         }
-        let found = self.context.get_or_create_stream(self.config.clone()).await.map_err(|error| unavailable(&error))?;
-        let (ours, theirs) = (&self.config, &found.cached_info().config);
+        let ours = Config { num_replicas: replicas_of(&self.client, self.replicas), ..self.config.clone() };
+        let found = self.context.get_or_create_stream(ours.clone()).await.map_err(|error| unavailable(&error))?;
+        let theirs = &found.cached_info().config;
         let is_fit = theirs.subjects == ours.subjects
             && theirs.max_messages_per_subject == ours.max_messages_per_subject
             && theirs.allow_message_ttl == ours.allow_message_ttl
             && theirs.allow_message_counter == ours.allow_message_counter
             && theirs.duplicate_window >= ours.duplicate_window;
         if !is_fit {
-            return Err(CoordinationError::Foreign { name: ours.name.clone() });
+            return Err(CoordinationError::Foreign { name: ours.name });
         }
         if theirs.num_replicas < ours.num_replicas {
             tracing::warn!(stream = ours.name, replicas = theirs.num_replicas, wanted = ours.num_replicas, "fewer replicas than wanted");
@@ -120,6 +123,13 @@ impl OwnStream {
         }
         Refusal::Failed(unavailable(error))
     }
+}
+
+/// How many servers keep a stream: as configured, else three where the servers are clustered and one where they are not. Asked while there is
+/// a connection, since without one nobody can tell.
+fn replicas_of(client: &Client, configured: Option<usize>) -> usize {
+    let is_clustered = client.try_server_info().is_some_and(|server| server.cluster.is_some());
+    configured.unwrap_or(if is_clustered { 3 } else { 1 })
 }
 
 /// Ends work that takes longer than [`ANSWER_WAIT`].

@@ -16,6 +16,8 @@ use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::time::timeout;
 
+use crate::nats::replicas_of;
+
 /// A server without a leader is silent for 4 to 8 seconds.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the next piece of an object, or of a list, may take.
@@ -37,7 +39,7 @@ pub(super) struct Bucket {
     client: Client,
     context: Context,
     name: &'static str,
-    replicas: usize,
+    replicas: Option<usize>,
     /// How long objects are kept; zero is for ever.
     max_age: Duration,
 }
@@ -78,7 +80,7 @@ impl Reading {
 }
 
 impl Bucket {
-    pub(super) fn new(client: Client, name: &'static str, replicas: usize, max_age: Duration) -> Self {
+    pub(super) fn new(client: Client, name: &'static str, replicas: Option<usize>, max_age: Duration) -> Self {
         let context = ContextBuilder::new().timeout(REQUEST_TIMEOUT).build(client.clone());
         Self { client, context, name, replicas, max_age }
     }
@@ -138,7 +140,7 @@ impl Bucket {
             let (replicas, storage) = (found.num_replicas, found.storage);
             return Err(Away(format!(
                 "{} has {replicas} replicas in {storage:?} storage, not {} in file storage",
-                self.name, self.replicas
+                self.name, wanted.num_replicas
             )));
         }
         self.context.get_object_store(self.name).await.map_err(away)
@@ -151,7 +153,7 @@ impl Bucket {
             subjects: vec![format!("$O.{}.C.>", self.name), format!("$O.{}.M.>", self.name)],
             max_age: self.max_age,
             storage: StorageType::File,
-            num_replicas: self.replicas,
+            num_replicas: replicas_of(&self.client, self.replicas),
             discard: DiscardPolicy::New,
             allow_rollup: true,
             allow_direct: false,

@@ -27,8 +27,8 @@ impl From<Away> for ArtefactError {
 
 impl NatsArtefacts {
     /// Waits for nothing. `replicas` is how many servers keep the object store where it is made.
-    pub fn new(client: async_nats::Client, files: FileArtefacts, replicas: usize) -> Self {
-        Self { bucket: Bucket::new(client, ARTEFACTS_BUCKET, replicas, Duration::ZERO), files }
+    pub fn new(client: async_nats::Client, files: FileArtefacts, replicas: impl Into<Option<usize>>) -> Self {
+        Self { bucket: Bucket::new(client, ARTEFACTS_BUCKET, replicas.into(), Duration::ZERO), files }
     }
 
     /// An artefact as the object store has it, checked.

@@ -70,8 +70,8 @@ pub struct Snapshots {
 
 impl Snapshots {
     /// Waits for nothing. `replicas` is how many servers keep the object store where it is made.
-    pub fn new(client: async_nats::Client, replicas: usize) -> Self {
-        Self { bucket: Bucket::new(client, SNAPSHOTS_BUCKET, replicas, MAX_AGE) }
+    pub fn new(client: async_nats::Client, replicas: impl Into<Option<usize>>) -> Self {
+        Self { bucket: Bucket::new(client, SNAPSHOTS_BUCKET, replicas.into(), MAX_AGE) }
     }
 
     /// Keeps a file as a snapshot, and removes those that are older than the newest [`SNAPSHOTS_KEPT`]. The file must not change meanwhile.

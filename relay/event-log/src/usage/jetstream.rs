@@ -44,14 +44,19 @@ pub struct JetStreamUsage {
 impl JetStreamUsage {
     /// Opens the spool in a directory, which is made if it is not there. Blocks while it reads and checks what waits there. `replicas` is how
     /// many servers keep the stream where it is made.
-    pub fn open(client: async_nats::Client, spool: &Path, replicas: usize) -> Result<Self, OpenError> {
+    pub fn open(client: async_nats::Client, spool: &Path, replicas: impl Into<Option<usize>>) -> Result<Self, OpenError> {
         Self::open_bounded(client, spool, replicas, SPOOL_BYTES_MAX)
     }
 
     /// As [`JetStreamUsage::open`], with another bound on the bytes of the spool.
-    pub fn open_bounded(client: async_nats::Client, spool: &Path, replicas: usize, spool_bytes_max: u64) -> Result<Self, OpenError> {
+    pub fn open_bounded(
+        client: async_nats::Client,
+        spool: &Path,
+        replicas: impl Into<Option<usize>>,
+        spool_bytes_max: u64,
+    ) -> Result<Self, OpenError> {
         let spool = Spool::open(spool, spool_bytes_max)?;
-        Ok(Self { spool, remote: Arc::new(Remote::new(client, replicas)), closed: CancellationToken::new() })
+        Ok(Self { spool, remote: Arc::new(Remote::new(client, replicas.into())), closed: CancellationToken::new() })
     }
 
     /// Makes the stream, or checks the one that is there. [`JetStreamUsage::run`] does so by itself; a start asks first, to be able to refuse.

@@ -14,7 +14,7 @@ use futures_util::TryStreamExt as _;
 use schemas::Sequence;
 use tokio_util::sync::CancellationToken;
 
-use super::{Direction, REPLICAS_UNKNOWN};
+use super::Direction;
 
 /// The pause while the spool has no room: it has until what is in it was shipped.
 const ROOM_PAUSE: Duration = Duration::from_millis(100);
@@ -22,7 +22,7 @@ const ROOM_PAUSE: Duration = Duration::from_millis(100);
 /// Copies all batches; gives how many there are. The usage models are folded anew by the next start, since the order may be another.
 pub(super) async fn copy(nats: &Nats, data: &Path, direction: Direction) -> Result<u64> {
     let (usage_log, spool, client) = (data.join("usage-log"), data.join("usage-spool"), nats.client());
-    let replicas = nats.replicas().unwrap_or(REPLICAS_UNKNOWN);
+    let replicas = nats.replicas();
     let (embedded, shared) = tokio::task::spawn_blocking(move || {
         let embedded = UsageLog::open(&usage_log).context("the usage log does not open")?;
         anyhow::Ok((embedded, Arc::new(JetStreamUsage::open(client, &spool, replicas).context("the usage spool does not open")?)))

@@ -22,7 +22,7 @@ use vault::{KeyStore, NatsKeyStore, RocksKeyStore};
 
 use super::tasks::Tasks;
 use crate::layout::Layout;
-use crate::migrate::{self, Moved, REPLICAS_UNKNOWN};
+use crate::migrate::{self, Moved};
 
 /// How long a start waits for NATS before it goes on with what is on this machine.
 const FIRST_CONTACT_WAIT: Duration = Duration::from_secs(10);
@@ -44,8 +44,8 @@ pub(super) struct Storage {
 #[derive(Clone)]
 pub(super) struct Cluster {
     pub(super) nats: Nats,
-    /// How many servers keep what is made anew.
-    pub(super) replicas: usize,
+    /// How many servers keep what is made anew; none leaves that to the servers.
+    pub(super) replicas: Option<usize>,
     /// Whether the servers answered at start.
     pub(super) is_reached: bool,
     witness: WitnessedLog,
@@ -92,7 +92,7 @@ impl Storage {
             tasks.logged("log.prepare", keep_preparing(jetstream.clone(), tasks.close.clone()));
         }
 
-        let replicas = nats.replicas().unwrap_or(REPLICAS_UNKNOWN);
+        let replicas = nats.replicas();
         let (witness_dir, keys_dir, spool_dir) = (data.join("witness"), data.join("keys"), data.join("usage-spool"));
         let (log, client): (Arc<dyn EventLog>, _) = (Arc::new(jetstream), nats.client());
         let (witness, mirror, usage) = tokio::task::spawn_blocking(move || {

@@ -46,7 +46,7 @@ const FOLLOWER_FORGOTTEN: Duration = Duration::from_secs(30);
 pub(crate) struct Bucket {
     client: Client,
     context: jetstream::Context,
-    replicas: usize,
+    replicas: Option<usize>,
 }
 
 /// Why the bucket is not ready.
@@ -86,8 +86,15 @@ pub(crate) struct Write {
     pub(crate) id: String,
 }
 
+/// How many servers keep a stream: as configured, else three where the servers are clustered and one where they are not. Asked while there is
+/// a connection, since without one nobody can tell.
+fn replicas_of(client: &Client, configured: Option<usize>) -> usize {
+    let is_clustered = client.try_server_info().is_some_and(|server| server.cluster.is_some());
+    configured.unwrap_or(if is_clustered { 3 } else { 1 })
+}
+
 impl Bucket {
-    pub(crate) fn new(client: Client, replicas: usize) -> Self {
+    pub(crate) fn new(client: Client, replicas: Option<usize>) -> Self {
         let context = ContextBuilder::new().timeout(REQUEST_WAIT).build(client.clone());
         Self { client, context, replicas }
     }
@@ -141,7 +148,7 @@ impl Bucket {
             max_message_size: ENTRY_BYTES_MAX,
             discard: DiscardPolicy::New,
             storage: StorageType::File,
-            num_replicas: self.replicas,
+            num_replicas: replicas_of(&self.client, self.replicas),
             // A key-value bucket needs the roll-up of a subject; entries go by markers and never by deleting messages.
             allow_rollup: true,
             deny_delete: true,

@@ -19,6 +19,7 @@ use serde_json::{Value, json};
 use thiserror::Error;
 use tokio::sync::watch;
 
+use crate::nats::replicas_of;
 use crate::usage::MESSAGE_BYTES_MAX;
 
 /// The stream of all usage batches of a cluster.
@@ -67,7 +68,7 @@ pub(super) struct Found {
 pub(super) struct Remote {
     client: Client,
     context: Context,
-    replicas: usize,
+    replicas: Option<usize>,
     /// The last sequence that was heard of.
     heard: watch::Sender<Sequence>,
 }
@@ -78,7 +79,7 @@ pub(super) fn subject_of(batch: &UsageBatch) -> String {
 }
 
 impl Remote {
-    pub(super) fn new(client: Client, replicas: usize) -> Self {
+    pub(super) fn new(client: Client, replicas: Option<usize>) -> Self {
         let context = ContextBuilder::new().timeout(REQUEST_TIMEOUT).build(client.clone());
         Self { client, context, replicas, heard: watch::Sender::new(Sequence::ZERO) }
     }
@@ -103,7 +104,7 @@ impl Remote {
     pub(super) async fn prepare(&self) -> Result<(), UsagePrepareError> {
         let away = |away: Away| UsagePrepareError::Unavailable { reason: away.0 };
         self.check_connection().map_err(away)?;
-        let wanted = definition(self.replicas);
+        let wanted = definition(replicas_of(&self.client, self.replicas));
         let found = match self.info().await.map_err(away)? {
             Some(info) => info.config,
             None => match self.context.create_stream(wanted.clone()).await {
