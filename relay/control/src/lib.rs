@@ -20,7 +20,7 @@ use std::sync::Arc;
 use schemas::Timestamp;
 
 pub use commands::{Commands, CommandsParts, ExecuteError, Receipt, Request};
-pub use health::{Health, LogHealth, NodeHealth, SpoolHealth};
+pub use health::{Health, LogHealth, NodeHealth, SpoolHealth, Trust};
 pub use http::{App, AppParts, Probe, ProbeOutcome, Stop, openapi, router};
 pub use metrics::Metrics;
 pub use writer::Writer;

@@ -1,7 +1,7 @@
 //! `keyrelay log migrate`: a log from one machine's files into JetStream, or back, with the same bytes, the same sequences and the same root.
 //!
 //! ```text
-//! secrets, artefacts, usage ──> records, each expecting the one before it ──> both logs read again: one root ──> the mark
+//! compare ──> secrets, usage ──> records, each expecting the one before it ──> both logs read again: one root ──> the mark
 //! ```
 //!
 //! The source is only read. Until the mark is changed, which is one rename, the source is the log and the target a part of a copy; after
@@ -9,6 +9,7 @@
 //! A target that holds anything but the beginning of the source is refused and left as it is.
 
 mod mark;
+mod others;
 mod records;
 mod secrets;
 mod usage;
@@ -18,6 +19,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
+use event_log::merkle::Frontier;
 use event_log::{EmbeddedLog, EventLog, JetStreamLog, Nats, NatsConfig, OpenError, PrepareError, Stored};
 use projector::{Memory, Projector};
 use schemas::{ClusterId, Digest, Sequence};
@@ -83,23 +85,33 @@ impl Migration {
     /// Runs the migration to its end. [`NodeIsRunning`] is the one refusal after which [`Migration::copy_ahead`] makes sense.
     pub async fn run(&self, progress: &mut impl FnMut(Step)) -> Result<Migrated> {
         let begin = Instant::now();
-        let embedded = open_embedded(&self.data, self.direction).await?;
-        let (nats, jetstream) = connect(&self.nats).await?;
+        self.check_data()?;
+        let (nats, jetstream) = connect(&self.nats, self.direction).await?;
+        let found = jetstream.identity().await?;
+        if self.direction == Direction::ToEmbedded {
+            let cluster = found.context("the source log is empty: there is nothing to migrate")?;
+            others::refuse_live(&nats, cluster, self.clock.clone()).await?;
+            // The copy is not the log before it is whole: until then the mark says where the log is.
+            if Moved::read(&self.data)?.is_none() {
+                Moved { to: spell(&self.nats), cluster, size: Sequence::ZERO, root: Frontier::default().root() }.write(&self.data)?;
+            }
+        }
+        let embedded = open_embedded(&self.data).await?;
         let (from, to): (Arc<dyn EventLog>, Arc<dyn EventLog>) = match self.direction {
             Direction::ToJetStream => (embedded, Arc::new(jetstream)),
             Direction::ToEmbedded => (Arc::new(jetstream), embedded),
         };
         let cluster = from.identity().await?.context("the source log is empty: there is nothing to migrate")?;
-        // Before anything is written: what another cluster keeps there would be lost to it.
         if let Some(there) = to.identity().await?.filter(|there| *there != cluster) {
             bail!("the target log belongs to cluster {there}, and this one is cluster {cluster}; nothing was written");
         }
-        progress(Step::Secrets);
-        let secrets = self.copy_secrets(&nats).await?;
-        let usage_batches = usage::copy(&nats, &self.data, self.direction).await?;
+        // Before anything is written: what another log keeps there would be lost to it.
         let head = from.head().await?;
         let mut copier = Copier::new(&*to);
         copier.compare(&*from, &mut |position| progress(Step::Comparing { position, head })).await?;
+        progress(Step::Secrets);
+        let secrets = self.copy_secrets(&nats).await?;
+        let usage_batches = usage::copy(&nats, &self.data, self.direction).await?;
         let before = copier.head();
         records::runs_after(&*from, before, head, async |run| {
             copier.append(run).await?;
@@ -108,6 +120,8 @@ impl Migration {
         })
         .await?;
         let root = self.verify(&from, &*to, head, progress).await?;
+        let now = from.head().await?;
+        ensure!(now == head, "the source log went from {head} to {now} records meanwhile: stop all nodes and run the same command again");
         match self.direction {
             Direction::ToJetStream => Moved { to: spell(&self.nats), cluster, size: head, root }.write(&self.data)?,
             Direction::ToEmbedded => Moved::remove(&self.data)?,
@@ -116,9 +130,30 @@ impl Migration {
         Ok(Migrated { cluster, size: head, root, copied: head.0 - before.0, secrets, usage_batches, elapsed: begin.elapsed() })
     }
 
+    /// Refuses a directory from which, or to which, nothing can go, before anything is made in it.
+    fn check_data(&self) -> Result<()> {
+        let (data, moved) = (self.data.display(), Moved::read(&self.data)?);
+        let has_log = self.data.join("log").is_dir();
+        match self.direction {
+            Direction::ToJetStream => {
+                if let Some(Moved { to, size, .. }) = moved {
+                    bail!("the log of {data} was moved to {to} already, with {size} records");
+                }
+                ensure!(has_log, "there is no log in {data}");
+            }
+            Direction::ToEmbedded => {
+                ensure!(
+                    !has_log || moved.is_some(),
+                    "the log is in {data} already; to bring back another one, give a data directory without one"
+                );
+            }
+        }
+        Ok(())
+    }
+
     /// Copies records that a running node hands out, so that less is left for the time in which it stands still. Gives how far the target is.
     pub async fn copy_ahead(&self, runs: &mut mpsc::Receiver<Vec<Stored>>, progress: &mut impl FnMut(Step)) -> Result<Sequence> {
-        let (nats, jetstream) = connect(&self.nats).await?;
+        let (nats, jetstream) = connect(&self.nats, Direction::ToJetStream).await?;
         let mut copier = Copier::new(&jetstream);
         while let Some(run) = runs.recv().await {
             copier.check_or_append(&run).await?;
@@ -164,17 +199,28 @@ impl Migration {
         let remote = NatsKeyStore::open(nats.client(), mirror, nats.replicas()).await?;
         let (stop, direction, shared) = (CancellationToken::new(), self.direction, remote.clone());
         let copying = async {
+            let is_level = until_level(&remote).await;
             let copied = tokio::task::spawn_blocking(move || match direction {
                 Direction::ToJetStream => secrets::copy(&local, &*shared),
                 Direction::ToEmbedded => secrets::copy(&*shared, &local),
             });
             let copied = copied.await;
             stop.cancel();
+            ensure!(is_level, "the key store on NATS does not answer");
             copied?.context("the secrets cannot be copied")
         };
         let (copied, ()) = tokio::join!(copying, remote.run(stop.clone()));
         copied
     }
+}
+
+/// Whether the key store came level with its bucket: only then what it shows is all there is.
+async fn until_level(store: &NatsKeyStore) -> bool {
+    let deadline = Instant::now() + NATS_WAIT;
+    while !store.mirrored().is_level && Instant::now() < deadline {
+        tokio::time::sleep(PREPARE_PAUSE / 5).await;
+    }
+    store.mirrored().is_level
 }
 
 /// The servers, without the user and the password that may stand in an address.
@@ -187,24 +233,8 @@ pub(crate) fn spell(config: &NatsConfig) -> String {
 }
 
 /// The embedded log, opened for this process alone.
-async fn open_embedded(data: &Path, direction: Direction) -> Result<Arc<dyn EventLog>> {
+async fn open_embedded(data: &Path) -> Result<Arc<dyn EventLog>> {
     let path = data.join("log");
-    let is_there = path.is_dir();
-    match direction {
-        Direction::ToJetStream => {
-            ensure!(is_there, "there is no log in {}", data.display());
-            if let Some(moved) = Moved::read(data)? {
-                bail!("the log of {} was moved to {} already, with {} records", data.display(), moved.to, moved.size);
-            }
-        }
-        Direction::ToEmbedded => {
-            ensure!(
-                !is_there || Moved::read(data)?.is_some(),
-                "{} holds a log of its own; give a data directory without one",
-                data.display()
-            );
-        }
-    }
     let opened = tokio::task::spawn_blocking(move || EmbeddedLog::open(&path)).await?;
     match opened {
         Err(OpenError::AlreadyOpen { .. }) => Err(NodeIsRunning { data: data.to_owned() }.into()),
@@ -212,9 +242,13 @@ async fn open_embedded(data: &Path, direction: Direction) -> Result<Arc<dyn Even
     }
 }
 
-async fn connect(config: &NatsConfig) -> Result<(Nats, JetStreamLog)> {
+/// Reaches the servers. Only a log that goes there may be made there.
+async fn connect(config: &NatsConfig, direction: Direction) -> Result<(Nats, JetStreamLog)> {
     let nats = Nats::connect(config.clone()).await.context("the settings for NATS")?;
-    let log = JetStreamLog::new(&nats);
+    let log = match direction {
+        Direction::ToJetStream => JetStreamLog::new(&nats),
+        Direction::ToEmbedded => JetStreamLog::known(&nats),
+    };
     let deadline = Instant::now() + NATS_WAIT;
     loop {
         match log.prepare().await {

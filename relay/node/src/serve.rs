@@ -20,7 +20,7 @@ use control::{App, AppParts, Clock, Commands, CommandsParts, Metrics, ProbeOutco
 use event_log::artefacts::Snapshots;
 use event_log::{EventLog, ReadError};
 use gateway::{Gateway, GatewayParts};
-use projector::usage::UsageProjector;
+use projector::usage::{UsageFollowError, UsageOpenError, UsageProjector};
 use projector::{FoldError, FollowError, Projector, ReadModels, State, UsageModels};
 use prometheus_client::registry::Registry;
 use schemas::{IncarnationId, Sequence, Timestamp, WriterId};
@@ -37,6 +37,8 @@ use tasks::Tasks;
 
 /// The pause before the log is followed again after a failure.
 const FOLLOW_PAUSE: Duration = Duration::from_secs(1);
+/// The pause after the log was found to be another one than the read models were folded from.
+const REFUSED_PAUSE: Duration = Duration::from_secs(15);
 /// How often a long catching-up is reported, and a stopped fold noticed.
 const CATCH_UP_REPORT: Duration = Duration::from_millis(500);
 
@@ -88,6 +90,7 @@ impl Node {
         let (data, log) = (config.data.clone(), storage.log.clone());
         let memory = projector::Memory::new(config.projector.memory_bytes);
         let models_config = projector::Config { data: data.clone(), memory, clock: clock.clone() };
+        snapshots::sweep(&data)?;
         let is_first_start = !Layout::new(&data).read_models().is_dir();
         if let Some(cluster) = storage.cluster.as_ref().filter(|cluster| cluster.is_reached && is_first_start) {
             let store = Snapshots::new(cluster.nats.client(), cluster.replicas);
@@ -105,8 +108,7 @@ impl Node {
             founded => founded?,
         };
         data::write_format(&data)?;
-        let (usage_projector, usage) =
-            UsageProjector::open(models_config, storage.usage.clone()).await.context("the usage models do not open")?;
+        let (usage_projector, usage) = open_usage(&models_config, &storage).await.context("the usage models do not open")?;
         Ok(Self { config, storage, foundation, clock, projector: Arc::new(projector), models, usage_projector, usage })
     }
 
@@ -183,7 +185,10 @@ impl Node {
         tasks.tracker.spawn(admin.run(admin_router, tasks.close.clone(), CancellationToken::new(), tasks.tracker.clone()));
         let introduction = Introduction { node: writer_id, relay: relay_origin.clone(), admin: admin_origin.clone() };
         let (models, clock, close) = (self.models.clone(), self.clock.clone(), tasks.close.clone());
-        tasks.logged("nodes.announce", membership::announce(introduction, coordination.clone(), models, clock, is_ready, close));
+        tasks.logged(
+            "nodes.announce",
+            membership::announce(introduction, coordination.clone(), models, clock, is_ready, self.storage.health(), close),
+        );
         // What a retired node signs is void, so that it could only mislead.
         let (models, close) = (self.models.clone(), tasks.close.clone());
         tasks.essential("node.retired", async move {
@@ -193,10 +198,16 @@ impl Node {
             }
         });
         if let Some(cluster) = &self.storage.cluster {
-            let store = Snapshots::new(cluster.nats.client(), cluster.replicas);
-            let (projector, models, data) = (self.projector.clone(), self.models.clone(), self.config.data.clone());
-            let (coordination, close) = (coordination.clone(), tasks.close.clone());
-            tasks.logged("snapshots.take", snapshots::take(store, projector, models, coordination, commands.clone(), data, close));
+            let taker = snapshots::Taker {
+                store: Snapshots::new(cluster.nats.client(), cluster.replicas),
+                projector: self.projector.clone(),
+                models: self.models.clone(),
+                coordination: coordination.clone(),
+                commands: commands.clone(),
+                clock: self.clock.clone(),
+                data: self.config.data.clone(),
+            };
+            tasks.logged("snapshots.take", taker.run(tasks.close.clone()));
         }
         let start = async {
             catch_up(&self.models, head_at_start).await?;
@@ -230,6 +241,19 @@ impl Node {
     }
 }
 
+/// Opens the usage models. They are derived: where the stream has lost what they were folded from, they are folded again from what is left.
+async fn open_usage(config: &projector::Config, storage: &Storage) -> Result<(UsageProjector, UsageModels), UsageOpenError> {
+    match UsageProjector::open(config.clone(), storage.usage.clone()).await {
+        Err(error @ UsageOpenError::LogShorter { .. }) => {
+            tracing::error!(error = &error as &dyn std::error::Error, "usage was lost on the servers; the rest is folded again");
+            let path = config.data.join("usage-models");
+            std::fs::remove_dir_all(&path).map_err(|source| UsageOpenError::Io { path, source })?;
+            UsageProjector::open(config.clone(), storage.usage.clone()).await
+        }
+        opened => opened,
+    }
+}
+
 /// Waits until everything is folded that the log held at start; a log that this release cannot fold ends the start.
 async fn catch_up(models: &ReadModels, head: Sequence) -> anyhow::Result<()> {
     while !models.wait_for(head, CATCH_UP_REPORT).await {
@@ -247,12 +271,15 @@ async fn follow(projector: Arc<Projector>, stop: CancellationToken) -> anyhow::R
     loop {
         match projector.run(stop.clone()).await {
             Err(error @ FollowError::Fold(FoldError::Stop(_))) => return Err(error.into()),
-            Err(error) => tracing::error!(error = &error as &dyn std::error::Error, "the read models do not follow; trying again"),
+            Err(error) => {
+                // A log that is another one does not change from one second to the next; meanwhile the state stays what it is.
+                let pause = if matches!(error, FollowError::Refused(_)) { REFUSED_PAUSE } else { FOLLOW_PAUSE };
+                tracing::error!(error = &error as &dyn std::error::Error, "the read models do not follow; trying again");
+                if stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
+                    return Ok(());
+                }
+            }
             Ok(()) => return Ok(()),
-        }
-        tokio::select! {
-            () = stop.cancelled() => return Ok(()),
-            () = tokio::time::sleep(FOLLOW_PAUSE) => {}
         }
     }
 }
@@ -260,10 +287,11 @@ async fn follow(projector: Arc<Projector>, stop: CancellationToken) -> anyhow::R
 /// Follows the usage stream, again after a failure that may pass.
 async fn follow_usage(projector: UsageProjector, stop: CancellationToken) -> anyhow::Result<()> {
     while let Err(error) = projector.run(stop.clone()).await {
-        tracing::error!(error = &error as &dyn std::error::Error, "the usage models do not follow; trying again");
-        tokio::select! {
-            () = stop.cancelled() => return Ok(()),
-            () = tokio::time::sleep(FOLLOW_PAUSE) => {}
+        let is_lost = matches!(error, UsageFollowError::LogShorter { .. });
+        let (pause, cure) = if is_lost { (REFUSED_PAUSE, "a restart folds what is left") } else { (FOLLOW_PAUSE, "trying again") };
+        tracing::error!(error = &error as &dyn std::error::Error, "the usage models do not follow; {cure}");
+        if stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
+            return Ok(());
         }
     }
     Ok(())

@@ -73,6 +73,10 @@ impl Follower {
                 Next::Gone(reason) => {
                     tracing::debug!(next = self.next.0, reason, "a reader of the log begins again");
                     self.consumer = None;
+                    // One that gave nothing would be made again at once, and again.
+                    if run.records.is_empty() {
+                        self.pause().await;
+                    }
                 }
             }
         }

@@ -119,8 +119,8 @@ impl Shared {
         let found = self.write_found(finding.place().min(head), head, &draft.join("found.jsonl")).await?;
         let report = json!({
             "finding": finding, "reason": finding.to_string(), "log_head": head, "remembered": remembered, "found": found,
-            "cure": "bring back the servers or the data that this node knows; or check both sides, stop the node and move the witness's directory \
-                     away, which takes the log as it is",
+            "cure": "bring back the servers or the data that this node knows; or check both sides, stop the node and move witness, read-models and \
+                     usage-models out of its data directory, which takes the log as it is",
         });
         let mut file = fs::File::create(draft.join("report.json"))?;
         file.write_all(&serde_json::to_vec_pretty(&report).expect("texts and numbers"))?;

@@ -71,6 +71,10 @@ impl Shared {
 
     /// The end of the log, if that is not before what is remembered.
     pub(super) async fn head(&self) -> Result<Sequence, ReadError> {
+        // Whoever is level with a log that is another one than it was must not count as fresh.
+        if let refused @ Health::Refused { .. } = &*self.health.borrow() {
+            return Err(ReadError::Unavailable { reason: refused.reason() });
+        }
         // Taken before the question, so that an answer below it contradicts it.
         let last = self.index.lock().last();
         match self.log.head().await {

@@ -122,7 +122,9 @@ impl Value for MonitorUrls {
     const EXPECTED: &'static str = "one or more origins such as http://127.0.0.1:8222, separated by commas";
 
     fn parse(text: &str) -> Option<Self> {
-        urls(text, &["http", "https"]).map(Self)
+        // Shown wherever settings are, so it takes no password; servers ask for none there.
+        let is_plain = |urls: &Vec<Url>| urls.iter().all(|url| url.username().is_empty() && url.password().is_none());
+        urls(text, &["http", "https"]).filter(is_plain).map(Self)
     }
 
     fn show(&self) -> String {

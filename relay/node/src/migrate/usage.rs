@@ -4,10 +4,9 @@
 use std::fs;
 use std::io::ErrorKind;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use event_log::Nats;
 use event_log::usage::{JetStreamUsage, UsageAppendError, UsageAppended, UsageLog, UsageStream};
 use futures_util::TryStreamExt as _;
@@ -18,14 +17,21 @@ use super::Direction;
 
 /// The pause while the spool has no room: it has until what is in it was shipped.
 const ROOM_PAUSE: Duration = Duration::from_millis(100);
+/// How long the next batch of the spool may take.
+const SHIP_WAIT: Duration = Duration::from_secs(60);
 
 /// Copies all batches; gives how many there are. The usage models are folded anew by the next start, since the order may be another.
 pub(super) async fn copy(nats: &Nats, data: &Path, direction: Direction) -> Result<u64> {
-    let (usage_log, spool, client) = (data.join("usage-log"), data.join("usage-spool"), nats.client());
-    let replicas = nats.replicas();
+    // The node's own spool remembers what it shipped, and not where to; only what waits in it is of use, on the way back.
+    let scratch = tempfile::Builder::new().prefix("migrate-").tempdir_in(data)?;
+    let spool = match direction {
+        Direction::ToJetStream => scratch.path().join("usage-spool"),
+        Direction::ToEmbedded => data.join("usage-spool"),
+    };
+    let (usage_log, client, replicas) = (data.join("usage-log"), nats.client(), nats.replicas());
     let (embedded, shared) = tokio::task::spawn_blocking(move || {
         let embedded = UsageLog::open(&usage_log).context("the usage log does not open")?;
-        anyhow::Ok((embedded, Arc::new(JetStreamUsage::open(client, &spool, replicas).context("the usage spool does not open")?)))
+        anyhow::Ok((embedded, JetStreamUsage::open(client, &spool, replicas).context("the usage spool does not open")?))
     })
     .await??;
     shared.prepare().await.context("the usage stream on NATS cannot be used")?;
@@ -33,14 +39,14 @@ pub(super) async fn copy(nats: &Nats, data: &Path, direction: Direction) -> Resu
     let shipping = shared.run(stop.clone());
     let copying = async {
         let copied = match direction {
-            Direction::ToJetStream => {
-                let copied = copy_all(&embedded, &*shared).await;
-                let mut spool = shared.spool();
-                // The sender lives in the stream itself.
-                spool.wait_for(|spool| spool.batches == 0).await.ok();
-                copied
-            }
-            Direction::ToEmbedded => copy_all(&*shared, &embedded).await,
+            Direction::ToJetStream => match copy_all(&embedded, &shared).await {
+                Ok(copied) => shipped(&shared).await.map(|()| copied),
+                failed => failed,
+            },
+            Direction::ToEmbedded => match shipped(&shared).await {
+                Ok(()) => copy_all(&shared, &embedded).await,
+                Err(error) => Err(error),
+            },
         };
         stop.cancel();
         copied
@@ -48,11 +54,23 @@ pub(super) async fn copy(nats: &Nats, data: &Path, direction: Direction) -> Resu
     let (copied, ()) = tokio::join!(copying, shipping);
     embedded.close().await;
     shared.close().await;
+    let copied = copied.context("usage cannot be copied")?;
     match fs::remove_dir_all(data.join("usage-models")) {
-        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error).context("the usage models cannot be removed"),
-        _ => {}
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(error).context("the usage models cannot be removed"),
+        _ => Ok(copied),
     }
-    copied.context("usage cannot be copied")
+}
+
+/// Waits until everything in the spool is in the stream.
+async fn shipped(shared: &JetStreamUsage) -> Result<()> {
+    let mut spool = shared.spool();
+    let mut left = spool.borrow_and_update().batches;
+    while left > 0 {
+        let changed = tokio::time::timeout(SHIP_WAIT, spool.changed()).await;
+        ensure!(matches!(changed, Ok(Ok(()))), "{left} usage batches wait in the spool and cannot be shipped");
+        left = spool.borrow_and_update().batches;
+    }
+    Ok(())
 }
 
 async fn copy_all(from: &dyn UsageStream, to: &dyn UsageStream) -> Result<u64> {
@@ -75,8 +93,6 @@ async fn append(to: &dyn UsageStream, batch: &schemas::usage::UsageBatch) -> Res
     loop {
         match to.append(batch).await {
             Ok(UsageAppended::Appended | UsageAppended::AlreadyAppended) => return Ok(()),
-            // It was copied and shipped by an earlier run of the same migration.
-            Err(UsageAppendError::Passed { .. }) => return Ok(()),
             Ok(UsageAppended::Unknown) => {
                 bail!("whether usage batch {} was appended is not known; run the same command again", batch.number)
             }

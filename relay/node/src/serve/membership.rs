@@ -1,16 +1,20 @@
 //! This node among the others: what it tells them of itself.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use control::Clock;
+use control::{Clock, Trust};
 use coordination::{Coordination, LocalCoordination, NatsCoordination, NodeStatus};
 use projector::ReadModels;
 use schemas::cluster::FORMAT_LEVEL;
-use schemas::{ClusterId, WriterId};
+use schemas::{ClusterId, Sequence, WriterId};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::storage::Cluster;
+
+/// How often it is looked whether the log is still trusted.
+const TRUST_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Over NATS in a cluster, in process for a node on its own.
 pub(super) fn coordination(cluster: Option<&Cluster>, id: ClusterId, node: WriterId, clock: Clock) -> Arc<dyn Coordination> {
@@ -34,6 +38,7 @@ pub(super) async fn announce(
     models: ReadModels,
     clock: Clock,
     mut ready: watch::Receiver<bool>,
+    health: control::Health,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
     let Introduction { node, relay, admin } = introduction;
@@ -49,13 +54,17 @@ pub(super) async fn announce(
     };
     let mut applied = models.subscribe();
     loop {
-        status.applied = *applied.borrow_and_update();
+        // What was applied of a log that is refused says nothing about the log of the others.
+        let is_trusted = health().log.trust != Trust::Refused;
+        let position = *applied.borrow_and_update();
+        status.applied = if is_trusted { position } else { Sequence::ZERO };
         status.ready = *ready.borrow_and_update();
         coordination.announce(status.clone());
         tokio::select! {
             () = stop.cancelled() => return Ok(()),
             changed = applied.changed() => changed?,
             changed = ready.changed() => changed?,
+            () = tokio::time::sleep(TRUST_INTERVAL) => {}
         }
     }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use control::{Commands, Writer, founding};
+use control::{Clock, Commands, founding};
 use coordination::Coordination;
 use event_log::EventLog;
 use event_log::artefacts::Snapshots;
@@ -31,68 +31,72 @@ const LEASE_TTL: Duration = Duration::from_secs(600);
 /// What a snapshot says of itself beside its manifest.
 const POSITION: &str = "position";
 const VERSION: &str = "version";
+/// What the name of a directory begins with in which one lies on its way.
+const SCRATCH: &str = "snapshot-";
 
-/// Takes snapshots for the cluster until the node stops. One that fails is tried again when the next look is due.
-pub(super) async fn take(
-    store: Snapshots,
-    projector: Arc<Projector>,
-    models: ReadModels,
-    coordination: Arc<dyn Coordination>,
-    commands: Commands,
-    data: PathBuf,
-    stop: CancellationToken,
-) -> anyhow::Result<()> {
-    let mut last: Option<(Sequence, Instant)> = None;
-    loop {
-        if stop.run_until_cancelled(tokio::time::sleep(INTERVAL)).await.is_none() {
-            return Ok(());
+/// What it takes to take snapshots for the cluster.
+pub(super) struct Taker {
+    pub(super) store: Snapshots,
+    pub(super) projector: Arc<Projector>,
+    pub(super) models: ReadModels,
+    pub(super) coordination: Arc<dyn Coordination>,
+    /// Whose writer signs them.
+    pub(super) commands: Commands,
+    pub(super) clock: Clock,
+    pub(super) data: PathBuf,
+}
+
+impl Taker {
+    /// Takes snapshots until the node stops. One that fails is tried again when the next look is due.
+    pub(super) async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
+        // The newest that is known of, and when it was heard of.
+        let mut last: Option<(Sequence, Instant)> = None;
+        loop {
+            if stop.run_until_cancelled(tokio::time::sleep(INTERVAL)).await.is_none() {
+                return Ok(());
+            }
+            let position = self.models.position().sequence;
+            let is_time = last.map_or(position.0 >= RECORDS_MIN, |(at, when)| is_due(at, when.elapsed(), position));
+            if !is_time || !self.models.status().is_ready() {
+                continue;
+            }
+            match stop.run_until_cancelled(Box::pin(self.take(position))).await {
+                None => return Ok(()),
+                Some(Ok(at)) => last = at.map(|at| (at, Instant::now())).or(last),
+                Some(Err(error)) => tracing::warn!(error = format!("{error:#}"), "no snapshot could be taken"),
+            }
         }
-        let position = models.position().sequence;
-        let is_due = models.status().is_ready() && last.map_or(position.0 >= RECORDS_MIN, |last| is_due(last, position));
-        if !is_due {
-            continue;
+    }
+
+    /// Takes one if this node has the right to and nobody has lately. Gives the position of the newest there is.
+    async fn take(&self, position: Sequence) -> anyhow::Result<Option<Sequence>> {
+        if self.coordination.lease(LEASE, LEASE_TTL).await?.is_none() {
+            return Ok(None);
         }
-        let taken = Box::pin(take_one(&store, &projector, &*coordination, commands.writer(), &data, position));
-        let taken = stop.run_until_cancelled(taken);
-        match taken.await {
-            None => return Ok(()),
-            Some(Ok(at)) => last = at.map(|at| (at, Instant::now())).or(last),
-            Some(Err(error)) => tracing::warn!(error = format!("{error:#}"), "no snapshot could be taken"),
+        let newest = self.store.list().await?.into_iter().filter_map(|entry| Some((usable(&entry.metadata)?, entry.stored_at))).max();
+        if let Some((newest, stored_at)) = newest {
+            let age = Duration::from_micros((self.clock)().as_micros().saturating_sub(stored_at.as_micros()));
+            if !is_due(newest, age, position) {
+                return Ok(Some(newest));
+            }
         }
+        let (place, writer) = (Place::new(&self.data)?, self.commands.writer());
+        let manifest = self.projector.snapshot(&place.rows, writer.public_key(), |statement| writer.sign_statement(statement)).await?;
+        let (rows, file) = (place.rows.clone(), place.file.clone());
+        tokio::task::spawn_blocking(move || pack(&rows, &file)).await?.context("the snapshot cannot be packed")?;
+        let name = format!("{:012}-v{}", manifest.position.0, manifest.version);
+        let metadata =
+            BTreeMap::from([(POSITION.to_owned(), manifest.position.to_string()), (VERSION.to_owned(), manifest.version.to_string())]);
+        let entry = self.store.put(&name, &place.file, metadata).await?;
+        tracing::info!(name, bytes = entry.bytes, position = manifest.position.0, "a snapshot is there for new nodes");
+        Ok(Some(manifest.position))
     }
 }
 
-fn is_due((at, when): (Sequence, Instant), position: Sequence) -> bool {
-    let new = position.0.saturating_sub(at.0);
-    new >= RECORDS_BETWEEN || (new >= RECORDS_MIN && when.elapsed() >= TIME_BETWEEN)
-}
-
-/// Takes one if this node has the right to and nobody has lately. Gives the position of the newest there is.
-async fn take_one(
-    store: &Snapshots,
-    projector: &Projector,
-    coordination: &dyn Coordination,
-    writer: &Writer,
-    data: &Path,
-    position: Sequence,
-) -> anyhow::Result<Option<Sequence>> {
-    if coordination.lease(LEASE, LEASE_TTL).await?.is_none() {
-        return Ok(None);
-    }
-    let newest = store.list().await?.iter().filter_map(|entry| usable(&entry.metadata)).max();
-    if let Some(newest) = newest.filter(|newest| position.0 < newest.0 + RECORDS_BETWEEN) {
-        return Ok(Some(newest));
-    }
-    let place = Place::new(data)?;
-    let manifest = projector.snapshot(&place.rows, writer.public_key(), |statement| writer.sign_statement(statement)).await?;
-    let (rows, file) = (place.rows.clone(), place.file.clone());
-    tokio::task::spawn_blocking(move || pack(&rows, &file)).await?.context("the snapshot cannot be packed")?;
-    let name = format!("{:012}-v{}", manifest.position.0, manifest.version);
-    let metadata =
-        BTreeMap::from([(POSITION.to_owned(), manifest.position.to_string()), (VERSION.to_owned(), manifest.version.to_string())]);
-    let entry = store.put(&name, &place.file, metadata).await?;
-    tracing::info!(name, bytes = entry.bytes, position = manifest.position.0, "a snapshot is there for new nodes");
-    Ok(Some(manifest.position))
+/// Whether the newest snapshot is far enough behind, at this position and of this age.
+fn is_due(newest: Sequence, age: Duration, position: Sequence) -> bool {
+    let new = position.0.saturating_sub(newest.0);
+    new >= RECORDS_BETWEEN || (new >= RECORDS_MIN && age >= TIME_BETWEEN)
 }
 
 /// Begins the read models of this node with the newest snapshot, if it has none and the log is long. Whatever is wrong with a snapshot, the
@@ -132,6 +136,17 @@ fn usable(metadata: &BTreeMap<String, String>) -> Option<Sequence> {
     number(POSITION).map(Sequence)
 }
 
+/// Removes what a node that was killed left of a snapshot on its way.
+pub(super) fn sweep(data: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(data)? {
+        let entry = entry?;
+        if entry.file_name().to_string_lossy().starts_with(SCRATCH) && entry.file_type()?.is_dir() {
+            fs::remove_dir_all(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
 /// Where a snapshot lies on its way; it goes with the value.
 struct Place {
     _scratch: tempfile::TempDir,
@@ -142,7 +157,7 @@ struct Place {
 impl Place {
     /// In the data directory, whose disk has room for read models.
     fn new(data: &Path) -> io::Result<Self> {
-        let scratch = tempfile::Builder::new().prefix("snapshot-").tempdir_in(data)?;
+        let scratch = tempfile::Builder::new().prefix(SCRATCH).tempdir_in(data)?;
         Ok(Self { rows: scratch.path().join("rows"), file: scratch.path().join("rows.tar"), _scratch: scratch })
     }
 }
@@ -186,12 +201,8 @@ mod tests {
 
     #[test]
     fn a_snapshot_is_due_by_records_or_by_time_and_records() {
-        let now = Instant::now();
-        assert!(!is_due((Sequence(1), now), Sequence(RECORDS_BETWEEN)));
-        assert!(is_due((Sequence(1), now), Sequence(RECORDS_BETWEEN + 1)));
-        let long_ago = now.checked_sub(TIME_BETWEEN);
-        assert!(
-            long_ago.is_none_or(|then| is_due((Sequence(1), then), Sequence(RECORDS_MIN + 1)) && !is_due((Sequence(1), then), Sequence(2)))
-        );
+        let due = |age, position| is_due(Sequence(1), age, Sequence(position));
+        assert!(!due(Duration::ZERO, RECORDS_BETWEEN) && due(Duration::ZERO, RECORDS_BETWEEN + 1));
+        assert!(due(TIME_BETWEEN, RECORDS_MIN + 1) && !due(TIME_BETWEEN, 2));
     }
 }

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
 use control::{LogHealth, NodeHealth, SpoolHealth};
-use event_log::usage::{JetStreamUsage, UsageLog, UsageStream};
+use event_log::usage::{JetStreamUsage, UsageLog, UsagePrepareError, UsageStream};
 use event_log::{EmbeddedLog, EventLog, Health, JetStreamLog, Nats, NatsConfig, PrepareError, WitnessedLog};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -63,6 +63,8 @@ impl Storage {
                 data.display()
             );
         }
+        let is_clusters = data.join("witness").is_dir() && !Layout::new(data).log().is_dir();
+        ensure!(!is_clusters, "{} is of a node in a cluster: start it with --nats, or give another --data", data.display());
         let (log_dir, usage_dir, keys_dir) = (Layout::new(data).log(), data.join("usage-log"), data.join("keys"));
         let opened = tokio::task::spawn_blocking(move || {
             let log = EmbeddedLog::open(&log_dir).context("the event log does not open")?;
@@ -84,7 +86,7 @@ impl Storage {
             data.display()
         );
         let nats = Nats::connect(config).await.context("the settings for NATS")?;
-        let was_there = layout.read_models().is_dir();
+        let was_there = [layout.read_models(), data.join("witness"), data.join("usage-spool")].iter().any(|path| path.is_dir());
         let jetstream = if was_there { JetStreamLog::known(&nats) } else { JetStreamLog::new(&nats) };
         let is_reached = prepare(&jetstream, if was_there { FIRST_CONTACT_WAIT } else { FIRST_START_WAIT }).await?;
         ensure!(is_reached || was_there, "NATS at {url} cannot be reached, and this node has nothing of a cluster to start from");
@@ -106,9 +108,22 @@ impl Storage {
         let cluster = Cluster { nats, replicas, is_reached, witness: witness.clone(), keys: keys.clone(), usage: usage.clone() };
         cluster.follow(tasks);
         if is_reached {
+            match usage.prepare().await {
+                Err(error @ (UsagePrepareError::Differs { .. } | UsagePrepareError::Refused { .. })) => {
+                    return Err(error).context("the usage stream on NATS cannot be used");
+                }
+                // It is tried again whenever there is something to ship.
+                Ok(()) | Err(UsagePrepareError::Unavailable { .. }) => {}
+            }
             let found = witness.compare().await;
             if let Health::Refused { reason, evidence } = found {
-                bail!("the log on NATS is not the one that this node knows: {reason}; the evidence is in {}", evidence.display());
+                bail!(
+                    "the log on NATS is not the one that this node knows: {reason}; the evidence is in {}. Bring back the servers or the data \
+                     that this node knows; or, having checked both sides, move witness, read-models and usage-models out of {} to take the \
+                     log as it is",
+                    evidence.display(),
+                    data.display()
+                );
             }
         }
         Ok(Self { log: Arc::new(witness), keys, usage, cluster: Some(cluster) })
@@ -204,7 +219,7 @@ async fn keep_preparing(log: JetStreamLog, close: CancellationToken) -> anyhow::
             Some(Ok(false)) => {}
             Some(Err(refusal)) => {
                 tracing::error!(error = format!("{refusal:#}"), "the log that came back cannot be used");
-                tokio::time::sleep(PREPARE_REPORT).await;
+                close.run_until_cancelled(tokio::time::sleep(PREPARE_REPORT)).await;
             }
         }
     }
