@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use event_log::OpenError;
-use event_log::usage::{JetStreamUsage, SPOOL_BYTES_MAX, StoredBatch, UsageLog, UsageStream};
+use event_log::usage::{JetStreamUsage, SPOOL_BYTES_MAX, StoredBatch, UsageLog, UsagePrepareError, UsageStream};
 use futures_util::StreamExt as _;
 use nats_server::{Cluster, Sync};
 use schemas::Sequence;
@@ -105,6 +105,16 @@ pub(crate) async fn open_bounded(nats: &Cluster, spool: &Path, replicas: usize, 
             // A read that was under way when a node was killed is still at its end.
             Err(OpenError::AlreadyOpen { .. }) if begin.elapsed() < PATIENCE => tokio::task::yield_now().await,
             opened => return Arc::new(opened.unwrap()),
+        }
+    }
+}
+
+/// Makes the stream, or finds out why not, as soon as there is a connection.
+pub(crate) async fn prepare(usage: &JetStreamUsage) -> Result<(), UsagePrepareError> {
+    loop {
+        match usage.prepare().await {
+            Err(UsagePrepareError::Unavailable { .. }) => tokio::time::sleep(Duration::from_millis(20)).await,
+            prepared => return prepared,
         }
     }
 }

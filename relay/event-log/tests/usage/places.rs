@@ -6,7 +6,7 @@ use event_log::usage::{USAGE_STREAM, UsageAppended, UsagePrepareError, UsageStre
 use nats_server::{Cluster, Sync};
 use schemas::usage::UsageBatch;
 
-use crate::backend::{Node, client, open_spool, read};
+use crate::backend::{Node, client, open_spool, prepare, read};
 use crate::records::{batch, batches, record};
 
 async fn publish(nats: &Cluster, subject: &str, bytes: Vec<u8>) {
@@ -45,7 +45,7 @@ async fn another_batch_in_the_place_of_one_does_not_hold_up_the_next() {
     let nats = Cluster::start(1, Sync::Default).unwrap();
     let directory = tempfile::tempdir().unwrap();
     let usage = open_spool(&nats, directory.path(), 1).await;
-    usage.prepare().await.unwrap();
+    prepare(&usage).await.unwrap();
     let other = UsageBatch { records: vec![record(77)], ..batch(1, 1, 1) };
     publish(&nats, &subject_of(&other), other.encode()).await;
     for number in 1..=2 {
@@ -81,7 +81,7 @@ async fn a_message_that_is_gone_is_told() {
     let there = |number| Ok(batch(1, 1, number));
     assert_eq!(places, [there(1), there(2), gone(), gone(), there(5), there(6)]);
 
-    let refused = usage.prepare().await;
+    let refused = prepare(&usage).await;
     let Err(UsagePrepareError::Differs { difference }) = refused else { panic!("{refused:?}") };
     for name in ["discard is Old, not New", "max_msg_size is none, not 1048576", "deny_delete is false, not true", "deny_purge"] {
         assert!(difference.contains(name), "{difference}");
@@ -94,11 +94,6 @@ async fn replicas_that_cannot_be_had_are_refused() {
     let nats = Cluster::start(1, Sync::Default).unwrap();
     let directory = tempfile::tempdir().unwrap();
     let usage = open_spool(&nats, directory.path(), 3).await;
-    let refused = loop {
-        match usage.prepare().await {
-            Err(UsagePrepareError::Unavailable { .. }) => tokio::task::yield_now().await,
-            prepared => break prepared,
-        }
-    };
+    let refused = prepare(&usage).await;
     assert!(matches!(refused, Err(UsagePrepareError::Refused { .. })), "{refused:?}");
 }

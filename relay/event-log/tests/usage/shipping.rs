@@ -10,7 +10,7 @@ use schemas::usage::UsageBatch;
 use schemas::{Digest, Sequence};
 use tokio::time::timeout;
 
-use crate::backend::{Node, PATIENCE, client, open_bounded, open_spool, read};
+use crate::backend::{Node, PATIENCE, client, open_bounded, open_spool, prepare, read};
 use crate::records::{batch, batches, record, sum};
 
 /// Brings a batch into the stream as a node does that ends before it hears of it.
@@ -87,9 +87,7 @@ async fn unheard_batches_are_dropped(servers: usize) {
         assert_eq!(spool.append(&batch(1, 1, number)).await, Ok(UsageAppended::Appended));
     }
     let client = client(&nats).await;
-    while spool.prepare().await.is_err() {
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    prepare(&spool).await.unwrap();
     let mut follows = 0;
     for number in 1..=4 {
         follows = publish_unheard(&client, &batch(1, 1, number), follows).await;
@@ -230,7 +228,7 @@ async fn the_largest_batch_travels() {
     assert_eq!(usage.append(&larger).await, Err(UsageAppendError::TooLarge { bytes: BATCH_BYTES_MAX + 1 }));
     assert_eq!(usage.append(&largest).await, Ok(UsageAppended::Appended));
     // Also when it has to be compared.
-    usage.prepare().await.unwrap();
+    prepare(&usage).await.unwrap();
     publish_unheard(&client(&nats).await, &largest, 0).await;
     let node = Node::run(usage);
     node.shipped().await;
