@@ -7,10 +7,12 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::actor::Actor;
+use crate::binding::{Binding, BindingCommand, BindingError};
 use crate::cluster::{Cluster, ClusterCommand, ClusterError};
 use crate::credential::{Credential, CredentialCommand, CredentialError};
 use crate::event::Event;
 use crate::key::{Key, KeyCommand, KeyError};
+use crate::policy::{Policy, PolicyCommand, PolicyError};
 use crate::pool::{Pool, PoolCommand, PoolError};
 use crate::record::{Record, Sequence, Version};
 use crate::stream::{Stream, StreamKind};
@@ -29,6 +31,8 @@ pub enum Aggregate {
     Upstream(Box<Upstream>),
     Credential(Credential),
     Pool(Pool),
+    Policy(Box<Policy>),
+    Binding(Box<Binding>),
 }
 
 /// Where a stream stands: what the next append to it expects.
@@ -65,6 +69,8 @@ pub enum Command {
     Upstream(UpstreamCommand),
     Credential(CredentialCommand),
     Pool(PoolCommand),
+    Policy(PolicyCommand),
+    Binding(BindingCommand),
 }
 
 impl Command {
@@ -78,6 +84,8 @@ impl Command {
             Self::Upstream(_) => StreamKind::Upstream,
             Self::Credential(_) => StreamKind::Credential,
             Self::Pool(_) => StreamKind::Pool,
+            Self::Policy(_) => StreamKind::Policy,
+            Self::Binding(_) => StreamKind::Binding,
         }
     }
 }
@@ -101,6 +109,10 @@ pub enum Rejection {
     Credential(#[from] CredentialError),
     #[error(transparent)]
     Pool(#[from] PoolError),
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
+    #[error(transparent)]
+    Binding(#[from] BindingError),
 }
 
 /// An event that cannot follow on the state it met. No `decide` of any release produces one; the fold stops at it.
@@ -129,6 +141,10 @@ pub fn decide(state: Option<&Aggregate>, command: &Command, context: &Context) -
         (Command::Credential(command), Some(A::Credential(state))) => Credential::decide(Some(state), command)?,
         (Command::Pool(command), None) => Pool::decide(None, command)?,
         (Command::Pool(command), Some(A::Pool(state))) => Pool::decide(Some(state), command)?,
+        (Command::Policy(command), None) => Policy::decide(None, command)?,
+        (Command::Policy(command), Some(A::Policy(state))) => Policy::decide(Some(state), command)?,
+        (Command::Binding(command), None) => Binding::decide(None, command)?,
+        (Command::Binding(command), Some(A::Binding(state))) => Binding::decide(Some(state), command)?,
         _ => return Err(Rejection::WrongStream),
     })
 }
@@ -153,6 +169,14 @@ pub fn apply(state: Option<Aggregate>, stream: &Stream, event: &Event, at: &At) 
         (StreamKind::Credential, Some(A::Credential(state))) => Credential::apply(Some(state), stream, event, at).map(A::Credential),
         (StreamKind::Pool, None) => Pool::apply(None, stream, event, at).map(A::Pool),
         (StreamKind::Pool, Some(A::Pool(state))) => Pool::apply(Some(state), stream, event, at).map(A::Pool),
+        (StreamKind::Policy, None) => Policy::apply(None, stream, event, at).map(|policy| A::Policy(Box::new(policy))),
+        (StreamKind::Policy, Some(A::Policy(state))) => {
+            Policy::apply(Some(*state), stream, event, at).map(|policy| A::Policy(Box::new(policy)))
+        }
+        (StreamKind::Binding, None) => Binding::apply(None, stream, event, at).map(|binding| A::Binding(Box::new(binding))),
+        (StreamKind::Binding, Some(A::Binding(state))) => {
+            Binding::apply(Some(*state), stream, event, at).map(|binding| A::Binding(Box::new(binding)))
+        }
         _ => None,
     };
     applied.ok_or_else(|| ApplyError { stream: stream.clone(), event: event.name() })

@@ -10,7 +10,7 @@ use thiserror::Error;
 
 use crate::stream::StreamKind;
 use crate::upcast;
-use crate::{cluster, credential, key, pool, tenant, upstream, writer};
+use crate::{binding, cluster, credential, key, policy, pool, tenant, upstream, writer};
 
 /// Why a stored event cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -120,6 +120,7 @@ events! {
     0x0303 UpstreamDisabled(upstream::UpstreamDisabled) of Upstream, version 1;
     0x0304 UpstreamEnabled(upstream::UpstreamEnabled) of Upstream, version 1;
     0x0305 UpstreamRemoved(upstream::UpstreamRemoved) of Upstream, version 1;
+    0x0306 UpstreamLabelled(upstream::UpstreamLabelled) of Upstream, version 1;
     0x0401 CredentialAdded(credential::CredentialAdded) of Credential, version 1;
     /// An operator entered another secret for the same account.
     0x0402 CredentialReplaced(credential::CredentialReplaced) of Credential, version 1;
@@ -128,4 +129,11 @@ events! {
     0x0501 PoolCreated(pool::PoolCreated) of Pool, version 1;
     0x0502 PoolChanged(pool::PoolChanged) of Pool, version 1;
     0x0503 PoolRemoved(pool::PoolRemoved) of Pool, version 1;
+    0x0504 PoolPriced(pool::PoolPriced) of Pool, version 1;
+    0x0601 PolicyUploaded(policy::PolicyUploaded) of Policy, version 1;
+    0x0701 BindingCreated(binding::BindingCreated) of Binding, version 1;
+    0x0702 BindingChanged(binding::BindingChanged) of Binding, version 1;
+    /// What was bound before the last change is bound again.
+    0x0703 BindingRolledBack(binding::BindingRolledBack) of Binding, version 1;
+    0x0704 BindingRemoved(binding::BindingRemoved) of Binding, version 1;
 }

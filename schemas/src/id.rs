@@ -154,6 +154,8 @@ ids! {
     CredentialId "cred_";
     /// A group of upstreams.
     PoolId "pool_";
+    /// Where a policy applies, and how.
+    BindingId "bind_";
     /// A person who logs in to the admin side.
     UserId "usr_";
     /// A login session of a user.
@@ -194,6 +196,10 @@ impl CommandId {
 
     pub fn new_key_id(&self) -> KeyId {
         KeyId(self.aggregate("key"))
+    }
+
+    pub fn new_binding_id(&self) -> BindingId {
+        BindingId(self.aggregate("binding"))
     }
 
     pub fn new_upstream_id(&self) -> UpstreamId {

@@ -10,14 +10,17 @@
 
 pub mod actor;
 pub mod aggregate;
+pub mod binding;
 pub mod client_key;
 pub mod cluster;
 pub mod credential;
+pub mod decision;
 pub mod event;
 pub mod id;
 pub mod judge;
 pub mod key;
 pub mod name;
+pub mod policy;
 pub mod pool;
 pub mod record;
 #[cfg(test)]
@@ -35,8 +38,8 @@ pub use actor::Actor;
 pub use aggregate::{Aggregate, ApplyError, Command, Context, Head, Rejection, apply, decide};
 pub use event::Event;
 pub use id::{
-    ClusterId, CommandId, CredentialId, Digest, IncarnationId, KeyId, PoolId, PublicKey, RecordId, RequestId, SessionId, TenantId,
-    UpstreamId, UserId, WriterId,
+    BindingId, ClusterId, CommandId, CredentialId, Digest, IncarnationId, KeyId, PoolId, PublicKey, RecordId, RequestId, SessionId,
+    TenantId, UpstreamId, UserId, WriterId,
 };
 pub use judge::{Verdict, VoidReason, judge};
 pub use record::{Record, Sequence, Version};

@@ -6,12 +6,14 @@
 use proptest::prelude::*;
 
 use crate::aggregate::{self, Aggregate, At, Command, Context, Rejection};
+use crate::binding::{BindingCommand, BindingCreated, BindingPatch, Bound, Mode, OnFault};
 use crate::cluster::{ClusterCommand, ClusterFounded};
 use crate::credential::{CredentialAdded, CredentialCommand, CredentialReplaced};
-use crate::id::{ClusterId, CredentialId, Digest, PoolId, PublicKey, TenantId, UpstreamId, WriterId};
-use crate::pool::PoolCommand;
+use crate::id::{BindingId, ClusterId, CredentialId, Digest, PoolId, PublicKey, TenantId, UpstreamId, WriterId};
+use crate::policy::PolicyKind;
+use crate::pool::{ModelPrice, PoolCommand};
 use crate::tenant::TenantCommand;
-use crate::upstream::{Dialect, UpstreamCommand, UpstreamDetails, UpstreamPatch};
+use crate::upstream::{Dialect, UpstreamCommand, UpstreamDetails, UpstreamLabels, UpstreamPatch};
 use crate::writer::{CounterSignature, WriterCommand, WriterEnrolled, WriterRetired};
 use crate::{Actor, Event, Stream, Timestamp};
 
@@ -93,9 +95,13 @@ fn any_command() -> impl Strategy<Value = Command> {
         prop_oneof![
             "[a-c ]{0,2}".prop_map(|name| PoolCommand::Create { name }),
             "[a-c ]{0,2}".prop_map(|name| PoolCommand::Change { name }),
+            (0_u64..3).prop_map(|input| PoolCommand::Price {
+                prices: vec![ModelPrice { model: "*".into(), input, output: 1, cache_read: None, cache_write: None }]
+            }),
             Just(PoolCommand::Remove),
         ]
         .prop_map(Command::Pool),
+        any_binding_command().prop_map(Command::Binding),
         prop_oneof![
             any::<[u8; 32]>().prop_map(|key| WriterCommand::Enrol(WriterEnrolled {
                 public_key: PublicKey::from_bytes(key),
@@ -117,6 +123,23 @@ fn any_command() -> impl Strategy<Value = Command> {
     ]
 }
 
+fn any_binding_command() -> impl Strategy<Value = BindingCommand> {
+    let mode = || prop_oneof![Just(Mode::Enforce), (0_u8..=100).prop_map(Mode::Canary), Just(Mode::Shadow), Just(Mode::Off)];
+    let digest = || (1_u8..4).prop_map(|n| Digest::from_bytes([n; 32]));
+    prop_oneof![
+        (digest(), mode()).prop_map(|(policy, mode)| {
+            let bound = Bound { policy, settings: "{}".into(), mode, on_fault: OnFault::Skip };
+            BindingCommand::Create(Box::new(BindingCreated { kind: PolicyKind::Quota, scope: Scope::Tenant, bound }))
+        }),
+        (proptest::option::of(digest()), proptest::option::of(mode())).prop_map(|(policy, mode)| {
+            let policy = policy.map(|digest| (digest, PolicyKind::Quota));
+            BindingCommand::Change(Box::new(BindingPatch { policy, mode, ..BindingPatch::default() }))
+        }),
+        Just(BindingCommand::RollBack),
+        Just(BindingCommand::Remove),
+    ]
+}
+
 fn any_upstream_command() -> impl Strategy<Value = UpstreamCommand> {
     let base_url = || prop_oneof![Just("https://a.example/v1"), Just("http://b.example"), Just("ftp://c.example")].prop_map(String::from);
     let credential = || proptest::option::of((1_u8..3).prop_map(|n| CredentialId::from_bytes([n; 16])));
@@ -131,6 +154,7 @@ fn any_upstream_command() -> impl Strategy<Value = UpstreamCommand> {
                 weight: 1,
                 models: vec![],
             }),
+            labels: UpstreamLabels { region: None, tags: vec![] },
             credential,
         }),
         (proptest::option::of("[a-c ]{0,2}"), proptest::option::of(base_url()), proptest::option::of(credential())).prop_map(
@@ -164,6 +188,7 @@ fn any_stream() -> impl Strategy<Value = Stream> {
         Stream::upstream(tenant(), UpstreamId::from_bytes([1; 16])),
         Stream::credential(tenant(), CredentialId::from_bytes([1; 16])),
         Stream::pool(tenant(), PoolId::from_bytes([1; 16])),
+        Stream::binding(tenant(), BindingId::from_bytes([1; 16])),
     ])
 }
 

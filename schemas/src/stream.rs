@@ -10,7 +10,9 @@ use std::str::FromStr;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use thiserror::Error;
 
-use crate::id::{CredentialId, KeyId, PoolId, SessionId, TenantId, UpstreamId, UserId, WriterId, base32, parse_base32, text_schema};
+use crate::id::{
+    BindingId, CredentialId, KeyId, PoolId, SessionId, TenantId, UpstreamId, UserId, WriterId, base32, parse_base32, text_schema,
+};
 
 /// What every subject of the event log begins with.
 pub const SUBJECT_PREFIX: &str = "kr.e.";
@@ -80,7 +82,7 @@ impl StreamKind {
             Self::Credential => CredentialId::PREFIX,
             Self::Pool => PoolId::PREFIX,
             Self::Policy => "pol_",
-            Self::Binding => "bind_",
+            Self::Binding => BindingId::PREFIX,
             Self::Writer => WriterId::PREFIX,
             Self::User => UserId::PREFIX,
             Self::Session => SessionId::PREFIX,
@@ -145,6 +147,10 @@ impl Stream {
 
     pub fn pool(tenant: TenantId, id: PoolId) -> Self {
         Self { tenant, kind: StreamKind::Pool, id: *id.as_bytes() }
+    }
+
+    pub fn binding(tenant: TenantId, id: BindingId) -> Self {
+        Self { tenant, kind: StreamKind::Binding, id: *id.as_bytes() }
     }
 
     pub const fn tenant(&self) -> &TenantId {

@@ -63,6 +63,20 @@ pub struct UpstreamChanged {
     pub credential: Option<CredentialId>,
 }
 
+/// What policies may know of an upstream beside its details.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct UpstreamLabels {
+    /// Where it is, in the operator's words: `eu`, `us-east-1`.
+    pub region: Option<String>,
+    pub tags: Vec<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct UpstreamLabelled {
+    /// The labels after the change, whole.
+    pub labels: UpstreamLabels,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct UpstreamDisabled {
     pub reason: Option<Sealed>,
@@ -80,6 +94,7 @@ pub struct Upstream {
     pub id: UpstreamId,
     pub tenant: TenantId,
     pub details: UpstreamDetails,
+    pub labels: UpstreamLabels,
     /// None until one is entered, and after the base URL changed.
     pub credential: Option<CredentialId>,
     pub created_at: Timestamp,
@@ -96,13 +111,16 @@ pub struct UpstreamPatch {
     pub priority: Option<u32>,
     pub weight: Option<u32>,
     pub models: Option<Vec<String>>,
+    /// An inner `None` takes the region away.
+    pub region: Option<Option<String>>,
+    pub tags: Option<Vec<String>>,
     /// Another credential; an inner `None` takes the upstream's credential away.
     pub credential: Option<Option<CredentialId>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum UpstreamCommand {
-    Add { details: Box<UpstreamDetails>, credential: Option<CredentialId> },
+    Add { details: Box<UpstreamDetails>, labels: UpstreamLabels, credential: Option<CredentialId> },
     Change(Box<UpstreamPatch>),
     Disable { reason: Option<Sealed> },
     Enable,
@@ -148,9 +166,12 @@ impl Upstream {
 
     pub(crate) fn decide(state: Option<&Self>, command: &UpstreamCommand) -> Result<Vec<Event>, UpstreamError> {
         let upstream = match (state, command) {
-            (None, UpstreamCommand::Add { details, credential }) => {
+            (None, UpstreamCommand::Add { details, labels, credential }) => {
                 check_details(details)?;
-                return Ok(vec![Event::UpstreamAdded(UpstreamAdded { details: (**details).clone(), credential: *credential })]);
+                check_labels(labels)?;
+                let added = Event::UpstreamAdded(UpstreamAdded { details: (**details).clone(), credential: *credential });
+                let labelled = (*labels != UpstreamLabels::default()).then(|| labelled(labels));
+                return Ok([added].into_iter().chain(labelled).collect());
             }
             (Some(_), UpstreamCommand::Add { .. }) => return Err(UpstreamError::Exists),
             (None | Some(Self { removed: true, .. }), _) => return Err(UpstreamError::NotFound),
@@ -163,7 +184,11 @@ impl Upstream {
                 check_details(&details)?;
                 // A patch that names a credential is a change even if it names the same: its secret is another.
                 let changes = details != upstream.details || credential != upstream.credential || patch.credential.is_some();
-                Ok(if changes { vec![Event::UpstreamChanged(UpstreamChanged { details, credential })] } else { vec![] })
+                let changed = changes.then(|| Event::UpstreamChanged(UpstreamChanged { details, credential }));
+                let labels = patch.labels_for(upstream);
+                check_labels(&labels)?;
+                let labelled = (labels != upstream.labels).then(|| labelled(&labels));
+                Ok(changed.into_iter().chain(labelled).collect())
             }
             UpstreamCommand::Disable { .. } if upstream.disabled.is_some() => Ok(vec![]),
             UpstreamCommand::Disable { reason } => Ok(vec![Event::UpstreamDisabled(UpstreamDisabled { reason: reason.clone() })]),
@@ -179,6 +204,7 @@ impl Upstream {
                 id: UpstreamId::from_bytes(*stream.id()),
                 tenant: stream.tenant().clone(),
                 details: added.details.clone(),
+                labels: UpstreamLabels::default(),
                 credential: added.credential,
                 created_at: at.time,
                 disabled: None,
@@ -187,6 +213,7 @@ impl Upstream {
             (Some(upstream), Event::UpstreamChanged(changed)) => {
                 Some(Self { details: changed.details.clone(), credential: changed.credential, ..upstream })
             }
+            (Some(upstream), Event::UpstreamLabelled(labelled)) => Some(Self { labels: labelled.labels.clone(), ..upstream }),
             (Some(upstream), Event::UpstreamDisabled(disabled)) => {
                 Some(Self { disabled: Some(Fact { at: at.time, by: at.actor, reason: disabled.reason.clone() }), ..upstream })
             }
@@ -198,6 +225,13 @@ impl Upstream {
 }
 
 impl UpstreamPatch {
+    fn labels_for(&self, upstream: &Upstream) -> UpstreamLabels {
+        UpstreamLabels {
+            region: self.region.clone().unwrap_or_else(|| upstream.labels.region.clone()),
+            tags: self.tags.clone().unwrap_or_else(|| upstream.labels.tags.clone()),
+        }
+    }
+
     /// Another base URL drops the credential unless the patch brings one: a secret goes only where it was entered for.
     fn applied_to(&self, upstream: &Upstream) -> (UpstreamDetails, Option<CredentialId>) {
         let (patch, details) = (self.clone(), &upstream.details);
@@ -214,6 +248,15 @@ impl UpstreamPatch {
         let credential = patch.credential.unwrap_or(if same_base { upstream.credential } else { None });
         (details, credential)
     }
+}
+
+fn labelled(labels: &UpstreamLabels) -> Event {
+    Event::UpstreamLabelled(UpstreamLabelled { labels: labels.clone() })
+}
+
+fn check_labels(labels: &UpstreamLabels) -> Result<(), UpstreamError> {
+    labels.region.as_deref().map_or(Ok(()), |region| name::check("region", region))?;
+    Ok(name::check_list("tags", &labels.tags)?)
 }
 
 fn check_details(details: &UpstreamDetails) -> Result<(), UpstreamError> {

@@ -36,7 +36,7 @@ fn removed() -> Event {
 }
 
 fn add(details: UpstreamDetails) -> Command {
-    Command::Upstream(UpstreamCommand::Add { details: Box::new(details), credential: credential(1) })
+    Command::Upstream(UpstreamCommand::Add { details: Box::new(details), labels: UpstreamLabels::default(), credential: credential(1) })
 }
 
 fn change(patch: UpstreamPatch) -> Command {
@@ -178,4 +178,21 @@ fn a_base_url_has_an_origin_and_nothing_that_hides_one() {
     ] {
         assert_eq!(origin(wrong), None, "{wrong}");
     }
+}
+
+#[test]
+fn labels_come_with_the_upstream_and_change_apart_from_its_details() {
+    let labels = UpstreamLabels { region: Some("eu".into()), tags: vec!["fast".into()] };
+    let labelled = |labels: &UpstreamLabels| Event::UpstreamLabelled(UpstreamLabelled { labels: labels.clone() });
+    let add = UpstreamCommand::Add { details: Box::new(details()), labels: labels.clone(), credential: credential(1) };
+    let given = given([]).when(Command::Upstream(add)).then([added(), labelled(&labels)]);
+    let without_region = UpstreamLabels { region: None, ..labels };
+    let patch = UpstreamPatch { region: Some(None), ..UpstreamPatch::default() };
+    given.when(change(patch.clone())).then([labelled(&without_region)]).when(change(patch)).then_nothing();
+}
+
+#[test]
+fn labels_need_clean_names() {
+    let patch = UpstreamPatch { region: Some(Some(" eu".into())), ..UpstreamPatch::default() };
+    given([added()]).when(change(patch)).then_refused(UpstreamError::Name(NameError::Untrimmed { field: "region" }));
 }

@@ -9,17 +9,20 @@ use serde_json::Value;
 use tests::cli;
 
 /// What each crate may import from the workspace: the table of the README.
-const IMPORTS: [(&str, &[&str]); 11] = [
+const IMPORTS: [(&str, &[&str]); 13] = [
     ("schemas", &[]),
     ("event_log", &["nats_server", "schemas"]),
     ("vault", &["nats_server", "schemas"]),
     ("coordination", &["nats_server", "schemas"]),
+    ("policy_host", &["schemas"]),
     ("projector", &["event_log", "schemas"]),
-    ("gateway", &["coordination", "event_log", "projector", "schemas", "vault"]),
-    ("control", &["coordination", "event_log", "projector", "schemas", "vault"]),
+    ("gateway", &["coordination", "event_log", "policy_host", "projector", "schemas", "vault"]),
+    ("control", &["coordination", "event_log", "policy_host", "projector", "schemas", "vault"]),
     ("openapi", &["control", "gateway", "schemas"]),
-    ("keyrelay", &["control", "coordination", "event_log", "gateway", "openapi", "projector", "schemas", "vault"]),
-    ("tests", &["coordination", "event_log", "nats_server", "projector", "schemas", "vault"]),
+    ("keyrelay", &["control", "coordination", "event_log", "gateway", "openapi", "policy_host", "projector", "schemas", "vault"]),
+    // What the author of a policy depends on: nothing of the workspace.
+    ("keyrelay-policy", &[]),
+    ("tests", &["coordination", "event_log", "nats_server", "policy_host", "projector", "schemas", "vault"]),
     // Test equipment without a word of Keyrelay in it; others have it among their development dependencies only.
     ("nats_server", &[]),
 ];

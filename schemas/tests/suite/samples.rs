@@ -2,15 +2,20 @@
 //! event adds a sample, a new version of an event replaces its sample and leaves the older golden file to be decoded.
 
 use ed25519_dalek::SigningKey;
+use schemas::binding::{BindingChanged, BindingCreated, BindingRemoved, BindingRolledBack, Bound, Mode, OnFault, Scope};
 use schemas::cluster::ClusterFounded;
 use schemas::credential::{CredentialAdded, CredentialReplaced, CredentialRevoked};
 use schemas::key::{
     Endpoint, Expiry, KeyChanged, KeyCreated, KeyDetails, KeyDisabled, KeyEnabled, KeyExpired, KeyRenewed, KeyRevoked, KeyRotated, Limits,
 };
-use schemas::pool::{PoolChanged, PoolCreated, PoolRemoved};
+use schemas::policy::{PolicyClass, PolicyKind, PolicyUploaded};
+use schemas::pool::{ModelPrice, PoolChanged, PoolCreated, PoolPriced, PoolRemoved};
 use schemas::record::{Header, Seen};
 use schemas::tenant::TenantCreated;
-use schemas::upstream::{Dialect, UpstreamAdded, UpstreamChanged, UpstreamDetails, UpstreamDisabled, UpstreamEnabled, UpstreamRemoved};
+use schemas::upstream::{
+    Dialect, UpstreamAdded, UpstreamChanged, UpstreamDetails, UpstreamDisabled, UpstreamEnabled, UpstreamLabelled, UpstreamLabels,
+    UpstreamRemoved,
+};
 use schemas::writer::{CounterSignature, WriterEnrolled, WriterRetired};
 use schemas::{
     Actor, ClusterId, CommandId, CredentialId, Digest, Event, KeyId, PoolId, PublicKey, RecordId, Sealed, Sequence, SessionId, Stream,
@@ -141,6 +146,10 @@ fn upstream_details(dialect: Dialect) -> UpstreamDetails {
     }
 }
 
+fn bound(mode: Mode) -> Bound {
+    Bound { policy: digest(0x04), settings: "{\"limit\":3}".into(), mode, on_fault: OnFault::Skip }
+}
+
 /// One sample of every event, in the order of [`Event::NAMES`].
 pub(crate) fn events() -> Vec<Event> {
     vec![
@@ -161,6 +170,7 @@ pub(crate) fn events() -> Vec<Event> {
         Event::UpstreamDisabled(UpstreamDisabled { reason: Some(sealed()) }),
         Event::UpstreamEnabled(UpstreamEnabled {}),
         Event::UpstreamRemoved(UpstreamRemoved {}),
+        Event::UpstreamLabelled(UpstreamLabelled { labels: UpstreamLabels { region: Some("eu-west".into()), tags: vec!["fast".into()] } }),
         Event::CredentialAdded(CredentialAdded {
             upstream: upstream_id(),
             origin: "https://api.example.com".into(),
@@ -171,6 +181,28 @@ pub(crate) fn events() -> Vec<Event> {
         Event::PoolCreated(PoolCreated { name: "default".into() }),
         Event::PoolChanged(PoolChanged { name: "fast".into() }),
         Event::PoolRemoved(PoolRemoved {}),
+        Event::PoolPriced(PoolPriced {
+            prices: vec![ModelPrice {
+                model: "gpt-*".into(),
+                input: 3_000_000,
+                output: 15_000_000,
+                cache_read: Some(300_000),
+                cache_write: None,
+            }],
+        }),
+        Event::PolicyUploaded(PolicyUploaded {
+            name: "cheapest".into(),
+            digest: digest(0x04),
+            uploaded_digest: digest(0x05),
+            kind: PolicyKind::Route,
+            class: PolicyClass::Slow,
+            bytes: 19_456,
+            manifest: "{\"name\":\"cheapest\"}".into(),
+        }),
+        Event::BindingCreated(BindingCreated { kind: PolicyKind::Quota, scope: Scope::Pool(pool_id()), bound: bound(Mode::Canary(10)) }),
+        Event::BindingChanged(BindingChanged { bound: bound(Mode::Enforce) }),
+        Event::BindingRolledBack(BindingRolledBack {}),
+        Event::BindingRemoved(BindingRemoved {}),
     ]
 }
 

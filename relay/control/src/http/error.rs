@@ -4,8 +4,10 @@ use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use event_log::{AppendError, ReadError};
+use schemas::binding::BindingError;
 use schemas::credential::CredentialError;
 use schemas::key::KeyError;
+use schemas::policy::PolicyError;
 use schemas::pool::PoolError;
 use schemas::tenant::TenantError;
 use schemas::upstream::UpstreamError;
@@ -216,7 +218,21 @@ fn rejection_status(rejection: &Rejection) -> (StatusCode, &'static str) {
         Rejection::Pool(error) => match error {
             PoolError::Exists => (CLASH, "exists"),
             PoolError::NotFound => (GONE, "not_found"),
+            PoolError::TooManyPrices | PoolError::Price => (BAD, "bad_price"),
             PoolError::Name(_) => (BAD, "bad_request"),
+        },
+        Rejection::Policy(error) => match error {
+            PolicyError::Exists { .. } => (CLASH, "exists"),
+            PolicyError::ManifestTooLarge => (BAD, "bad_manifest"),
+            PolicyError::Name(_) => (BAD, "bad_request"),
+        },
+        Rejection::Binding(error) => match error {
+            BindingError::Exists => (CLASH, "exists"),
+            BindingError::NotFound => (GONE, "not_found"),
+            BindingError::Kind { .. } => (BAD, "wrong_policy_kind"),
+            BindingError::SettingsTooLarge => (BAD, "settings_too_large"),
+            BindingError::Canary => (BAD, "bad_request"),
+            BindingError::NothingBefore => (CLASH, "nothing_before"),
         },
         Rejection::Tenant(error) => match error {
             TenantError::Exists => (CLASH, "exists"),

@@ -10,8 +10,8 @@ use event_log::Stored;
 use futures_util::{StreamExt as _, stream};
 use schemas::record::Frame;
 use schemas::{
-    Actor, CommandId, CredentialId, Event, KeyId, PoolId, RecordId, Sequence, Stream, TenantId, Timestamp, UpstreamId, Version, VoidReason,
-    WriterId,
+    Actor, BindingId, CommandId, CredentialId, Event, KeyId, PoolId, RecordId, Sequence, Stream, TenantId, Timestamp, UpstreamId, Version,
+    VoidReason, WriterId,
 };
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -181,6 +181,8 @@ fn parse_stream(tenant: &TenantId, text: &str) -> Result<Stream, ApiError> {
             Some(Stream::upstream(tenant, id))
         } else if let Ok(id) = text.parse::<CredentialId>() {
             Some(Stream::credential(tenant, id))
+        } else if let Ok(id) = text.parse::<BindingId>() {
+            Some(Stream::binding(tenant, id))
         } else {
             text.parse::<PoolId>().ok().map(|id| Stream::pool(tenant, id))
         }

@@ -8,7 +8,7 @@ use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use projector::Route;
 use schemas::credential::{Credential, CredentialAdded, CredentialCommand, CredentialReplaced};
-use schemas::upstream::{Dialect, Upstream, UpstreamCommand, UpstreamDetails, UpstreamPatch, origin};
+use schemas::upstream::{Dialect, Upstream, UpstreamCommand, UpstreamDetails, UpstreamLabels, UpstreamPatch, origin};
 use schemas::{Aggregate, Command, CredentialId, Sequence, Stream, TenantId, Timestamp, UpstreamId, Version};
 use serde::{Deserialize, Deserializer, Serialize};
 use url::Url;
@@ -70,6 +70,11 @@ pub(super) struct NewUpstream {
     /// Patterns of the models it serves; empty is all.
     #[serde(default)]
     models: Vec<String>,
+    /// Where it is, in your own words; policies may route by it.
+    #[serde(default)]
+    region: Option<String>,
+    #[serde(default)]
+    tags: Vec<String>,
 }
 
 fn default_pool() -> String {
@@ -96,6 +101,11 @@ pub(super) struct UpstreamChange {
     weight: Option<u32>,
     #[serde(default)]
     models: Option<Vec<String>>,
+    /// `null` takes the region away.
+    #[serde(default, deserialize_with = "present")]
+    region: Option<Option<String>>,
+    #[serde(default)]
+    tags: Option<Vec<String>>,
 }
 
 /// An upstream, without any secret.
@@ -109,6 +119,8 @@ pub(super) struct UpstreamView {
     priority: u32,
     weight: u32,
     models: Vec<String>,
+    region: Option<String>,
+    tags: Vec<String>,
     /// Null where none is entered, or a changed base URL dropped it: no request is sent then.
     credential: Option<CredentialView>,
     disabled: Option<FactView>,
@@ -176,7 +188,8 @@ pub(super) async fn add(State(app): State<App>, mutation: Mutation<NewUpstream>)
         Some(secret) => Some(add_credential(&app, &mutation, id, &details.base_url, secret).await?),
         None => None,
     };
-    let command = UpstreamCommand::Add { details: Box::new(details), credential };
+    let labels = UpstreamLabels { region: body.region.clone(), tags: body.tags.clone() };
+    let command = UpstreamCommand::Add { details: Box::new(details), labels, credential };
     let receipt = app.commands.execute(mutation.request(Stream::upstream(tenant.clone(), id), Command::Upstream(command))).await?;
     Ok((StatusCode::CREATED, Json(answer(&app, receipt).await?)))
 }
@@ -252,6 +265,8 @@ pub(super) async fn update(
         priority: body.priority,
         weight: body.weight,
         models: body.models.clone(),
+        region: body.region.clone(),
+        tags: body.tags.clone(),
         credential,
     };
     let answer = execute(&app, &mutation, id, UpstreamCommand::Change(Box::new(patch))).await?;
@@ -460,6 +475,8 @@ fn view(app: &App, route: &Route) -> Result<UpstreamView, ApiError> {
         priority: details.priority,
         weight: details.weight,
         models: details.models.clone(),
+        region: upstream.labels.region.clone(),
+        tags: upstream.labels.tags.clone(),
         credential: credential.as_ref().map(|credential| CredentialView {
             id: credential.id,
             fingerprint: credential.fingerprint.clone(),

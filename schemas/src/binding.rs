@@ -1,0 +1,307 @@
+//! Bindings: where a policy applies, and how. They change only by events, so "which policy was active at sequence n" has one answer.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+use utoipa::ToSchema;
+
+use crate::aggregate::At;
+use crate::event::Event;
+use crate::id::{BindingId, Digest, KeyId, PoolId, TenantId};
+use crate::policy::PolicyKind;
+use crate::stream::Stream;
+use crate::time::Timestamp;
+
+/// The most bytes of a binding's settings.
+pub const SETTINGS_BYTES_MAX: usize = 16 * 1024;
+
+/// The requests that a binding is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Scope {
+    /// All of the tenant.
+    Tenant,
+    /// Those that may go to the pool's upstreams. What the policy decides holds for that pool alone.
+    Pool(PoolId),
+    /// Those of one key.
+    Key(KeyId),
+}
+
+/// How much of what a policy says counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Mode {
+    Enforce,
+    /// Enforced for so many per cent of the keys, chosen by a hash of the key; for the others what was enforced before, if anything.
+    Canary(u8),
+    /// Evaluated and recorded; nothing it says counts.
+    Shadow,
+    Off,
+}
+
+/// What a policy's fault (a trap, an overrun, an answer that breaks the contract) counts as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum OnFault {
+    Deny,
+    /// The stage falls back to the host's own limits and order.
+    Baseline,
+    /// As if the policy were not bound.
+    Skip,
+}
+
+impl OnFault {
+    /// What a binding has that does not say: a dead key must not live on through a fault, and neither must a fault be an outage.
+    pub const fn default_for(kind: PolicyKind) -> Self {
+        match kind {
+            PolicyKind::Expiry => Self::Deny,
+            PolicyKind::Quota | PolicyKind::Route => Self::Baseline,
+        }
+    }
+}
+
+/// What is bound: a policy with its settings, and how much of it counts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Bound {
+    pub policy: Digest,
+    /// Canonical JSON, accepted by the policy's `configure`.
+    pub settings: String,
+    pub mode: Mode,
+    pub on_fault: OnFault,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct BindingCreated {
+    pub kind: PolicyKind,
+    pub scope: Scope,
+    pub bound: Bound,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct BindingChanged {
+    /// What is bound after the change, whole.
+    pub bound: Bound,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct BindingRolledBack {}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct BindingRemoved {}
+
+/// The state of a binding.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Binding {
+    pub id: BindingId,
+    pub tenant: TenantId,
+    pub kind: PolicyKind,
+    pub scope: Scope,
+    pub bound: Bound,
+    /// What was bound before policy or settings last changed: what a rollback returns to, what a canary's other keys have, and what a node
+    /// falls back to that cannot run the present one.
+    pub previous: Option<Bound>,
+    pub created_at: Timestamp,
+    pub changed_at: Timestamp,
+    pub removed: bool,
+}
+
+/// A change; an absent field stays as it is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct BindingPatch {
+    /// The policy and its kind.
+    pub policy: Option<(Digest, PolicyKind)>,
+    pub settings: Option<String>,
+    pub mode: Option<Mode>,
+    pub on_fault: Option<OnFault>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BindingCommand {
+    Create(Box<BindingCreated>),
+    Change(Box<BindingPatch>),
+    RollBack,
+    Remove,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum BindingError {
+    #[error("the binding exists already")]
+    Exists,
+    #[error("there is no such binding")]
+    NotFound,
+    #[error("the binding is of kind {}, the policy of kind {}", binding.as_str(), policy.as_str())]
+    Kind { binding: PolicyKind, policy: PolicyKind },
+    #[error("settings have at most {SETTINGS_BYTES_MAX} bytes")]
+    SettingsTooLarge,
+    #[error("a canary has 1 to 99 per cent of the keys")]
+    Canary,
+    #[error("nothing was bound before")]
+    NothingBefore,
+}
+
+impl Binding {
+    pub(crate) fn decide(state: Option<&Self>, command: &BindingCommand) -> Result<Vec<Event>, BindingError> {
+        let binding = match (state, command) {
+            (None, BindingCommand::Create(created)) => {
+                check(&created.bound)?;
+                return Ok(vec![Event::BindingCreated((**created).clone())]);
+            }
+            (Some(_), BindingCommand::Create(_)) => return Err(BindingError::Exists),
+            (None | Some(Self { removed: true, .. }), _) => return Err(BindingError::NotFound),
+            (Some(binding), _) => binding,
+        };
+        match command {
+            BindingCommand::Create(_) => Err(BindingError::Exists),
+            BindingCommand::Change(patch) => {
+                let bound = patch.applied_to(binding)?;
+                check(&bound)?;
+                Ok(if bound == binding.bound { vec![] } else { vec![Event::BindingChanged(BindingChanged { bound })] })
+            }
+            BindingCommand::RollBack if binding.previous.is_none() => Err(BindingError::NothingBefore),
+            BindingCommand::RollBack => Ok(vec![Event::BindingRolledBack(BindingRolledBack {})]),
+            BindingCommand::Remove => Ok(vec![Event::BindingRemoved(BindingRemoved {})]),
+        }
+    }
+
+    pub(crate) fn apply(state: Option<Self>, stream: &Stream, event: &Event, at: &At) -> Option<Self> {
+        match (state, event) {
+            (None, Event::BindingCreated(created)) => Some(Self {
+                id: BindingId::from_bytes(*stream.id()),
+                tenant: stream.tenant().clone(),
+                kind: created.kind,
+                scope: created.scope,
+                bound: created.bound.clone(),
+                previous: None,
+                created_at: at.time,
+                changed_at: at.time,
+                removed: false,
+            }),
+            (Some(binding), Event::BindingChanged(changed)) => {
+                let Self { bound: before, previous, .. } = binding;
+                let is_other = (&before.policy, &before.settings) != (&changed.bound.policy, &changed.bound.settings);
+                // What was only on trial is no place to return to.
+                let previous = if is_other && matches!(before.mode, Mode::Enforce) { Some(before) } else { previous };
+                Some(Self { bound: changed.bound.clone(), previous, changed_at: at.time, ..binding })
+            }
+            (Some(binding), Event::BindingRolledBack(_)) => {
+                let Self { bound, previous, .. } = binding;
+                Some(Self { bound: previous?, previous: Some(bound), changed_at: at.time, ..binding })
+            }
+            (Some(binding), Event::BindingRemoved(_)) => Some(Self { removed: true, changed_at: at.time, ..binding }),
+            _ => None,
+        }
+    }
+}
+
+impl BindingPatch {
+    fn applied_to(&self, binding: &Binding) -> Result<Bound, BindingError> {
+        let (patch, bound) = (self.clone(), &binding.bound);
+        if let Some((_, policy)) = patch.policy.filter(|(_, kind)| *kind != binding.kind) {
+            return Err(BindingError::Kind { binding: binding.kind, policy });
+        }
+        Ok(Bound {
+            policy: patch.policy.map_or(bound.policy, |(digest, _)| digest),
+            settings: patch.settings.unwrap_or_else(|| bound.settings.clone()),
+            mode: patch.mode.unwrap_or(bound.mode),
+            on_fault: patch.on_fault.unwrap_or(bound.on_fault),
+        })
+    }
+}
+
+fn check(bound: &Bound) -> Result<(), BindingError> {
+    if bound.settings.len() > SETTINGS_BYTES_MAX {
+        return Err(BindingError::SettingsTooLarge);
+    }
+    match bound.mode {
+        Mode::Canary(percent) if !(1..=99).contains(&percent) => Err(BindingError::Canary),
+        Mode::Enforce | Mode::Canary(_) | Mode::Shadow | Mode::Off => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::aggregate::{Aggregate, Command};
+    use crate::rules::{self, Given, tenant};
+
+    fn bound(policy: u8, mode: Mode) -> Bound {
+        Bound { policy: Digest::from_bytes([policy; 32]), settings: "{}".into(), mode, on_fault: OnFault::Baseline }
+    }
+
+    fn created(mode: Mode) -> BindingCreated {
+        BindingCreated { kind: PolicyKind::Route, scope: Scope::Tenant, bound: bound(1, mode) }
+    }
+
+    fn given(mode: Mode) -> Given {
+        rules::given(Stream::binding(tenant(), BindingId::from_bytes([7; 16])), [Event::BindingCreated(created(mode))])
+    }
+
+    fn change(patch: BindingPatch) -> Command {
+        Command::Binding(BindingCommand::Change(Box::new(patch)))
+    }
+
+    fn to(policy: u8, mode: Mode) -> Command {
+        change(BindingPatch { policy: Some((Digest::from_bytes([policy; 32]), PolicyKind::Route)), mode: Some(mode), ..Default::default() })
+    }
+
+    fn changed(policy: u8, mode: Mode) -> Event {
+        Event::BindingChanged(BindingChanged { bound: bound(policy, mode) })
+    }
+
+    fn state(given: Given) -> Binding {
+        let Aggregate::Binding(binding) = given.state() else { panic!("a binding") };
+        *binding
+    }
+
+    const ROLL_BACK: Command = Command::Binding(BindingCommand::RollBack);
+
+    #[test]
+    fn a_rollback_is_one_event_and_can_itself_be_undone() {
+        let rolled_back = || [Event::BindingRolledBack(BindingRolledBack {})];
+        let given = given(Mode::Enforce).when(to(2, Mode::Enforce)).then([changed(2, Mode::Enforce)]).when(ROLL_BACK).then(rolled_back());
+        let given = given.when(ROLL_BACK).then(rolled_back());
+        let binding = state(given);
+        assert_eq!(
+            (binding.bound.policy, binding.previous.map(|bound| bound.policy)),
+            (Digest::from_bytes([2; 32]), Some(Digest::from_bytes([1; 32])))
+        );
+    }
+
+    #[test]
+    fn a_canary_that_is_widened_or_replaced_still_returns_to_what_was_enforced() {
+        let given = given(Mode::Enforce).when(to(2, Mode::Canary(10))).then([changed(2, Mode::Canary(10))]);
+        let given = given.when(to(2, Mode::Canary(50))).then([changed(2, Mode::Canary(50))]);
+        let given = given.when(to(3, Mode::Canary(10))).then([changed(3, Mode::Canary(10))]);
+        let binding = state(given.when(ROLL_BACK).then([Event::BindingRolledBack(BindingRolledBack {})]));
+        assert_eq!(binding.bound, bound(1, Mode::Enforce));
+    }
+
+    #[test]
+    fn nothing_is_rolled_back_before_a_change() {
+        given(Mode::Enforce).when(ROLL_BACK).then_refused(BindingError::NothingBefore);
+        given(Mode::Enforce).when(to(1, Mode::Enforce)).then_nothing().when(ROLL_BACK).then_refused(BindingError::NothingBefore);
+    }
+
+    #[test]
+    fn a_policy_of_another_kind_is_refused() {
+        let patch = BindingPatch { policy: Some((Digest::from_bytes([2; 32]), PolicyKind::Quota)), ..Default::default() };
+        let error = BindingError::Kind { binding: PolicyKind::Route, policy: PolicyKind::Quota };
+        given(Mode::Enforce).when(change(patch)).then_refused(error);
+    }
+
+    #[test]
+    fn shares_of_a_canary_and_the_size_of_settings_are_bounded() {
+        for percent in [0, 100] {
+            given(Mode::Enforce).when(to(2, Mode::Canary(percent))).then_refused(BindingError::Canary);
+        }
+        let patch = BindingPatch { settings: Some("x".repeat(SETTINGS_BYTES_MAX + 1)), ..Default::default() };
+        given(Mode::Enforce).when(change(patch)).then_refused(BindingError::SettingsTooLarge);
+    }
+
+    #[test]
+    fn a_removed_binding_is_gone() {
+        let remove = Command::Binding(BindingCommand::Remove);
+        let given = given(Mode::Off).when(remove.clone()).then([Event::BindingRemoved(BindingRemoved {})]);
+        given.when(remove).then_refused(BindingError::NotFound).when(ROLL_BACK).then_refused(BindingError::NotFound);
+    }
+}
