@@ -6,7 +6,7 @@
 use proptest::prelude::*;
 
 use crate::aggregate::{self, Aggregate, At, Command, Context, Rejection};
-use crate::binding::{BindingCommand, BindingCreated, BindingPatch, Bound, Mode, OnFault};
+use crate::binding::{BindingCommand, BindingCreated, BindingPatch, Bound, Mode, OnFault, Scope};
 use crate::cluster::{ClusterCommand, ClusterFounded};
 use crate::credential::{CredentialAdded, CredentialCommand, CredentialReplaced};
 use crate::id::{BindingId, ClusterId, CredentialId, Digest, PoolId, PublicKey, TenantId, UpstreamId, WriterId};
