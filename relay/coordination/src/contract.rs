@@ -100,6 +100,10 @@ pub trait Coordination: Send + Sync + 'static {
     /// The registry as this node sees it, and its changes.
     fn nodes(&self) -> watch::Receiver<Nodes>;
 
+    /// For how long this node has heard the others without a break. Who is not live though it lasts longer than [`LIVE_WAIT`](crate::LIVE_WAIT) is
+    /// silent; before that it may only not have been heard. None while nobody can be heard.
+    fn listening(&self) -> Option<Duration>;
+
     /// Takes a node out of the registry, as it does itself when it leaves: what it announces after that is not told. Another node that still
     /// runs is soon heard again.
     async fn forget(&self, node: WriterId) -> Result<(), CoordinationError>;

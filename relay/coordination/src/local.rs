@@ -152,6 +152,11 @@ impl Coordination for LocalCoordination {
         self.shared.nodes.subscribe()
     }
 
+    /// Nothing can be missed in process.
+    fn listening(&self) -> Option<Duration> {
+        Some(Duration::MAX)
+    }
+
     async fn forget(&self, node: WriterId) -> Result<(), CoordinationError> {
         let mut state = self.shared.state.lock();
         state.nodes.remove(&node);

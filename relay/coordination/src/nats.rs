@@ -22,6 +22,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use schemas::{ClusterId, WriterId};
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
@@ -115,6 +116,10 @@ impl Coordination for NatsCoordination {
 
     fn nodes(&self) -> watch::Receiver<Nodes> {
         self.registry.subscribe()
+    }
+
+    fn listening(&self) -> Option<Duration> {
+        self.registry.listening(Instant::now())
     }
 
     async fn forget(&self, node: WriterId) -> Result<(), CoordinationError> {

@@ -157,8 +157,8 @@ impl Fenced {
         if !self.wait {
             return Ok(None);
         }
-        let (nodes, enrolled) = (app.coordination.nodes(), super::nodes::enrolled(&app.models)?);
-        let posts = FencePosts { nodes, models: &app.models, this: app.node(), enrolled, began };
+        let (coordination, enrolled) = (&*app.coordination, super::nodes::enrolled(&app.models)?);
+        let posts = FencePosts { coordination, models: &app.models, this: app.node(), enrolled, began };
         Ok(Some(posts.wait(sequence, FENCE_WAIT).await))
     }
 }

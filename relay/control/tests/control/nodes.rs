@@ -110,6 +110,38 @@ async fn a_node_that_goes_away_meanwhile_is_not_waited_for_but_told() {
     assert_eq!(first.create_key_and_revoke_without_waiting().await, Value::Null);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_was_not_heard_yet_is_waited_for_as_long_as_it_may_be_silent() {
+    let (world, _, [(first, _a), (second, _b)]) = two_nodes().await;
+    let (registry, other) = (world.registry.clone(), second.id);
+    let key = first.create_key().await;
+    // As after a start: the other node runs, and its next message is on its way.
+    coordination::Coordination::forget(&registry, other).await.unwrap();
+    registry.begin_to_listen();
+    let models = second.models.clone();
+    let heard = tokio::spawn(async move {
+        let before = models.position().sequence;
+        assert!(models.wait_for(before.next(), Duration::from_secs(5)).await);
+        // Later than a fence takes that does not wait for it.
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        registry.hear(other, models.position().sequence, true);
+    });
+    let answer = revoke(&first, &key).await;
+    heard.await.unwrap();
+    let fence = &answer.body["fence"];
+    assert_eq!((&fence["reached"], &fence["nodes"]), (&json!(true), &json!(2)), "{fence}");
+    assert_eq!((&fence["missing"], &fence["not_live"]), (&json!([]), &json!([])));
+    assert!((500..5_000).contains(&fence["elapsed_ms"].as_u64().unwrap()), "{fence}");
+
+    // One that is not heard in all that time is silent, and told as such.
+    coordination::Coordination::forget(&world.registry, other).await.unwrap();
+    let key = first.create_key().await;
+    world.registry.begin_to_listen();
+    let fence = &revoke(&first, &key).await.body["fence"];
+    assert_eq!((&fence["reached"], &fence["nodes"], &fence["not_live"]), (&json!(true), &json!(1), &json!([other])), "{fence}");
+    assert!((4_500..7_000).contains(&fence["elapsed_ms"].as_u64().unwrap()), "{fence}");
+}
+
 impl Node {
     async fn create_key_and_revoke_without_waiting(&self) -> Value {
         let key = self.create_key().await;

@@ -1,6 +1,6 @@
 //! A registry of nodes that says what a test lets it say.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -8,13 +8,21 @@ use bytes::Bytes;
 use coordination::{Coordination, CoordinationError, Lease, NodeEntry, NodeStatus, Nodes};
 use schemas::{Sequence, Timestamp, WriterId};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 #[derive(Clone, Default)]
 pub(crate) struct Registry {
     nodes: Arc<watch::Sender<Nodes>>,
+    /// When the break in the listening ended that a test made; none if there never was one.
+    listens_since: Arc<Mutex<Option<Instant>>>,
 }
 
 impl Registry {
+    /// As after a start or a reconnect: from now on the others are heard.
+    pub(crate) fn begin_to_listen(&self) {
+        *self.listens_since.lock().unwrap() = Some(Instant::now());
+    }
+
     /// What is heard of a node.
     pub(crate) fn hear(&self, node: WriterId, applied: Sequence, live: bool) {
         let status = NodeStatus {
@@ -69,6 +77,10 @@ impl Coordination for Registry {
 
     fn nodes(&self) -> watch::Receiver<Nodes> {
         self.nodes.subscribe()
+    }
+
+    fn listening(&self) -> Option<Duration> {
+        Some(self.listens_since.lock().unwrap().map_or(Duration::MAX, |since| since.elapsed()))
     }
 
     async fn forget(&self, node: WriterId) -> Result<(), CoordinationError> {

@@ -1,10 +1,12 @@
 //! The nodes that this one knows: itself as it announced, others as they were heard or as the bucket has them.
 //!
-//! Whether a node is live is judged by when this node heard it, on its monotonic clock, never by a time that the other wrote.
+//! Whether a node is live is judged by when this node heard it, on its monotonic clock, never by a time that the other wrote. Whether its silence
+//! means anything is judged by this node's own messages, which come back to it: while they do not, it would not hear the others either.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use schemas::{Timestamp, WriterId};
@@ -13,6 +15,8 @@ use tokio::time::Instant;
 
 use crate::{Clock, LIVE_WAIT, NodeEntry, NodeStatus, Nodes};
 
+/// Own messages that come back further apart than this leave a break in the listening: two beats, and some time for the way.
+const ECHO_GAP_MAX: Duration = Duration::from_millis(2_500);
 /// The most other nodes that are known at once.
 const NODES_MAX: usize = 256;
 
@@ -33,6 +37,15 @@ struct Known {
     own: Option<(NodeStatus, Timestamp)>,
     has_left: bool,
     others: BTreeMap<WriterId, Other>,
+    /// None until an own message came back.
+    echo: Option<Echo>,
+}
+
+/// This node's own messages, come back to it.
+struct Echo {
+    /// When the first came of those that came without a break.
+    since: Instant,
+    last: Instant,
 }
 
 struct Other {
@@ -82,7 +95,7 @@ impl Registry {
         let mut known = self.known.lock();
         let room = known.others.len() < NODES_MAX;
         match known.others.get(&status.node) {
-            _ if status.node == self.node => return,
+            _ if status.node == self.node => return known.hear_own(&status, now),
             None if !room => return self.ignore("more nodes than a registry holds"),
             // What was under way when the node went to another server may come late. A clock that was set back may be the reason too: then
             // the node is heard again as soon as it is not live.
@@ -123,6 +136,12 @@ impl Registry {
         self.known.lock().has_left
     }
 
+    /// For how long the others could be heard without a break; none if they cannot.
+    pub(crate) fn listening(&self, now: Instant) -> Option<Duration> {
+        let known = self.known.lock();
+        known.echo.as_ref().filter(|echo| now - echo.last <= ECHO_GAP_MAX).map(|echo| now - echo.since)
+    }
+
     /// When the next node stops being live if it is not heard.
     pub(crate) fn next_end(&self, now: Instant) -> Option<Instant> {
         let known = self.known.lock();
@@ -153,11 +172,22 @@ impl Registry {
     }
 }
 
+impl Known {
+    /// Takes in an own message; one of an earlier process of this node shows nothing.
+    fn hear_own(&mut self, status: &NodeStatus, now: Instant) {
+        if self.own.as_ref().is_none_or(|(own, _)| own.started_at != status.started_at) {
+            return;
+        }
+        match &mut self.echo {
+            Some(echo) if now - echo.last <= ECHO_GAP_MAX => echo.last = now,
+            echo => *echo = Some(Echo { since: now, last: now }),
+        }
+    }
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a failing test says where")]
 mod tests {
-    use std::time::Duration;
-
     use schemas::Sequence;
 
     use super::*;
@@ -225,6 +255,26 @@ mod tests {
         now += LIVE_WAIT;
         registry.learn(Vec::new(), now);
         assert_eq!(shown(&registry), []);
+    }
+
+    #[test]
+    fn listening_lasts_as_long_as_own_messages_come_back() {
+        const BEAT: Duration = Duration::from_secs(1);
+        let (registry, mut now) = (registry(), Instant::now());
+        let own = |started| NodeStatus { node: ME, ..status(started, 7) };
+        registry.announce(own(10));
+        registry.hear(own(9), 1, now);
+        registry.hear(status(10, 7), 1, now);
+        assert_eq!(registry.listening(now), None, "neither an earlier process nor another node shows that this one is heard");
+        for beat in 1..=4 {
+            registry.hear(own(10), beat, now);
+            now += BEAT;
+        }
+        assert_eq!(registry.listening(now), Some(4 * BEAT));
+        now += ECHO_GAP_MAX;
+        assert_eq!(registry.listening(now), None);
+        registry.hear(own(10), 5, now);
+        assert_eq!(registry.listening(now), Some(Duration::ZERO), "what came before the break does not count");
     }
 
     #[test]

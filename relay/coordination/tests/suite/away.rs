@@ -40,8 +40,10 @@ async fn a_node_starts_while_nats_is_away() {
     b.announce(status(2, 1));
     is_unavailable(a.as_ref()).await;
     assert_eq!(a.nodes().borrow().len(), 1, "it knows itself");
+    assert_eq!(a.listening(), None, "nobody can be heard");
     servers.server(0).run().unwrap();
     until("a lease", async || a.lease("expiry", LONG).await.ok()).await;
+    until("own messages", async || a.listening()).await;
     shows(&mut a.nodes(), "the other", |nodes| liveness(nodes, 2) == Some(true)).await;
 }
 
@@ -60,8 +62,11 @@ async fn calls_fail_in_bound_and_go_on_after_a_restart() {
     servers.server(0).pause().unwrap();
     is_unavailable(a.as_ref()).await;
     shows(&mut a.nodes(), "the other is not heard", |nodes| liveness(nodes, 2) == Some(false)).await;
-    assert_eq!(liveness(&a.nodes().borrow(), 1), Some(true), "it hears itself");
+    assert_eq!(liveness(&a.nodes().borrow(), 1), Some(true), "it knows itself");
+    assert_eq!(a.listening(), None, "that the other is silent means nothing");
     servers.server(0).resume().unwrap();
+    let (listening, since) = until("own messages again", async || a.listening()).await;
+    assert!(listening < since + Duration::from_secs(1), "what came before the break counts: {listening:?}");
     shows(&mut a.nodes(), "the other again", |nodes| liveness(nodes, 2) == Some(true)).await;
     let (lease, _) = until("a lease", async || a.lease("expiry", LONG).await.ok()).await;
     assert_eq!(lease.unwrap().term, 1);
