@@ -91,12 +91,6 @@ fn migrate(data: &Path, direction: &[&str]) -> Result<Run> {
     cli::run(cli::command("keyrelay")?.args(["log", "migrate", "--data"]).arg(data).args(direction))
 }
 
-/// The last run ended the move, or found that the one before it had.
-fn ended(run: &Run) -> Result<()> {
-    ensure!(run.code == 0 || run.stderr.contains("already"), "{}: {}", run.code, run.stderr);
-    Ok(())
-}
-
 fn begin(data: &Path, direction: &[&str]) -> Result<Child> {
     let mut command = cli::command("keyrelay")?;
     command.args(["log", "migrate", "--data"]).arg(data).args(direction);
@@ -110,12 +104,47 @@ async fn there_and_back_again_with_the_same_root() -> Result<()> {
     let url = nats.url();
     migrate(stopped.data(), &["--to-nats", &url])?.expect(0)?;
     stopped.is_same_on(stopped.on_nats(&url)).await.context("on NATS")?;
-    // Once more is nothing to do, and it says so.
-    let again = migrate(stopped.data(), &["--to-nats", &url])?;
-    ensure!(again.code != 0 && again.stderr.contains("already"), "{}: {}", again.code, again.stderr);
+    // Once more is nothing to do, though the log has gone on, and it says so.
+    let node = stopped.on_nats(&url).start().await?;
+    node.admin()?.create_key(&json!({ "name": "since", "expires": "never" })).await?;
+    let again = migrate(stopped.data(), &["--to-nats", &url, "--json"])?.expect(0)?.json()?;
+    ensure!(again["repeat"] == true && again["copied"] == 0, "{again}");
+    ensure!(again["size"] == stopped.shown["position"] && again["root"] == stopped.shown["root"], "{again}");
+    let gone_on = shown(&node.admin()?).await?;
+    node.stop().await?;
 
     migrate(stopped.data(), &["--to-embedded", "--nats", &url])?.expect(0)?;
-    stopped.is_same_on(stopped.launch.clone()).await.context("embedded again")
+    let again = migrate(stopped.data(), &["--to-embedded", "--nats", &url, "--json"])?.expect(0)?.json()?;
+    ensure!(again["repeat"] == true && again["root"] == gone_on["root"], "{again}");
+    let node = stopped.launch.clone().start().await?;
+    let back = shown(&node.admin()?).await?;
+    ensure!(back["root"] == gone_on["root"] && back["events"] == gone_on["events"], "{} became {}", gone_on["root"], back["root"]);
+    node.admin()?.create_key(&json!({ "name": "at home", "expires": "never" })).await?;
+    node.stop().await?;
+    migrate(stopped.data(), &["--to-embedded", "--nats", &url])?.expect(0)?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_finished_migration_is_refused_where_the_log_that_was_left_has_gone_on_or_the_other_is_gone() -> Result<()> {
+    let stopped = Stopped::new().await?;
+    let nats = tokio::task::block_in_place(|| nats_server::Cluster::start(1, Sync::Always))?;
+    let (url, mark, aside) = (nats.url(), stopped.data().join("log.moved"), stopped.data().join("mark-aside"));
+    migrate(stopped.data(), &["--to-nats", &url])?.expect(0)?;
+
+    // Somebody takes the mark away, writes to the old log, and puts it back.
+    std::fs::rename(&mark, &aside)?;
+    let node = stopped.launch.clone().start().await?;
+    node.admin()?.create_key(&json!({ "name": "astray", "expires": "never" })).await?;
+    node.stop().await?;
+    std::fs::rename(&aside, &mark)?;
+    let run = migrate(stopped.data(), &["--to-nats", &url])?;
+    ensure!(run.code != 0 && run.stderr.contains("gone on"), "{}: {}", run.code, run.stderr);
+
+    let other = tokio::task::block_in_place(|| nats_server::Cluster::start(1, Sync::Always))?;
+    let run = migrate(stopped.data(), &["--to-nats", &other.url()])?;
+    ensure!(run.code != 0, "there is no log on those servers: {}", run.stdout);
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -136,7 +165,7 @@ async fn killed_at_any_moment_the_source_is_whole_and_a_second_run_ends_it() -> 
         }
         ensure!(!is_done, "a migration ended and left the source as it was");
     }
-    ended(&migrate(stopped.data(), &["--to-nats", &url])?)?;
+    migrate(stopped.data(), &["--to-nats", &url])?.expect(0)?;
     stopped.is_same_on(stopped.on_nats(&url)).await.context("on NATS")?;
 
     for millis in [20, 80, 200, 400] {
@@ -147,7 +176,7 @@ async fn killed_at_any_moment_the_source_is_whole_and_a_second_run_ends_it() -> 
             break;
         }
     }
-    ended(&migrate(stopped.data(), &["--to-embedded", "--nats", &url])?)?;
+    migrate(stopped.data(), &["--to-embedded", "--nats", &url])?.expect(0)?;
     stopped.is_same_on(stopped.launch.clone()).await.context("embedded again")
 }
 

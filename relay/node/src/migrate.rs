@@ -5,9 +5,11 @@
 //! ```
 //!
 //! The source is only read. Until the mark is changed, which is one rename, the source is the log and the target a part of a copy; after
-//! it the target is the log and the source a copy of old. Whatever is cut off in between is finished by the same command, run again.
+//! it the target is the log and the source a copy of old. Whatever is cut off in between is finished by the same command, run again; after the
+//! end it compares, and says that all is done.
 //! A target that holds anything but the beginning of the source is refused and left as it is.
 
+mod finished;
 mod mark;
 mod others;
 mod records;
@@ -21,7 +23,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail, ensure};
 use event_log::merkle::Frontier;
 use event_log::{EmbeddedLog, EventLog, JetStreamLog, Nats, NatsConfig, OpenError, PrepareError, Stored};
-use projector::{Memory, Projector};
+use projector::{Memory, Projector, ReadModels};
 use schemas::{ClusterId, Digest, Sequence};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -67,11 +69,20 @@ pub struct Migrated {
     pub cluster: ClusterId,
     pub size: Sequence,
     pub root: Digest,
+    /// It was finished before, and both logs were only compared.
+    pub is_repeat: bool,
     /// Records that the target did not hold before.
     pub copied: u64,
     pub secrets: u64,
     pub usage_batches: u64,
     pub elapsed: Duration,
+}
+
+/// What a data directory says is left to do.
+enum Course {
+    Due,
+    /// Handed over before; the mark is there where that was to JetStream.
+    Finished(Option<Moved>),
 }
 
 /// The node of the data directory is running, so that its log cannot be handed over.
@@ -85,7 +96,9 @@ impl Migration {
     /// Runs the migration to its end. [`NodeIsRunning`] is the one refusal after which [`Migration::copy_ahead`] makes sense.
     pub async fn run(&self, progress: &mut impl FnMut(Step)) -> Result<Migrated> {
         let begin = Instant::now();
-        self.check_data()?;
+        if let Course::Finished(mark) = self.course()? {
+            return self.finished(mark, progress).await;
+        }
         let (nats, jetstream) = connect(&self.nats, self.direction).await?;
         let found = jetstream.identity().await?;
         if self.direction == Direction::ToEmbedded {
@@ -127,28 +140,34 @@ impl Migration {
             Direction::ToEmbedded => Moved::remove(&self.data)?,
         }
         nats.close().await;
-        Ok(Migrated { cluster, size: head, root, copied: head.0 - before.0, secrets, usage_batches, elapsed: begin.elapsed() })
+        Ok(Migrated {
+            cluster,
+            size: head,
+            root,
+            is_repeat: false,
+            copied: head.0 - before.0,
+            secrets,
+            usage_batches,
+            elapsed: begin.elapsed(),
+        })
     }
 
-    /// Refuses a directory from which, or to which, nothing can go, before anything is made in it.
-    fn check_data(&self) -> Result<()> {
+    /// What the data directory says is left to do. A directory from which, or to which, nothing can go is refused before anything is made in it.
+    fn course(&self) -> Result<Course> {
         let (data, moved) = (self.data.display(), Moved::read(&self.data)?);
         let has_log = self.data.join("log").is_dir();
-        match self.direction {
-            Direction::ToJetStream => {
-                if let Some(Moved { to, size, .. }) = moved {
-                    bail!("the log of {data} was moved to {to} already, with {size} records");
-                }
+        match (self.direction, moved) {
+            (Direction::ToJetStream, Some(Moved { to, size, .. })) if !has_log || size == Sequence::ZERO => {
+                bail!("the log of {data} is on {to} already, and there is no whole log here to compare it with")
+            }
+            (Direction::ToJetStream, Some(moved)) => Ok(Course::Finished(Some(moved))),
+            (Direction::ToJetStream, None) => {
                 ensure!(has_log, "there is no log in {data}");
+                Ok(Course::Due)
             }
-            Direction::ToEmbedded => {
-                ensure!(
-                    !has_log || moved.is_some(),
-                    "the log is in {data} already; to bring back another one, give a data directory without one"
-                );
-            }
+            (Direction::ToEmbedded, None) if has_log => Ok(Course::Finished(None)),
+            (Direction::ToEmbedded, _) => Ok(Course::Due),
         }
-        Ok(())
     }
 
     /// Copies records that a running node hands out, so that less is left for the time in which it stands still. Gives how far the target is.
@@ -165,18 +184,7 @@ impl Migration {
 
     /// Both logs are read again, from their first record to the last. The verdicts come from the read models, which judged the source.
     async fn verify(&self, from: &Arc<dyn EventLog>, to: &dyn EventLog, head: Sequence, progress: &mut impl FnMut(Step)) -> Result<Digest> {
-        let config = projector::Config { data: self.data.clone(), memory: Memory::new(Memory::BYTES_MIN), clock: self.clock.clone() };
-        let (projector, models) = Projector::open(config, from.clone()).await.context("the read models do not open")?;
-        let stop = CancellationToken::new();
-        let folding = projector.run(stop.clone());
-        let level = async {
-            while !models.wait_for(head, FOLD_REPORT).await {
-                progress(Step::Folding { position: models.position().sequence, head });
-            }
-            stop.cancel();
-        };
-        let (folded, ()) = tokio::join!(folding, level);
-        folded.context("the log cannot be folded")?;
+        let models = self.folded(from, head, progress).await?;
         let position = models.position();
         ensure!(position.sequence == head, "the source log has gone on to {}: is another node running on it?", position.sequence);
         progress(Step::Verifying);
@@ -189,6 +197,23 @@ impl Migration {
         );
         ensure!(theirs == ours, "the target log has the root {theirs}, the source {ours}: nothing was handed over");
         Ok(ours)
+    }
+
+    /// The read models of the data directory, folded up to a head of the log at least.
+    async fn folded(&self, log: &Arc<dyn EventLog>, head: Sequence, progress: &mut impl FnMut(Step)) -> Result<ReadModels> {
+        let config = projector::Config { data: self.data.clone(), memory: Memory::new(Memory::BYTES_MIN), clock: self.clock.clone() };
+        let (projector, models) = Projector::open(config, log.clone()).await.context("the read models do not open")?;
+        let stop = CancellationToken::new();
+        let folding = projector.run(stop.clone());
+        let level = async {
+            while !models.wait_for(head, FOLD_REPORT).await {
+                progress(Step::Folding { position: models.position().sequence, head });
+            }
+            stop.cancel();
+        };
+        let (folded, ()) = tokio::join!(folding, level);
+        folded.context("the log cannot be folded")?;
+        Ok(models)
     }
 
     async fn copy_secrets(&self, nats: &Nats) -> Result<u64> {

@@ -56,7 +56,7 @@ pub(super) async fn run(args: Migrate, global: &Global, environment: BTreeMap<St
         Ok(done) => {
             let seconds = done.elapsed.as_secs_f64();
             let answer = json!({
-                "done": true, "cluster": done.cluster, "size": done.size, "root": done.root, "copied": done.copied,
+                "done": true, "repeat": done.is_repeat, "cluster": done.cluster, "size": done.size, "root": done.root, "copied": done.copied,
                 "secrets": done.secrets, "usage_batches": done.usage_batches, "seconds": seconds,
             });
             let next = match direction {
@@ -65,6 +65,9 @@ pub(super) async fn run(args: Migrate, global: &Global, environment: BTreeMap<St
             };
             output.answer(&answer, |_| {
                 let (size, root) = (done.size, done.root);
+                if done.is_repeat {
+                    return format!("{size} records were handed over already, root {root}; both logs were compared just now. {next}");
+                }
                 format!("{size} records are handed over, root {root}; {} were copied just now, in {seconds:.1} s. {next}", done.copied)
             })
         }

@@ -48,15 +48,11 @@ impl<'a> Copier<'a> {
     pub(super) async fn compare(&mut self, from: &dyn EventLog, progress: &mut impl FnMut(Sequence)) -> Result<()> {
         let (source, target) = (from.head().await?, self.to.head().await?);
         ensure!(target <= source, "the target log has {target} records, the source only {source}: it is another log or has gone on since");
-        let mut ours = Records::read(from, Sequence(1), target).await?;
-        let mut theirs = Records::read(self.to, Sequence(1), target).await?;
-        while let Some(stored) = ours.next().await? {
-            let other = theirs.next().await?.context("the target log ends before its own head")?;
-            ensure!(stored == other, "the target log holds another record at sequence {}", stored.sequence);
-            self.agreed(&stored);
+        compare(from, self.to, target, |stored| {
+            self.agreed(stored);
             progress(stored.sequence);
-        }
-        Ok(())
+        })
+        .await
     }
 
     /// Takes in a run of the source from its beginning on: what the target holds is compared, what it lacks is appended.
@@ -147,6 +143,18 @@ impl Records {
             self.run = self.runs.try_next().await?.context("the log ended while it was read")?.into_iter();
         }
     }
+}
+
+/// Compares the beginnings of two logs, up to a size that both have.
+pub(super) async fn compare(from: &dyn EventLog, to: &dyn EventLog, size: Sequence, mut same: impl FnMut(&Stored)) -> Result<()> {
+    let mut ours = Records::read(from, Sequence(1), size).await?;
+    let mut theirs = Records::read(to, Sequence(1), size).await?;
+    while let Some(stored) = ours.next().await? {
+        let other = theirs.next().await?.context("the target log ends before its own head")?;
+        ensure!(stored == other, "the target log holds another record at sequence {}", stored.sequence);
+        same(&stored);
+    }
+    Ok(())
 }
 
 /// Runs of records of a log that follow on a sequence, up to its head.
