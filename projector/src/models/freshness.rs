@@ -1,12 +1,14 @@
 //! How long ago the rows were last known to hold all that the log held.
 //!
 //! Known is what a head says: rows that have reached a head are level as of the moment at which that head was asked for. Time is that of
-//! the process, which never goes backwards; the wall clock plays no part but at start, for the time in which no process ran.
+//! the machine since its boot, which never goes backwards and goes on while the machine is suspended: a revocation may come meanwhile. The wall
+//! clock plays no part but at start, for the time in which no process ran.
 
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::Mutex;
+use rustix::time::{ClockId, clock_gettime};
 use schemas::Sequence;
 
 /// How often the log is asked for its head.
@@ -24,7 +26,9 @@ impl Moment {
 
 /// Read by every request, written by the fold.
 pub(crate) struct Freshness {
-    begun: Instant,
+    since_boot: fn() -> Duration,
+    /// By that clock.
+    begun: Duration,
     /// The last [`Moment`] at which the rows are known to have been level. Only ever raised.
     level: AtomicI64,
     /// The oldest head that was heard of and not reached yet, and when it was asked for.
@@ -34,13 +38,17 @@ pub(crate) struct Freshness {
 impl Freshness {
     /// Begins with rows that have not been level for so long; none if they never were.
     pub(crate) fn new(staleness: Option<Duration>) -> Self {
+        Self::on(since_boot, staleness)
+    }
+
+    fn on(since_boot: fn() -> Duration, staleness: Option<Duration>) -> Self {
         let before = |staleness: Duration| i64::try_from(staleness.as_micros()).ok().map(|micros| Moment(-micros));
         let level = staleness.and_then(before).unwrap_or(Moment::NEVER);
-        Self { begun: Instant::now(), level: AtomicI64::new(level.0), due: Mutex::default() }
+        Self { since_boot, begun: since_boot(), level: AtomicI64::new(level.0), due: Mutex::default() }
     }
 
     pub(crate) fn now(&self) -> Moment {
-        Moment(i64::try_from(self.begun.elapsed().as_micros()).unwrap_or(i64::MAX))
+        Moment(i64::try_from((self.since_boot)().saturating_sub(self.begun).as_micros()).unwrap_or(i64::MAX))
     }
 
     /// Takes in a head. `position` is asked after everybody who announces one would find the head due.
@@ -78,6 +86,16 @@ impl Freshness {
     }
 }
 
+/// The time since the machine was booted, in which it was suspended included.
+fn since_boot() -> Duration {
+    // Elsewhere the monotonic clock counts that time, or nothing does.
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    let clock = ClockId::Boottime;
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    let clock = ClockId::Monotonic;
+    clock_gettime(clock).try_into().unwrap_or_default()
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
@@ -96,6 +114,27 @@ mod tests {
         assert_eq!((freshness.staleness(), freshness.unrounded()), (Duration::MAX, None));
         hear(&freshness, 9, freshness.now(), 8);
         assert_eq!(freshness.staleness(), Duration::MAX);
+    }
+
+    #[test]
+    fn time_in_which_the_machine_is_suspended_counts() {
+        thread_local!(static CLOCK: std::cell::Cell<Duration> = const { std::cell::Cell::new(HOUR) });
+        let freshness = Freshness::on(|| CLOCK.get(), None);
+        hear(&freshness, 9, freshness.now(), 9);
+        assert_eq!(freshness.staleness(), Duration::ZERO);
+        // The process sees nothing of it but the clock.
+        CLOCK.set(HOUR * 3);
+        assert_eq!(freshness.staleness(), HOUR * 2);
+    }
+
+    /// The kernel tells the same clock in a file.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn the_clock_is_the_one_that_goes_on_while_the_machine_is_suspended() {
+        let told = std::fs::read_to_string("/proc/uptime").unwrap();
+        let told = Duration::from_secs_f64(told.split(' ').next().unwrap().parse().unwrap());
+        let passed = since_boot().abs_diff(told);
+        assert!(passed < Duration::from_secs(5), "{passed:?}");
     }
 
     #[test]
