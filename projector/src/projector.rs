@@ -5,6 +5,7 @@ mod rebuild;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use event_log::EventLog;
 use parking_lot::Mutex;
@@ -43,6 +44,8 @@ pub struct Projector {
     contact: Arc<ContactFile>,
     /// The one writer of the model in use. Locked for a batch at a time, by threads that may block; a rebuild puts its own in.
     pub(crate) folder: Arc<Mutex<Folder>>,
+    /// The log was refused at the last contact. Written by whoever follows.
+    is_refused: AtomicBool,
     /// One permit: whoever follows holds it.
     following: Semaphore,
     /// One permit: whoever builds holds it.
@@ -102,6 +105,7 @@ impl Projector {
             shared,
             contact,
             folder: Arc::new(Mutex::new(folder)),
+            is_refused: AtomicBool::new(false),
             following: Semaphore::new(1),
             building: Semaphore::new(1),
         };

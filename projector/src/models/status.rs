@@ -17,7 +17,7 @@ pub enum State {
     Waiting { reason: String },
     /// It has been at the head and folds what comes.
     Following,
-    /// It cannot go on at this sequence. What was folded before is served.
+    /// It cannot go on at this sequence. What was folded before is served. It stays so, however often it is tried again, until it goes on.
     Stopped { sequence: Sequence, reason: String },
 }
 

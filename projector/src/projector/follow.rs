@@ -7,6 +7,7 @@
 use std::convert::Infallible;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use event_log::Stored;
 use futures_util::StreamExt as _;
@@ -65,6 +66,7 @@ impl Projector {
         };
         self.note_contact().await;
         if let Err(error) = &outcome {
+            self.is_refused.store(matches!(error, FollowError::Refused(_)), Ordering::Relaxed);
             let sequence = self.shared.sequence().next();
             self.shared.set_state(State::Stopped { sequence, reason: chain(error) });
         }
@@ -72,7 +74,8 @@ impl Projector {
     }
 
     async fn follow(&self, cancel: &CancellationToken) -> Result<(), FollowError> {
-        if matches!(self.shared.state(), State::Following | State::Stopped { .. }) {
+        // A stop stays until something was folded after it: an attempt alone mends nothing.
+        if self.shared.state() == State::Following {
             self.shared.set_state(State::Rebuilding);
         }
         let (folder, shared) = (Arc::clone(&self.folder), Arc::clone(&self.shared));
@@ -83,6 +86,7 @@ impl Projector {
                 () = cancel.cancelled() => return Ok(()),
                 head = self.meet() => head?,
             };
+            self.is_refused.store(false, Ordering::Relaxed);
             if matches!(self.shared.state(), State::Waiting { .. }) {
                 self.shared.set_state(State::Rebuilding);
                 goal = None;
@@ -172,12 +176,19 @@ impl Projector {
     }
 
     fn note_progress(&self, goal: Sequence) {
-        if self.shared.sequence() >= goal {
+        let position = self.shared.sequence();
+        if position >= goal {
             self.shared.set_state(State::Following);
+        } else if matches!(self.shared.state(), State::Stopped { sequence, .. } if sequence <= position) {
+            self.shared.set_state(State::Rebuilding);
         }
     }
 
     fn wait_out(&self, reason: String) {
+        // That it went away makes a log that was refused no better.
+        if self.is_refused.load(Ordering::Relaxed) {
+            return;
+        }
         if !matches!(self.shared.state(), State::Waiting { .. }) {
             tracing::warn!(position = %self.shared.sequence(), reason, "the log went away; the read models wait for it and grow stale");
         }

@@ -291,3 +291,41 @@ async fn staleness_adds_up_over_starts_without_a_log_and_a_clock_set_back_makes_
     node.comes_to_be_fresh().await;
     node.stop().await;
 }
+
+#[tokio::test]
+async fn a_log_that_is_refused_stays_refused_while_it_is_tried_again() {
+    let (data, log) = level_with(&world_of(3), &TestClock::new()).await;
+    let (projector, models) = open(config(data.path()), &log).await.unwrap();
+    let projector = Arc::new(projector);
+    let run = |cancel: &CancellationToken| {
+        let (projector, cancel) = (Arc::clone(&projector), cancel.clone());
+        tokio::spawn(async move { projector.run(cancel).await })
+    };
+    let (first, wrong) = (run(&CancellationToken::new()), World::founded_as(2));
+    tokio::time::timeout(PATIENCE, models.states().wait_for(|state| *state == State::Following)).await.unwrap().unwrap();
+    log.leave();
+    tokio::time::timeout(PATIENCE, models.states().wait_for(|state| matches!(state, State::Waiting { .. }))).await.unwrap().unwrap();
+    log.become_log_of(&wrong).await;
+    log.come_back();
+    assert!(matches!(first.await.unwrap(), Err(FollowError::Refused(_))));
+
+    // Tried again, with the log as it is and with the log away, nothing but the stop is ever told.
+    let mut states = models.states();
+    let stopped = states.borrow_and_update().clone();
+    assert!(matches!(stopped, State::Stopped { .. }));
+    assert!(matches!(run(&CancellationToken::new()).await.unwrap(), Err(FollowError::Refused(_))));
+    assert!(!states.has_changed().unwrap(), "{:?}", states.borrow());
+    log.leave();
+    let cancel = CancellationToken::new();
+    let waiting = run(&cancel);
+    log.is_asked().await;
+    log.is_asked().await;
+    assert!(!states.has_changed().unwrap(), "{:?}", states.borrow());
+    // Its own log again: the stop is over.
+    log.become_log_of(&world_of(4)).await;
+    log.come_back();
+    assert!(models.wait_for(Sequence(6), PATIENCE).await);
+    tokio::time::timeout(PATIENCE, states.wait_for(|state| *state == State::Following)).await.unwrap().unwrap();
+    cancel.cancel();
+    waiting.await.unwrap().unwrap();
+}

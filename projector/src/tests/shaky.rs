@@ -27,6 +27,8 @@ pub(crate) struct ShakyLog {
     reach: watch::Sender<Reach>,
     /// How often the head was told.
     heads: watch::Sender<u32>,
+    /// How often it was asked for in vain.
+    silences: watch::Sender<u32>,
 }
 
 fn unavailable() -> ReadError {
@@ -35,7 +37,8 @@ fn unavailable() -> ReadError {
 
 impl ShakyLog {
     pub(crate) async fn of(world: &World) -> Self {
-        Self { log: Arc::new(Mutex::new(world.log().await)), reach: watch::Sender::new(Reach::Here), heads: watch::Sender::default() }
+        let (log, reach) = (Arc::new(Mutex::new(world.log().await)), watch::Sender::new(Reach::Here));
+        Self { log, reach, heads: watch::Sender::default(), silences: watch::Sender::default() }
     }
 
     pub(crate) fn leave(&self) {
@@ -66,6 +69,12 @@ impl ShakyLog {
     pub(crate) async fn tells_its_head(&self) {
         let mut heads = self.heads.subscribe();
         heads.changed().await.unwrap();
+    }
+
+    /// Waits until the head was asked for once more, while the log is away.
+    pub(crate) async fn is_asked(&self) {
+        let mut silences = self.silences.subscribe();
+        silences.changed().await.unwrap();
     }
 
     fn reached(&self) -> Result<MemoryLog, ReadError> {
@@ -108,7 +117,8 @@ impl EventLog for ShakyLog {
     }
 
     async fn head(&self) -> Result<Sequence, ReadError> {
-        let head = self.reached()?.head().await;
+        let reached = self.reached().inspect_err(|_| self.silences.send_modify(|silences| *silences += 1));
+        let head = reached?.head().await;
         self.heads.send_modify(|heads| *heads += 1);
         head
     }

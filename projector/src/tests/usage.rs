@@ -164,7 +164,9 @@ impl UsageStream for Distant {
     }
 
     fn read(&self, from: Sequence) -> UsageBatches {
-        assert_eq!(from, Sequence(1));
+        if from > Sequence(1) {
+            return stream::pending().boxed();
+        }
         let void = StoredBatch { sequence: from, batch: Err(UsageVoid::Missing) };
         stream::iter([Ok(vec![void])]).chain(stream::pending()).boxed()
     }
@@ -202,10 +204,24 @@ async fn a_stream_out_of_reach_is_compared_at_first_contact() {
     drop((projector, models));
 
     distant.0.send_replace(None);
-    let (projector, _models) = UsageProjector::open(config(directory.path()), distant.clone()).await.unwrap();
+    let (projector, models) = UsageProjector::open(config(directory.path()), distant.clone()).await.unwrap();
     distant.0.send_replace(Some(Sequence(0)));
     let refused = projector.run(CancellationToken::new()).await;
     assert!(matches!(refused, Err(UsageFollowError::LogShorter { position: Sequence(1), head: Sequence(0) })), "{refused:?}");
+    assert!(!models.status().following);
+
+    // It stays so while it is tried again, and until the stream is whole.
+    let mut announced = models.announced.clone();
+    announced.mark_unchanged();
+    assert!(projector.run(CancellationToken::new()).await.is_err());
+    assert!(!announced.has_changed().unwrap(), "{:?}", announced.borrow());
+    distant.0.send_replace(Some(Sequence(1)));
+    let cancel = CancellationToken::new();
+    let (outcome, ()) = tokio::join!(projector.run(cancel.clone()), async {
+        tokio::time::timeout(PATIENCE, announced.wait_for(|at| at.following)).await.unwrap().unwrap();
+        cancel.cancel();
+    });
+    outcome.unwrap();
 }
 
 #[cfg(feature = "faults")]

@@ -91,16 +91,17 @@ impl UsageProjector {
             return Err(UsageOpenError::LogShorter { position: position.sequence, head });
         }
         let store = Arc::clone(folder.store());
-        let (announced, receiver) = watch::channel(Announced { position, following: false });
+        let (announced, receiver) = watch::channel(Announced { position, following: true });
         let models = UsageModels { store, announced: receiver };
         Ok((Self { stream, folder: Arc::new(Mutex::new(folder)), announced }, models))
     }
 
     /// Follows the stream until cancelled.
     pub async fn run(&self, cancel: CancellationToken) -> Result<(), UsageFollowError> {
-        self.announced.send_modify(|announced| announced.following = true);
         let outcome = self.follow(&cancel).await;
-        self.announced.send_modify(|announced| announced.following = false);
+        if outcome.is_err() {
+            self.set_following(false);
+        }
         outcome
     }
 
@@ -114,6 +115,9 @@ impl UsageProjector {
         // position, the numbers tell of every batch that is missing.
         if position > head {
             return Err(UsageFollowError::LogShorter { position, head });
+        }
+        if position == head {
+            self.set_following(true);
         }
         let mut runs = self.stream.read(position.next());
         loop {
@@ -134,13 +138,18 @@ impl UsageProjector {
         }
     }
 
+    /// What failed stays so until something was folded, or nothing is due: an attempt alone mends nothing.
+    fn set_following(&self, following: bool) {
+        self.announced.send_if_modified(|announced| std::mem::replace(&mut announced.following, following) != following);
+    }
+
     async fn fold(&self, run: Vec<StoredBatch>) -> Result<(), UsageFoldError> {
         let (folder, announced) = (Arc::clone(&self.folder), self.announced.clone());
         blocking(move || {
             for batches in run.chunks(RUN_BATCHES_MAX) {
                 let mut folder = folder.lock();
                 folder.fold(batches)?;
-                announced.send_modify(|announced| announced.position = folder.position());
+                announced.send_replace(Announced { position: folder.position(), following: true });
             }
             Ok(())
         })

@@ -63,7 +63,7 @@ pub struct UsageStatus {
     pub gaps: u64,
     /// Places of the stream that hold no batch; an alarm.
     pub voids: u64,
-    /// False once the fold has failed; sums then grow no more.
+    /// False from a failure of the fold until it goes on; sums then grow no more.
     pub following: bool,
 }
 
@@ -71,12 +71,12 @@ pub struct UsageStatus {
 #[derive(Clone)]
 pub struct UsageModels {
     pub(super) store: Arc<Store>,
-    pub(super) announced: watch::Receiver<Announced>,
+    pub(crate) announced: watch::Receiver<Announced>,
 }
 
 /// Written by the fold after each commit.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Announced {
+pub(crate) struct Announced {
     pub position: UsagePosition,
     pub following: bool,
 }
