@@ -6,6 +6,7 @@
 mod authority;
 mod commands;
 mod draft;
+mod known;
 pub(crate) mod rows;
 mod seen;
 
@@ -19,6 +20,7 @@ use thiserror::Error;
 
 pub(crate) use authority::Authority;
 use draft::{Draft, Halt};
+pub(crate) use known::{Known, Voids};
 pub use rows::{CommandRow, Counts};
 use rows::{META, PositionRow, position_key};
 use seen::Roots;
@@ -54,6 +56,9 @@ pub enum FoldError {
     Stop(#[from] Stop),
     #[error("the log gave sequence {found} where {expected} was due")]
     Gap { expected: Sequence, found: Sequence },
+    /// Nothing of the batch was folded; other verdicts are known of another log.
+    #[error("the record at sequence {sequence} is known to be valid, and is not")]
+    OtherVerdict { sequence: Sequence },
     #[error(transparent)]
     Read(#[from] ReadError),
     #[error(transparent)]
@@ -113,6 +118,18 @@ impl Folder {
     /// Folds records into one batch and commits it. What lies at or below the position is passed over. On a stop, the records before it are
     /// committed, and the stop is told beside their changes; on any other error nothing of the batch is.
     pub(crate) fn fold(&mut self, records: &[Stored]) -> Result<(Changes, Option<Stop>), FoldError> {
+        self.fold_by(records, None)
+    }
+
+    /// The same by verdicts that are known, which spares the signatures. What cannot be as it is known to be is an error.
+    pub(crate) fn fold_known(&mut self, records: &[Stored], voids: &Voids) -> Result<(), FoldError> {
+        match self.fold_by(records, Some(voids))? {
+            (_, None) => Ok(()),
+            (_, Some(stop)) => Err(stop.into()),
+        }
+    }
+
+    fn fold_by(&mut self, records: &[Stored], known: Option<&Voids>) -> Result<(Changes, Option<Stop>), FoldError> {
         let old = records.partition_point(|stored| stored.sequence <= self.row.sequence);
         let records = &records[old..];
         let expected = (self.row.sequence.0 + 1..).map(Sequence);
@@ -123,10 +140,14 @@ impl Folder {
         let mut draft = Draft::begin(&self.store, &self.row, Arc::clone(&self.authority), &mut self.roots, &streams)?;
         let mut outcome = Ok(None);
         for (stored, stream) in records.iter().zip(&streams) {
-            match draft.add(stored, stream.as_ref()) {
+            match draft.add(stored, stream.as_ref(), known) {
                 Ok(()) => {}
                 Err(Halt::Stop(cause)) => {
                     outcome = Ok(Some(Stop { sequence: stored.sequence, cause }));
+                    break;
+                }
+                Err(Halt::OtherVerdict) => {
+                    outcome = Err(FoldError::OtherVerdict { sequence: stored.sequence });
                     break;
                 }
                 Err(Halt::Read(error)) => {

@@ -24,7 +24,7 @@ pub(crate) use freshness::{Freshness, HEARTBEAT, Moment};
 pub use prefix::CommittedPrefix;
 pub use routes::{Route, Routes};
 pub use status::{State, Status};
-pub(crate) use view::Shared;
+pub(crate) use view::{Shared, View};
 
 use crate::fold::SeenFinding;
 use crate::fold::rows::{AGGREGATES, COMMANDS, CommandRow, FINDINGS, KEYS_BY_HASH, StreamRow, VOIDS, of_command, of_hash, of_sequence};

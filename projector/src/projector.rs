@@ -13,7 +13,7 @@ use schemas::Timestamp;
 use tokio::sync::Semaphore;
 
 pub use follow::FollowError;
-pub use rebuild::{RebuildError, Rebuilt};
+pub use rebuild::{RebuildError, Rebuilding, Rebuilt, Verdicts};
 
 use crate::contact::ContactFile;
 use crate::directory::Directory;

@@ -54,6 +54,13 @@ pub(crate) fn open_model(path: &Path, memory: &Memory) -> Result<(Directory, Fol
     let generation = match current.filter(|current| current.version == VERSION) {
         Some(current) => current,
         None => {
+            if let Some(Generation { version: found, .. }) = current {
+                tracing::warn!(
+                    found,
+                    version = VERSION,
+                    "the read models have an older version: all is folded anew before anything is served"
+                );
+            }
             let next = directory.next()?;
             directory.point_to(next)?;
             next

@@ -4,6 +4,7 @@
 mod degraded;
 mod fold;
 mod models;
+mod rebuild;
 mod shaky;
 mod snapshot;
 mod start;

@@ -17,7 +17,7 @@ use super::rows::{
     AGGREGATES, CommandRow, FINDINGS, KEYS_BY_HASH, META, PositionRow, ROOTS, StreamRow, VOIDS, of_hash, of_sequence, position_key,
 };
 use super::seen::{Roots, SeenCheck, SeenFinding};
-use super::{Changes, StopCause, commands};
+use super::{Changes, StopCause, Voids, commands};
 use crate::store::{Batch, ReadError, Store, key};
 
 pub(super) struct Draft<'a> {
@@ -81,10 +81,10 @@ impl<'a> Draft<'a> {
         })
     }
 
-    /// Judges and folds the next record; a cause to stop leaves the draft as it was.
-    pub(super) fn add(&mut self, stored: &Stored, stream: Option<&Stream>) -> Result<(), Halt> {
+    /// Judges and folds the next record; a cause to stop leaves the draft as it was. Where its verdict is known, the signature is not checked.
+    pub(super) fn add(&mut self, stored: &Stored, stream: Option<&Stream>, known: Option<&Voids>) -> Result<(), Halt> {
         let sequence = stored.sequence;
-        let leaf = match judge_with(self, &stored.subject, &stored.bytes, signature_check()) {
+        let leaf = match self.verdict(stored, known)? {
             Verdict::Stop(reason) => return Err(Halt::Stop(StopCause::Judged(reason))),
             Verdict::Valid(record) => {
                 self.fold(sequence, &record)?;
@@ -106,6 +106,19 @@ impl<'a> Draft<'a> {
         self.row.leaf = Some(Digest::from_bytes(leaf));
         self.roots.push(self.row.root);
         Ok(())
+    }
+
+    fn verdict(&self, stored: &Stored, known: Option<&Voids>) -> Result<Verdict, Halt> {
+        let Some(voids) = known else {
+            return Ok(judge_with(self, &stored.subject, &stored.bytes, signature_check()));
+        };
+        if let Some(reason) = voids.get(&stored.sequence) {
+            return Ok(Verdict::Void(*reason));
+        }
+        match judge_with(self, &stored.subject, &stored.bytes, SignatureCheck::Known) {
+            Verdict::Void(_) => Err(Halt::OtherVerdict),
+            verdict => Ok(verdict),
+        }
     }
 
     fn fold(&mut self, sequence: Sequence, record: &Record) -> Result<(), Halt> {
@@ -198,6 +211,7 @@ impl<'a> Draft<'a> {
 /// Why a record was not added.
 pub(super) enum Halt {
     Stop(StopCause),
+    OtherVerdict,
     Read(ReadError),
 }
 
@@ -213,7 +227,7 @@ impl From<ReadError> for Halt {
     }
 }
 
-/// Signatures are always checked here.
+/// Signatures are always checked where no verdict is known.
 fn signature_check() -> SignatureCheck {
     #[cfg(feature = "faults")]
     if crate::faults::is_planted("skip-signature-check") {

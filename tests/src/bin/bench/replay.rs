@@ -45,8 +45,11 @@ pub(crate) async fn measure(options: Options) -> Result<()> {
     node.reaches(head).await?;
     row("first fold, everything judged", &rate(records, begin), ">= 25 k/s per core")?;
     let begin = Instant::now();
-    node.projector.rebuild().await?;
+    node.projector.rebuild(projector::Verdicts::Judged, |_| {}).await?;
     row("rebuild beside the model in use", &rate(records, begin), "")?;
+    let begin = Instant::now();
+    node.projector.rebuild(projector::Verdicts::Known, |_| {}).await?;
+    row("rebuild by known verdicts", &rate(records, begin), ">= 300 k/s")?;
 
     let snapshot = directory.path().join("snapshot");
     let begin = Instant::now();
