@@ -3,6 +3,7 @@
 //! Live following, a start after a crash and a rebuild run this one path. It is a pure function of the log but for the store it
 //! writes to: times are those of record headers.
 
+mod ahead;
 mod authority;
 mod commands;
 mod draft;
@@ -18,8 +19,9 @@ use schemas::judge::StopReason;
 use schemas::{Aggregate, Digest, Sequence, Stream, StreamKind};
 use thiserror::Error;
 
+pub(crate) use ahead::CheckedAhead;
 pub(crate) use authority::Authority;
-use draft::{Draft, Halt};
+use draft::{Draft, Halt, Sight};
 pub(crate) use known::{Known, Voids};
 pub use rows::{CommandRow, Counts};
 use rows::{META, PositionRow, position_key};
@@ -118,18 +120,23 @@ impl Folder {
     /// Folds records into one batch and commits it. What lies at or below the position is passed over. On a stop, the records before it are
     /// committed, and the stop is told beside their changes; on any other error nothing of the batch is.
     pub(crate) fn fold(&mut self, records: &[Stored]) -> Result<(Changes, Option<Stop>), FoldError> {
-        self.fold_by(records, None)
+        self.fold_checked(records, &CheckedAhead::default())
+    }
+
+    /// [`fold`](Self::fold), with what was found out about the records' signatures before.
+    pub(crate) fn fold_checked(&mut self, records: &[Stored], ahead: &CheckedAhead) -> Result<(Changes, Option<Stop>), FoldError> {
+        self.fold_by(records, Sight::Ahead(ahead))
     }
 
     /// The same by verdicts that are known, which spares the signatures. What cannot be as it is known to be is an error.
     pub(crate) fn fold_known(&mut self, records: &[Stored], voids: &Voids) -> Result<(), FoldError> {
-        match self.fold_by(records, Some(voids))? {
+        match self.fold_by(records, Sight::Known(voids))? {
             (_, None) => Ok(()),
             (_, Some(stop)) => Err(stop.into()),
         }
     }
 
-    fn fold_by(&mut self, records: &[Stored], known: Option<&Voids>) -> Result<(Changes, Option<Stop>), FoldError> {
+    fn fold_by(&mut self, records: &[Stored], sight: Sight<'_>) -> Result<(Changes, Option<Stop>), FoldError> {
         let old = records.partition_point(|stored| stored.sequence <= self.row.sequence);
         let records = &records[old..];
         let expected = (self.row.sequence.0 + 1..).map(Sequence);
@@ -140,7 +147,7 @@ impl Folder {
         let mut draft = Draft::begin(&self.store, &self.row, Arc::clone(&self.authority), &mut self.roots, &streams)?;
         let mut outcome = Ok(None);
         for (stored, stream) in records.iter().zip(&streams) {
-            match draft.add(stored, stream.as_ref(), known) {
+            match draft.add(stored, stream.as_ref(), sight) {
                 Ok(()) => {}
                 Err(Halt::Stop(cause)) => {
                     outcome = Ok(Some(Stop { sequence: stored.sequence, cause }));

@@ -113,13 +113,16 @@ impl Projector {
     }
 }
 
-/// Runs what blocks off the runtime's own threads. A panic goes on in the caller.
-pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(done) => done,
-        Err(error) => match error.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            Err(_) => panic!("the runtime shut down under a blocking task"),
-        },
+/// Runs what blocks off the runtime's own threads, from this call on and not from the first poll. A panic goes on in the caller.
+pub(crate) fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> impl Future<Output = T> + Send + 'static {
+    let work = tokio::task::spawn_blocking(work);
+    async move {
+        match work.await {
+            Ok(done) => done,
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                Err(_) => panic!("the runtime shut down under a blocking task"),
+            },
+        }
     }
 }

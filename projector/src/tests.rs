@@ -1,6 +1,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
 #![allow(clippy::disallowed_methods, reason = "a test has no tracker; it awaits what it spawns")]
 
+mod ahead;
 mod degraded;
 mod fold;
 mod models;

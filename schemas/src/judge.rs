@@ -73,11 +73,12 @@ pub enum StopReason {
     Payload(#[source] PayloadError),
 }
 
-/// Whether signatures are checked: always, but where a rebuild repeats verdicts that this node has reached before.
+/// Whether signatures are checked: always, but where the caller knows that this one is good.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SignatureCheck {
     Verify,
-    /// The caller holds the verdict, bound to the log's root, and re-checks it in the background.
+    /// The caller holds the verdict, bound to the log's root, and re-checks it in the background; or has had [`signed_by`] check the
+    /// signature, with the keys that count here.
     Known,
 }
 
@@ -181,6 +182,13 @@ fn is_enrolled_by_cluster(writer: WriterId, enrolled: &WriterEnrolled, cluster: 
     let statement = enrolment_statement(cluster, writer, &enrolled.public_key);
     let signature = Signature::from_bytes(&enrolled.cluster_signature.0);
     writer == WriterId::of(&enrolled.public_key) && cluster_key.verify_strict(&statement, &signature).is_ok()
+}
+
+/// The writer whose good signature the bytes of a record carry, if its key is given: all that [`SignatureCheck::Known`] leaves out, which depends on
+/// nothing but bytes and key and may be looked at before the record's turn.
+pub fn signed_by(cluster: ClusterId, bytes: &[u8], key: impl FnOnce(WriterId) -> Option<VerifyingKey>) -> Option<WriterId> {
+    let frame = Frame::parse(bytes).ok()?;
+    is_signed(cluster, &frame, &key(frame.writer)?).then_some(frame.writer)
 }
 
 fn is_signed(cluster: ClusterId, frame: &Frame<'_>, key: &VerifyingKey) -> bool {

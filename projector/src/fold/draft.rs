@@ -17,8 +17,17 @@ use super::rows::{
     AGGREGATES, CommandRow, FINDINGS, KEYS_BY_HASH, META, PositionRow, ROOTS, StreamRow, VOIDS, of_hash, of_sequence, position_key,
 };
 use super::seen::{Roots, SeenCheck, SeenFinding};
-use super::{Changes, StopCause, Voids, commands};
+use super::{Changes, CheckedAhead, StopCause, Voids, commands};
 use crate::store::{Batch, ReadError, Store, key};
+
+/// What is known of records before they are judged.
+#[derive(Clone, Copy)]
+pub(super) enum Sight<'a> {
+    /// Some signatures were looked at ahead.
+    Ahead(&'a CheckedAhead),
+    /// This node has judged the records before; these are the void ones.
+    Known(&'a Voids),
+}
 
 pub(super) struct Draft<'a> {
     store: &'a Store,
@@ -81,10 +90,10 @@ impl<'a> Draft<'a> {
         })
     }
 
-    /// Judges and folds the next record; a cause to stop leaves the draft as it was. Where its verdict is known, the signature is not checked.
-    pub(super) fn add(&mut self, stored: &Stored, stream: Option<&Stream>, known: Option<&Voids>) -> Result<(), Halt> {
+    /// Judges and folds the next record; a cause to stop leaves the draft as it was.
+    pub(super) fn add(&mut self, stored: &Stored, stream: Option<&Stream>, sight: Sight<'_>) -> Result<(), Halt> {
         let sequence = stored.sequence;
-        let leaf = match self.verdict(stored, known)? {
+        let leaf = match self.verdict(stored, sight)? {
             Verdict::Stop(reason) => return Err(Halt::Stop(StopCause::Judged(reason))),
             Verdict::Valid(record) => {
                 self.fold(sequence, &record)?;
@@ -108,9 +117,13 @@ impl<'a> Draft<'a> {
         Ok(())
     }
 
-    fn verdict(&self, stored: &Stored, known: Option<&Voids>) -> Result<Verdict, Halt> {
-        let Some(voids) = known else {
-            return Ok(judge_with(self, &stored.subject, &stored.bytes, signature_check()));
+    fn verdict(&self, stored: &Stored, sight: Sight<'_>) -> Result<Verdict, Halt> {
+        let voids = match sight {
+            Sight::Known(voids) => voids,
+            Sight::Ahead(ahead) => {
+                let check = if ahead.stands(stored.sequence, &self.authority) { SignatureCheck::Known } else { signature_check() };
+                return Ok(judge_with(self, &stored.subject, &stored.bytes, check));
+            }
         };
         if let Some(reason) = voids.get(&stored.sequence) {
             return Ok(Verdict::Void(*reason));
@@ -227,7 +240,7 @@ impl From<ReadError> for Halt {
     }
 }
 
-/// Signatures are always checked where no verdict is known.
+/// Signatures that nobody has checked before are checked here.
 fn signature_check() -> SignatureCheck {
     #[cfg(feature = "faults")]
     if crate::faults::is_planted("skip-signature-check") {

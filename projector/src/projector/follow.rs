@@ -9,15 +9,16 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use event_log::Stored;
-use futures_util::StreamExt as _;
+use event_log::{Batches, Stored};
+use futures_util::future::{Either, ready};
+use futures_util::{FutureExt as _, Stream, StreamExt as _};
 use schemas::Sequence;
 use thiserror::Error;
 use tokio_util::sync::CancellationToken;
 
 use super::{Projector, blocking};
 use crate::contact::Contact;
-use crate::fold::{BATCH_RECORDS_MAX, FoldError};
+use crate::fold::{BATCH_RECORDS_MAX, CheckedAhead, FoldError};
 use crate::models::{HEARTBEAT, Moment, State};
 use crate::start::{Anchor, CheckError};
 
@@ -28,6 +29,12 @@ const SILENT_HEARTBEATS_MAX: u32 = 3;
 const SHORTER_ANSWERS: u32 = 3;
 /// How often it is noted for the next start how stale the rows are.
 const NOTE_INTERVAL: std::time::Duration = std::time::Duration::from_secs(5);
+
+/// How many runs are read ahead of the fold while their signatures are checked. The fold of one takes no longer than the check of one, so more
+/// than two that are checked at once would only wait.
+const RUNS_AHEAD: usize = 3;
+/// What comes record by record is folded at once: another thread would only make it later.
+const CHECKED_RECORDS_MIN: usize = 32;
 
 /// Why following ended. The rows folded so far are served on; [`Projector::run`] may be called again.
 #[derive(Debug, Error)]
@@ -138,7 +145,7 @@ impl Projector {
 
     /// Follows one reader of the log until it goes quiet or the log goes away.
     async fn follow_reader(&self, goal: Sequence, cancel: &CancellationToken) -> Result<Reader, FollowError> {
-        let mut runs = self.log.read(self.shared.sequence().next()).await?;
+        let mut runs = pin!(self.checked(self.log.read(self.shared.sequence().next()).await?));
         let mut next_head = pin!(self.next_head());
         let mut silent = 0;
         loop {
@@ -146,7 +153,8 @@ impl Projector {
                 () = cancel.cancelled() => return Ok(Reader::Cancelled),
                 run = runs.next() => {
                     silent = 0;
-                    self.fold(run.ok_or(FollowError::Ended)??, cancel).await?;
+                    let (run, ahead) = run.ok_or(FollowError::Ended)??;
+                    self.fold(run, ahead, cancel).await?;
                     self.note_progress(goal);
                 }
                 // Beside the reader, so that a head that is long in coming holds up no record.
@@ -166,6 +174,24 @@ impl Projector {
                 }
             }
         }
+    }
+
+    /// The runs of a reader, in their order, with the signatures of long ones checked while those before them are folded.
+    fn checked(&self, runs: Batches) -> impl Stream<Item = Result<(Vec<Stored>, CheckedAhead), event_log::ReadError>> + use<> {
+        let shared = Arc::clone(&self.shared);
+        let checking = runs.map(move |run| {
+            let authority = Arc::clone(&shared.view().authority);
+            let check = move |run: Vec<Stored>| {
+                let ahead = CheckedAhead::of(&run, authority);
+                (run, ahead)
+            };
+            match run {
+                // Begun here and not when its turn comes.
+                Ok(run) if run.len() >= CHECKED_RECORDS_MIN => Either::Left(blocking(move || check(run)).map(Ok)),
+                run => Either::Right(ready(run.map(|run| (run, CheckedAhead::default())))),
+            }
+        });
+        checking.buffered(RUNS_AHEAD)
     }
 
     /// The log's head at the next heartbeat, with the moment and the position at which it was asked for.
@@ -196,7 +222,7 @@ impl Projector {
     }
 
     /// Folds one run of records, a bounded batch at a time, each visible as soon as it is committed.
-    async fn fold(&self, run: Vec<Stored>, cancel: &CancellationToken) -> Result<(), FoldError> {
+    async fn fold(&self, run: Vec<Stored>, ahead: CheckedAhead, cancel: &CancellationToken) -> Result<(), FoldError> {
         let (folder, shared, cancel) = (Arc::clone(&self.folder), Arc::clone(&self.shared), cancel.clone());
         blocking(move || {
             for records in run.chunks(BATCH_RECORDS_MAX) {
@@ -204,7 +230,7 @@ impl Projector {
                     break;
                 }
                 let mut folder = folder.lock();
-                let (changes, stop) = folder.fold(records)?;
+                let (changes, stop) = folder.fold_checked(records, &ahead)?;
                 shared.publish(&folder, &changes)?;
                 stop.map_or(Ok(()), Err)?;
             }

@@ -198,6 +198,11 @@ impl World {
         self.writer_key.sign(statement).to_bytes()
     }
 
+    /// What comes is signed with another key.
+    pub(crate) fn sign_as(&mut self, key: SigningKey) {
+        self.writer_key = key;
+    }
+
     /// An enrolment in this cluster.
     pub(crate) fn enrolment_of(&self, key: &SigningKey) -> WriterEnrolled {
         let public_key = public_key(key);
