@@ -6,6 +6,7 @@ use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use rustix::process::{Pid, Signal, kill_process};
@@ -24,6 +25,8 @@ pub struct Launch {
     pub listen: Ipv4Addr,
     /// A program and its arguments in front of the binary, such as a tracer.
     pub under: Vec<OsString>,
+    /// How long the node may take to be ready.
+    pub patience: Duration,
 }
 
 /// A serving node. Dropping it kills it.
@@ -48,7 +51,7 @@ impl Launch {
     /// A node on this data directory, with the defaults of the tests.
     pub fn new(data: &Path) -> Self {
         let private = ("KEYRELAY_RELAY_ALLOW_PRIVATE_UPSTREAMS".to_owned(), "true".to_owned());
-        Self { data: data.to_owned(), environment: vec![private], listen: Ipv4Addr::LOCALHOST, under: Vec::new() }
+        Self { data: data.to_owned(), environment: vec![private], listen: Ipv4Addr::LOCALHOST, under: Vec::new(), patience: wait::PATIENCE }
     }
 
     #[must_use]
@@ -92,7 +95,7 @@ impl Launch {
         let (line, first_line) = oneshot::channel();
         let output = BufReader::new(child.stdout.take().context("stdout is piped")?);
         std::thread::spawn(move || first_line_of(output, line));
-        let ready = wait::for_future("the ready line", first_line).await;
+        let ready = tokio::time::timeout(self.patience, first_line).await;
         if let Ok(Ok(ready)) = ready {
             let ready: Value = serde_json::from_str(&ready).with_context(|| format!("the ready line is not JSON: {ready}"))?;
             let origin = |name: &str| ready[name].as_str().map(str::to_owned).with_context(|| format!("no {name} in {ready}"));

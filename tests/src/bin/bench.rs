@@ -2,7 +2,9 @@
 //! the engines by themselves, and the log on NATS with a cluster around it. It prints its conditions, medians over the rounds, and ratios against
 //! what the design wants to reach.
 //!
-//! `bench [--rounds N] [--seconds N] [--keys N] [--only proxy|engines|cluster]`; `bench mock` and `bench forward ORIGIN` are its own children.
+//! `bench [--rounds N] [--seconds N] [--keys N] [--servers N] [--only PARTS]`, the parts with commas between them: `proxy`, `engines`, and of the
+//! log on NATS `appends`, `replay`, `revocation`, `migration`, or all four as `cluster`. `--servers` are those that a log is migrated to.
+//! `bench mock` and `bench forward ORIGIN` are its own children.
 
 #![allow(clippy::disallowed_methods, reason = "the bench stands outside the node: it owns its tasks, its arguments and its clock")]
 
@@ -14,6 +16,8 @@ mod engines;
 mod founded;
 #[path = "bench/load.rs"]
 mod load;
+#[path = "bench/migration.rs"]
+mod migration;
 #[path = "bench/process.rs"]
 mod process;
 #[path = "bench/proxy.rs"]
@@ -26,8 +30,10 @@ mod report;
 mod revocation;
 #[path = "bench/servers.rs"]
 mod servers;
+#[path = "bench/stage.rs"]
+mod stage;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, bail};
 
 /// What to measure, and for how long.
 #[derive(Debug, Clone, Copy)]
@@ -35,16 +41,21 @@ struct Options {
     rounds: usize,
     /// Of each measurement in a round.
     seconds: u64,
-    /// Of the engine rows.
+    /// Of the engine rows, the replay and the migration.
     keys: usize,
-    proxy: bool,
-    engines: bool,
-    cluster: bool,
+    /// Of the log that is migrated to.
+    servers: usize,
+    parts: [bool; PARTS.len()],
 }
+
+/// What can be measured by itself, in this order.
+const PARTS: [&str; 6] = ["proxy", "engines", "appends", "replay", "revocation", "migration"];
+/// Where the parts of `cluster` begin.
+const CLUSTER: usize = 2;
 
 impl Options {
     fn parse(words: &[String]) -> Result<Self> {
-        let mut options = Self { rounds: 5, seconds: 3, keys: 1_000_000, proxy: true, engines: true, cluster: true };
+        let mut options = Self { rounds: 5, seconds: 3, keys: 1_000_000, servers: 3, parts: [true; PARTS.len()] };
         let mut words = words.iter();
         while let Some(word) = words.next() {
             let value = words.next().with_context(|| format!("{word} takes a value"));
@@ -52,16 +63,25 @@ impl Options {
                 "--rounds" => options.rounds = value?.parse()?,
                 "--seconds" => options.seconds = value?.parse()?,
                 "--keys" => options.keys = value?.parse()?,
-                "--only" => {
-                    let only = value?.as_str();
-                    (options.proxy, options.engines, options.cluster) = (only == "proxy", only == "engines", only == "cluster");
-                    ensure!(options.proxy || options.engines || options.cluster, "--only {only}: proxy, engines or cluster");
-                }
-                _ => bail!("usage: bench [--rounds N] [--seconds N] [--keys N] [--only proxy|engines|cluster]"),
+                "--servers" => options.servers = value?.parse()?,
+                "--only" => options.parts = parts(value?)?,
+                _ => bail!("usage: bench [--rounds N] [--seconds N] [--keys N] [--servers N] [--only {},cluster]", PARTS.join(",")),
             }
         }
         Ok(options)
     }
+}
+
+fn parts(names: &str) -> Result<[bool; PARTS.len()]> {
+    let mut parts = [false; PARTS.len()];
+    for name in names.split(',') {
+        match PARTS.iter().position(|part| *part == name) {
+            Some(part) => parts[part] = true,
+            None if name == "cluster" => parts[CLUSTER..].fill(true),
+            None => bail!("--only {name}: not one of {}, cluster", PARTS.join(", ")),
+        }
+    }
+    Ok(parts)
 }
 
 fn main() -> Result<()> {
@@ -77,16 +97,24 @@ fn main() -> Result<()> {
 
 async fn measure(options: Options) -> Result<()> {
     report::conditions(options)?;
-    if options.proxy {
+    let [proxy, engines, appends, replay, revocation, migration] = options.parts;
+    if proxy {
         proxy::measure(options).await?;
     }
-    if options.engines {
+    if engines {
         engines::measure(options).await?;
     }
-    if options.cluster {
+    if appends {
         appends::measure(options).await?;
+    }
+    if replay {
         replay::measure(options).await?;
+    }
+    if revocation {
         revocation::measure().await?;
+    }
+    if migration {
+        migration::measure(options).await?;
     }
     Ok(())
 }

@@ -18,6 +18,7 @@ const TIME: Timestamp = Timestamp::from_micros(1_767_225_600_000_000);
 
 /// Signs records as the one writer of a cluster.
 pub(crate) struct Founded {
+    cluster: ClusterId,
     cluster_key: SigningKey,
     writer_key: SigningKey,
 }
@@ -47,12 +48,17 @@ pub(crate) fn key_stream(number: usize) -> Stream {
 
 impl Founded {
     pub(crate) fn new() -> Self {
-        Self { cluster_key: SigningKey::from_bytes(&[1; 32]), writer_key: SigningKey::from_bytes(&[2; 32]) }
+        Self { cluster: CLUSTER, cluster_key: SigningKey::from_bytes(&[1; 32]), writer_key: SigningKey::from_bytes(&[2; 32]) }
+    }
+
+    /// A writer that a node has enrolled in the cluster it founded. Only keys can be signed so: the cluster's key is the node's.
+    pub(crate) fn enrolled(cluster: ClusterId, writer_key: &[u8; 32]) -> Self {
+        Self { cluster, writer_key: SigningKey::from_bytes(writer_key), ..Self::new() }
     }
 
     /// The cluster and its key, as the founding says them.
     pub(crate) fn cluster(&self) -> (ClusterId, PublicKey) {
-        (CLUSTER, public(&self.cluster_key))
+        (self.cluster, public(&self.cluster_key))
     }
 
     /// The writer's key.
@@ -68,14 +74,14 @@ impl Founded {
     /// The records that every log begins with.
     pub(crate) fn beginning(&self) -> Result<Vec<Signed>> {
         let founded = Event::ClusterFounded(ClusterFounded {
-            cluster_id: CLUSTER,
+            cluster_id: self.cluster,
             format_level: FORMAT_LEVEL,
             cluster_public_key: public(&self.cluster_key),
             root_key_commitment: Digest::blake3(b"root"),
             owner_token_hash: Digest::blake3(b"owner"),
         });
         let public_key = public(&self.writer_key);
-        let cluster_signature = sign_enrolment(CLUSTER, &public_key, &self.cluster_key);
+        let cluster_signature = sign_enrolment(self.cluster, &public_key, &self.cluster_key);
         let enrolled = Event::WriterEnrolled(WriterEnrolled { public_key, cluster_signature });
         let writer = Stream::writer(WriterId::of(&public_key));
         Ok(vec![self.sign(&Stream::CLUSTER, 1, founded, &self.cluster_key, 1)?, self.sign(&writer, 1, enrolled, &self.writer_key, 2)?])
@@ -106,7 +112,7 @@ impl Founded {
             time: TIME,
             seen: Seen::nothing(),
         };
-        Ok((stream.subject(), encode(CLUSTER, &header, &[event], key)?.into()))
+        Ok((stream.subject(), encode(self.cluster, &header, &[event], key)?.into()))
     }
 }
 

@@ -47,7 +47,21 @@ pub(crate) fn cpu_us(pid: u32) -> Result<f64> {
 
 /// The resident memory of a process, in bytes.
 pub(crate) fn resident_bytes(pid: u32) -> Result<u64> {
+    status_bytes(pid, "VmRSS:")
+}
+
+/// The most memory that was resident since the start of a process, or since [`forget_peak`], in bytes.
+pub(crate) fn peak_bytes(pid: u32) -> Result<u64> {
+    status_bytes(pid, "VmHWM:")
+}
+
+/// Has the peak of this process begin anew at what is resident now. The kernel may not allow it; the peak then is that of the whole run.
+pub(crate) fn forget_peak() {
+    let _ = std::fs::write("/proc/self/clear_refs", "5");
+}
+
+fn status_bytes(pid: u32, name: &str) -> Result<u64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let kib = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("VmRSS")?;
+    let kib = status.lines().find_map(|line| line.strip_prefix(name)).context("a figure in /proc/PID/status")?;
     Ok(kib.trim().trim_end_matches(" kB").parse::<u64>()? * 1024)
 }

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use event_log::{Appended, EventLog, Expect, JetStreamLog};
@@ -19,6 +19,7 @@ use super::appends::{connect, prepared};
 use super::engines::config;
 use super::founded::Founded;
 use super::report::{line, row};
+use super::stage::Stage;
 
 const WRITERS: usize = 256;
 
@@ -28,52 +29,47 @@ pub(crate) async fn measure(options: Options) -> Result<()> {
     let nats = connect(&cluster.url()).await?;
     let log = Arc::new(prepared(&nats).await?);
     let founded = Arc::new(Founded::new());
+    line("")?;
+    row(&format!("a log of {} keys on NATS, R1", options.keys), "measured", "CPU of this process, a record; memory; reach")?;
+    let stage = Stage::begin()?;
     fill(&log, &founded, options.keys).await?;
     let head = log.head().await?;
-    let records = head.0 as f64;
-
-    line("")?;
-    row(&format!("a log of {} records on NATS, R1", head.0), "measured", "reach")?;
-    let begin = Instant::now();
+    stage.end("filled, signing each record", head, "")?;
+    let stage = Stage::begin()?;
     replay(&log, head).await?;
-    row("replay, records read and not judged", &rate(records, begin), "")?;
+    stage.end("replay, records read and not judged", head, "")?;
 
     let directory = tempfile::tempdir()?;
     let first = directory.path().join("first");
-    let begin = Instant::now();
+    let stage = Stage::begin()?;
     let node = Node::open(&first, &log).await?;
     node.reaches(head).await?;
-    row("first fold, everything judged", &rate(records, begin), ">= 25 k/s per core")?;
-    let begin = Instant::now();
+    stage.end("first fold, everything judged", head, ">= 25 k/s per core; <= 512 MiB with 1 M")?;
+    let stage = Stage::begin()?;
     node.projector.rebuild(projector::Verdicts::Judged, |_| {}).await?;
-    row("rebuild beside the model in use", &rate(records, begin), "")?;
-    let begin = Instant::now();
+    stage.end("rebuild beside the model in use", head, "")?;
+    let stage = Stage::begin()?;
     node.projector.rebuild(projector::Verdicts::Known, |_| {}).await?;
-    row("rebuild by known verdicts", &rate(records, begin), ">= 300 k/s")?;
+    stage.end("rebuild by known verdicts", head, ">= 300 k/s")?;
 
     let snapshot = directory.path().join("snapshot");
-    let begin = Instant::now();
+    let stage = Stage::begin()?;
     node.projector.snapshot(&snapshot, founded.writer(), |bytes| founded.sign_statement(bytes)).await?;
     let size = size(&snapshot)? as f64 / 1048576.0;
-    row("a snapshot is taken", &format!("{:.2} s, {size:.0} MiB", begin.elapsed().as_secs_f64()), "")?;
+    stage.end(&format!("a snapshot of {size:.0} MiB is taken"), head, "")?;
     node.close().await?;
 
     let second = directory.path().join("second");
     fs::create_dir(&second)?;
-    let begin = Instant::now();
+    let stage = Stage::begin()?;
     let (id, key) = founded.cluster();
     install_snapshot(&config(&second), &snapshot, id, key, &*log).await?;
     let node = Node::open(&second, &log).await?;
     node.reaches(head).await?;
-    row("a new node serves from it", &format!("{:.2} s", begin.elapsed().as_secs_f64()), "<= 10 s")?;
+    stage.end("a new node serves from it", head, "<= 10 s with 1 M")?;
     node.close().await?;
     nats.close().await;
     Ok(())
-}
-
-fn rate(records: f64, begin: Instant) -> String {
-    let seconds = begin.elapsed().as_secs_f64();
-    format!("{seconds:.1} s, {:.1} k/s", records / seconds / 1e3)
 }
 
 /// Founds, then creates keys from many tasks.

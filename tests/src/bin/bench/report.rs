@@ -24,7 +24,8 @@ pub(crate) fn conditions(options: Options) -> Result<()> {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     line(&format!("cores: {cores}, {}; {memory}", cpu.unwrap_or_default()))?;
     line(&format!("kernel: {}; load before: {}", read("/proc/sys/kernel/osrelease").trim(), read("/proc/loadavg").trim()))?;
-    line(&format!("build: {}; {options:?}", if cfg!(debug_assertions) { "DEBUG: the figures mean nothing" } else { "release" }))?;
+    let build = if cfg!(debug_assertions) { "DEBUG: the figures mean nothing" } else { "release" };
+    line(&format!("build: {}; {options:?}", std::env::var("BENCH_BUILD").unwrap_or_else(|_| build.to_owned())))?;
     line("client, upstream and proxy share these cores; a figure is the median of the rounds")
 }
 
