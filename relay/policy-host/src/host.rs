@@ -1,0 +1,199 @@
+//! A policy's way from uploaded bytes to a module that runs.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use schemas::Digest;
+use schemas::policy::{PolicyClass, PolicyKind};
+use thiserror::Error;
+use wasmtime::component::Component;
+
+pub use crate::compile::CompileError;
+pub use crate::instance::WorldError;
+
+use crate::code_cache::CodeCache;
+use crate::compile::{self, Compiled};
+use crate::engine::{self, Running, Ticker};
+use crate::instance::Template;
+use crate::slow::Pool;
+use crate::{Manifest, ManifestError, Module, PolicyFault};
+
+/// Instances of fast policies that may run at once on a node: those of all threads that serve requests, and warm ones of other policies.
+pub const FAST_SLOTS_DEFAULT: usize = 256;
+/// Threads for slow policies.
+pub const SLOW_THREADS_DEFAULT: usize = 2;
+/// Instances of slow policies besides those of its threads: for loading and admission.
+const SLOW_SLOTS_SPARE: usize = 2;
+
+/// Where a host keeps machine code and how it compiles.
+#[derive(Debug, Clone)]
+pub struct HostConfig {
+    /// A directory of this process's user; made if it is not there.
+    pub cache: PathBuf,
+    pub compiler: Compiler,
+    /// At least 1.
+    pub fast_slots: usize,
+    /// At least 1.
+    pub slow_threads: usize,
+}
+
+/// What compiles.
+#[derive(Debug, Clone)]
+pub enum Compiler {
+    /// `program compile-policy --class CLASS`, with limits: for what comes from outside.
+    Child { program: PathBuf },
+    /// This process, without limits: for an author's own tools and for tests.
+    InProcess,
+}
+
+/// Admits, loads and keeps what policies need. One per process, cheap to clone.
+#[derive(Clone)]
+pub struct Host(Arc<Parts>);
+
+struct Parts {
+    fast: Arc<Running>,
+    slow: Arc<Running>,
+    slow_pool: Arc<Pool>,
+    cache: CodeCache,
+    compiler: Compiler,
+    /// Held while compiling: one at a time, whatever it takes.
+    compiling: Mutex<()>,
+    profile: String,
+    _ticker: Arc<Ticker>,
+}
+
+/// A policy that may be stored and bound.
+#[derive(Debug)]
+pub struct Admitted {
+    /// What is stored.
+    pub component: Vec<u8>,
+    /// BLAKE3 of the component.
+    pub digest: Digest,
+    /// BLAKE3 of what was uploaded.
+    pub uploaded_digest: Digest,
+    pub manifest: Manifest,
+    pub module: Arc<Module>,
+}
+
+#[derive(Debug, Error)]
+pub enum HostError {
+    #[error("the engine does not take its settings")]
+    Engine(#[source] EngineError),
+    #[error("the cache of machine code at {} cannot be used", path.display())]
+    Cache { path: PathBuf, source: std::io::Error },
+    #[error("a thread cannot be started")]
+    Thread(#[source] std::io::Error),
+    #[error("a host has at least one slot and one thread")]
+    Nothing,
+}
+
+/// The engine's own words.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("{0}")]
+pub struct EngineError(String);
+
+/// Why an upload is no policy.
+#[derive(Debug, Error)]
+pub enum AdmissionError {
+    #[error(transparent)]
+    Compile(#[from] CompileError),
+    #[error(transparent)]
+    World(#[from] WorldError),
+    #[error("the policy does not describe itself")]
+    Describe(#[source] PolicyFault),
+    #[error(transparent)]
+    Manifest(#[from] ManifestError),
+    #[error("machine code is not taken back by the engine")]
+    Engine(#[source] EngineError),
+    #[error("the cache of machine code cannot be used")]
+    Cache(#[source] std::io::Error),
+}
+
+/// Why an admitted policy is not loaded on this node.
+#[derive(Debug, Error)]
+pub enum LoadError {
+    #[error("the component's bytes are not those of digest {expected}")]
+    Digest { expected: Digest },
+    #[error(transparent)]
+    Refused(#[from] AdmissionError),
+}
+
+impl Host {
+    pub fn new(config: HostConfig) -> Result<Self, HostError> {
+        if config.fast_slots == 0 || config.slow_threads == 0 {
+            return Err(HostError::Nothing);
+        }
+        let engine = |error: wasmtime::Error| HostError::Engine(EngineError(format!("{error:#}")));
+        let fast = Running::new(PolicyClass::Fast, config.fast_slots).map_err(engine)?;
+        let slow = Running::new(PolicyClass::Slow, config.slow_threads + SLOW_SLOTS_SPARE).map_err(engine)?;
+        let ticker = Ticker::start(vec![fast.engine.clone(), slow.engine.clone()]).map_err(HostError::Thread)?;
+        let compiling = engine::compiling().map_err(engine)?;
+        let cache = CodeCache::open(&config.cache, engine::code_profile(&compiling));
+        let cache = cache.map_err(|source| HostError::Cache { path: config.cache.clone(), source })?;
+        let slow_pool = Arc::new(Pool::start(config.slow_threads).map_err(HostError::Thread)?);
+        let compiler = config.compiler;
+        let profile = engine::profile(&compiling);
+        Ok(Self(Arc::new(Parts { fast, slow, slow_pool, cache, compiler, compiling: Mutex::new(()), profile, _ticker: Arc::new(ticker) })))
+    }
+
+    /// Judges what a user uploads: a component, or a core module that describes its world. Blocks, for as long as compiling takes.
+    pub fn admit(&self, uploaded: &[u8], kind: PolicyKind, class: PolicyClass) -> Result<Admitted, AdmissionError> {
+        let Compiled { component, machine_code } = self.compile(uploaded, class)?;
+        let digest = Digest::blake3(&component);
+        let module = Arc::new(self.module(&digest, kind, class, &machine_code)?);
+        self.0.cache.put(&digest, class, &machine_code).map_err(AdmissionError::Cache)?;
+        let manifest = module.manifest().clone();
+        Ok(Admitted { component, digest, uploaded_digest: Digest::blake3(uploaded), manifest, module })
+    }
+
+    /// Loads an admitted component, from the cache of machine code or by compiling it. Blocks.
+    pub fn load(&self, digest: &Digest, kind: PolicyKind, class: PolicyClass, component: &[u8]) -> Result<Arc<Module>, LoadError> {
+        if let Some(module) = self.load_cached(digest, kind, class)? {
+            return Ok(module);
+        }
+        if Digest::blake3(component) != *digest {
+            return Err(LoadError::Digest { expected: *digest });
+        }
+        let compiled = self.compile(component, class)?;
+        let module = self.module(digest, kind, class, &compiled.machine_code)?;
+        self.0.cache.put(digest, class, &compiled.machine_code).map_err(AdmissionError::Cache)?;
+        Ok(Arc::new(module))
+    }
+
+    /// Loads a component whose machine code this node has; none if it has not.
+    pub fn load_cached(&self, digest: &Digest, kind: PolicyKind, class: PolicyClass) -> Result<Option<Arc<Module>>, LoadError> {
+        let Some(machine_code) = self.0.cache.get(digest, class).map_err(AdmissionError::Cache)? else { return Ok(None) };
+        Ok(Some(Arc::new(self.module(digest, kind, class, &machine_code)?)))
+    }
+
+    /// Version and settings of the engine: equal profiles, modules and inputs give equal outputs and fuel.
+    pub fn engine_profile(&self) -> &str {
+        &self.0.profile
+    }
+
+    fn compile(&self, uploaded: &[u8], class: PolicyClass) -> Result<Compiled, AdmissionError> {
+        let _one = self.0.compiling.lock();
+        let compiled = match &self.0.compiler {
+            Compiler::Child { program } => compile::compile_in_child(program, uploaded, class),
+            Compiler::InProcess => compile::compile(uploaded, class),
+        };
+        Ok(compiled?)
+    }
+
+    fn module(&self, digest: &Digest, kind: PolicyKind, class: PolicyClass, machine_code: &[u8]) -> Result<Module, AdmissionError> {
+        let running = match class {
+            PolicyClass::Fast => &self.0.fast,
+            PolicyClass::Slow => &self.0.slow,
+        };
+        #[expect(unsafe_code, reason = "machine code comes from this host's compiler, or from the cache that only it can have written")]
+        // SAFETY: these bytes are what `Engine::precompile_component` made, unchanged: they come straight from the compiling child, which
+        // this process started, or from the cache, whose tag under this node's key was checked.
+        let component = unsafe { Component::deserialize(&running.engine, machine_code) };
+        let component = component.map_err(|error| AdmissionError::Engine(EngineError(crate::manifest::shown(&format!("{error:#}")))))?;
+        let template = Template::new(running.clone(), &component, kind)?;
+        let description = template.describe().map_err(AdmissionError::Describe)?;
+        let manifest = Manifest::parse(&description, kind)?;
+        Ok(Module { digest: *digest, class, manifest, template, slow: self.0.slow_pool.clone() })
+    }
+}

@@ -1,0 +1,117 @@
+//! A loaded policy, and one evaluation of it.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use schemas::Digest;
+use schemas::policy::{PolicyClass, PolicyKind};
+use thiserror::Error;
+
+use crate::contract::Fault;
+use crate::instance::Template;
+use crate::slow::Pool;
+use crate::{Input, Manifest, Output, PolicyFault};
+use crate::{checks, limits};
+
+/// A policy, compiled and ready for instances. It keeps nothing between calls.
+pub struct Module {
+    pub(crate) digest: Digest,
+    pub(crate) class: PolicyClass,
+    pub(crate) manifest: Manifest,
+    pub(crate) template: Template,
+    pub(crate) slow: Arc<Pool>,
+}
+
+impl std::fmt::Debug for Module {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Module")
+            .field("digest", &self.digest)
+            .field("kind", &self.kind())
+            .field("class", &self.class)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What came of one call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Evaluation {
+    pub result: Result<Output, PolicyFault>,
+    /// Used: the same on every run of the same module, input and engine.
+    pub fuel: u64,
+    /// From the call to the answer, with the instance; a wait in a queue is not in it.
+    pub elapsed: Duration,
+}
+
+/// Why settings are not taken.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum ConfigureError {
+    /// The policy says what is wrong with them, all at once.
+    #[error("the policy refuses the settings")]
+    Refused(Vec<Fault>),
+    #[error(transparent)]
+    Fault(PolicyFault),
+}
+
+impl Evaluation {
+    pub(crate) fn without_call(fault: PolicyFault) -> Self {
+        Self { result: Err(fault), fuel: 0, elapsed: Duration::ZERO }
+    }
+}
+
+impl Module {
+    /// Of the component.
+    pub fn digest(&self) -> &Digest {
+        &self.digest
+    }
+
+    pub fn kind(&self) -> PolicyKind {
+        self.manifest.kind
+    }
+
+    pub fn class(&self) -> PolicyClass {
+        self.class
+    }
+
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// Asks the policy whether it takes these settings, which are canonical JSON. Blocks for up to the class's time.
+    pub fn configure(&self, settings: &str) -> Result<(), ConfigureError> {
+        if settings.len() > schemas::binding::SETTINGS_BYTES_MAX {
+            return Err(ConfigureError::Fault(PolicyFault::InvalidInput));
+        }
+        match self.template.configure(settings) {
+            Err(fault) => Err(ConfigureError::Fault(fault)),
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(faults)) => Err(ConfigureError::Refused(faults.into_iter().take(limits::FAULTS_MAX).map(checks::shown_fault).collect())),
+        }
+    }
+
+    /// Evaluates the policy on this thread, in an instance of its own, and checks what it answers.
+    ///
+    /// For the fast class, whose fuel bounds it to some milliseconds. A slow module runs too, and blocks the thread for up to its class's
+    /// time: tools do that, the request path uses [`Self::decide_slow`].
+    pub fn decide(&self, input: &Input) -> Evaluation {
+        if input.kind() != self.kind() || input.encoded_bytes() > limits::input_bytes_max(self.kind()) {
+            return Evaluation::without_call(PolicyFault::InvalidInput);
+        }
+        let start = Instant::now();
+        let (answer, fuel) = self.template.decide(input);
+        let result = match answer {
+            Ok(Ok(output)) => checks::check(&self.manifest, input, output).map_err(PolicyFault::InvalidOutput),
+            Ok(Err(fault)) => Err(PolicyFault::Declared(checks::shown_fault(fault))),
+            Err(fault) => Err(fault),
+        };
+        Evaluation { result, fuel, elapsed: start.elapsed() }
+    }
+
+    /// Evaluates the policy on the bounded pool of threads. A full queue is [`PolicyFault::Busy`] at once.
+    pub async fn decide_slow(self: &Arc<Self>, input: Arc<Input>) -> Evaluation {
+        match self.slow.submit(self.clone(), input) {
+            // The sender is dropped only by a job that waited too long, or with the whole pool.
+            Some(answer) => answer.await.unwrap_or_else(|_| Evaluation::without_call(PolicyFault::Busy)),
+            None => Evaluation::without_call(PolicyFault::Busy),
+        }
+    }
+}
