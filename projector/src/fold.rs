@@ -74,6 +74,8 @@ pub(crate) struct Changes {
     pub hashes: Vec<Digest>,
     /// Whether an upstream, a credential or a pool changed.
     pub routes: bool,
+    /// Whether a policy or a binding changed.
+    pub policies: bool,
 }
 
 impl Changes {
@@ -84,6 +86,7 @@ impl Changes {
             }
         }
         self.routes |= matches!(kind, StreamKind::Upstream | StreamKind::Credential | StreamKind::Pool);
+        self.policies |= matches!(kind, StreamKind::Policy | StreamKind::Binding);
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod cache;
 mod freshness;
+mod policies;
 mod prefix;
 mod routes;
 mod status;
@@ -21,10 +22,11 @@ use schemas::{
 use tokio::sync::watch;
 
 pub(crate) use freshness::{Freshness, HEARTBEAT, Moment};
+pub use policies::Policies;
 pub use prefix::CommittedPrefix;
 pub use routes::{Route, Routes};
 pub use status::{State, Status};
-pub(crate) use view::{Shared, View};
+pub(crate) use view::{Shared, Snapshots, View};
 
 use crate::fold::SeenFinding;
 use crate::fold::rows::{AGGREGATES, COMMANDS, CommandRow, FINDINGS, KEYS_BY_HASH, StreamRow, VOIDS, of_command, of_hash, of_sequence};
@@ -172,6 +174,11 @@ impl ReadModels {
     /// All pools and upstreams with their live credentials, as one snapshot.
     pub fn routes(&self) -> Arc<Routes> {
         Arc::clone(&self.shared.view().routes)
+    }
+
+    /// All policies and bindings, as one snapshot.
+    pub fn policies(&self) -> Arc<Policies> {
+        Arc::clone(&self.shared.view().policies)
     }
 
     /// Why the record at a sequence is void; none if it is valid or not folded yet.

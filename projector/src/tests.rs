@@ -5,6 +5,7 @@ mod ahead;
 mod degraded;
 mod fold;
 mod models;
+mod policies;
 mod rebuild;
 mod shaky;
 mod snapshot;

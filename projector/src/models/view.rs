@@ -9,6 +9,7 @@ use tokio::sync::watch;
 
 use super::cache::{KeyCache, Mark};
 use super::freshness::{Freshness, Moment};
+use super::policies::Policies;
 use super::routes::Routes;
 use super::{Position, State};
 use crate::fold::{Authority, Changes, Counts, Folder};
@@ -23,11 +24,33 @@ pub(crate) struct View {
     pub counts: Counts,
     pub authority: Arc<Authority>,
     pub routes: Arc<Routes>,
+    pub policies: Arc<Policies>,
+}
+
+/// What is small and asked for often, read from a model whole.
+pub(crate) struct Snapshots {
+    routes: Arc<Routes>,
+    policies: Arc<Policies>,
+}
+
+impl Snapshots {
+    pub(crate) fn load(folder: &Folder) -> Result<Self, ReadError> {
+        let (store, sequence) = (folder.store(), folder.row().sequence);
+        Ok(Self { routes: Arc::new(Routes::load(store, sequence)?), policies: Arc::new(Policies::load(store, sequence)?) })
+    }
+
+    /// Those of a view, but for what changed.
+    fn after(view: &View, folder: &Folder, changes: &Changes) -> Result<Self, ReadError> {
+        let (store, sequence) = (folder.store(), folder.row().sequence);
+        let routes = if changes.routes { Arc::new(Routes::load(store, sequence)?) } else { Arc::clone(&view.routes) };
+        let policies = if changes.policies { Arc::new(Policies::load(store, sequence)?) } else { Arc::clone(&view.policies) };
+        Ok(Self { routes, policies })
+    }
 }
 
 impl View {
-    fn of(folder: &Folder, generation: u64, routes: Arc<Routes>) -> Arc<Self> {
-        let row = folder.row();
+    fn of(folder: &Folder, generation: u64, snapshots: Snapshots) -> Arc<Self> {
+        let (row, Snapshots { routes, policies }) = (folder.row(), snapshots);
         Arc::new(Self {
             store: Arc::clone(folder.store()),
             generation,
@@ -35,6 +58,7 @@ impl View {
             counts: row.counts,
             authority: Arc::clone(folder.authority()),
             routes,
+            policies,
         })
     }
 
@@ -58,9 +82,8 @@ pub(crate) struct Shared {
 impl Shared {
     pub(crate) fn new(folder: &Folder, freshness: Freshness, state: State) -> Result<Self, ReadError> {
         let sequence = folder.row().sequence;
-        let routes = Arc::new(Routes::load(folder.store(), sequence)?);
         Ok(Self {
-            view: ArcSwap::new(View::of(folder, 0, routes)),
+            view: ArcSwap::new(View::of(folder, 0, Snapshots::load(folder)?)),
             cache: KeyCache::new(),
             announced: watch::Sender::new(sequence),
             head: AtomicU64::new(sequence.0),
@@ -87,22 +110,22 @@ impl Shared {
         let view = self.view.load();
         let sequence = folder.row().sequence;
         self.cache.invalidate(&changes.hashes, Mark { generation: view.generation, sequence });
-        let routes = if changes.routes { Arc::new(Routes::load(folder.store(), sequence)?) } else { Arc::clone(&view.routes) };
-        self.view.store(View::of(folder, view.generation, routes));
+        let snapshots = Snapshots::after(&view, folder, changes)?;
+        self.view.store(View::of(folder, view.generation, snapshots));
         self.announce(sequence);
         Ok(())
     }
 
     /// Makes all that is committed visible, whatever came of the last run of the fold.
     pub(crate) fn refresh(&self, folder: &Folder) -> Result<(), ReadError> {
-        self.publish(folder, &Changes { hashes: Vec::new(), routes: true })
+        self.publish(folder, &Changes { hashes: Vec::new(), routes: true, policies: true })
     }
 
     /// Puts another model in the place of the one in use.
-    pub(crate) fn switch(&self, folder: &Folder, routes: Routes) {
+    pub(crate) fn switch(&self, folder: &Folder, snapshots: Snapshots) {
         let generation = self.view.load().generation + 1;
         self.cache.clear(Mark { generation, sequence: Sequence::ZERO });
-        self.view.store(View::of(folder, generation, Arc::new(routes)));
+        self.view.store(View::of(folder, generation, snapshots));
         self.announce(folder.row().sequence);
     }
 

@@ -20,7 +20,7 @@ use super::{Projector, blocking};
 use crate::directory::{Directory, DirectoryError, Generation};
 use crate::fold::rows::FAMILIES;
 use crate::fold::{BATCH_RECORDS_MAX, FoldError, Folder, Known};
-use crate::models::{HEARTBEAT, Position, Routes, Shared};
+use crate::models::{HEARTBEAT, Position, Shared, Snapshots};
 use crate::store::{ReadError, Store};
 
 /// How a rebuild comes to its verdicts.
@@ -177,13 +177,13 @@ impl InUse {
             return Ok(Advanced::Behind(Box::new(candidate)));
         }
         same_root(&candidate, position)?;
-        let routes = Routes::load(candidate.store(), position.sequence)?;
+        let snapshots = Snapshots::load(&candidate)?;
         candidate.store().sync()?;
         self.directory.point_to(generation)?;
         candidate.store().set_retired(false);
         let old = std::mem::replace(&mut *in_use, candidate);
         old.store().set_retired(true);
-        self.shared.switch(&in_use, routes);
+        self.shared.switch(&in_use, snapshots);
         Ok(Advanced::Switched(position))
     }
 }

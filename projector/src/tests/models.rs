@@ -30,16 +30,16 @@ pub(super) fn config(data: &Path) -> Config {
 }
 
 /// A projector that follows a log until the value goes.
-struct Node {
-    models: ReadModels,
-    projector: Arc<Projector>,
+pub(super) struct Node {
+    pub(super) models: ReadModels,
+    pub(super) projector: Arc<Projector>,
     log: MemoryLog,
     cancel: CancellationToken,
     task: JoinHandle<Result<(), FollowError>>,
 }
 
 impl Node {
-    async fn start(data: &Path, world: &World) -> Self {
+    pub(super) async fn start(data: &Path, world: &World) -> Self {
         let log = world.log().await;
         let (projector, models) = Projector::open(config(data), Arc::new(log.clone())).await.unwrap();
         let (projector, cancel) = (Arc::new(projector), CancellationToken::new());
@@ -51,12 +51,12 @@ impl Node {
     }
 
     /// Writes what the world has more, and waits for it.
-    async fn catch_up(&self, world: &World) {
+    pub(super) async fn catch_up(&self, world: &World) {
         world.write_to(&self.log).await;
         assert!(self.models.wait_for(world.head(), PATIENCE).await, "{:?}", self.models.status());
     }
 
-    async fn stop(self) -> ReadModels {
+    pub(super) async fn stop(self) -> ReadModels {
         self.cancel.cancel();
         self.task.await.unwrap().unwrap();
         self.models
