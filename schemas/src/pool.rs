@@ -90,22 +90,36 @@ pub enum PoolError {
 impl ModelPrice {
     /// What tokens cost, in micro-dollars, rounded up; parts that nobody reported cost nothing.
     pub fn cost(&self, tokens: &TokenParts) -> u64 {
+        micro_dollars(self.exact_cost(tokens))
+    }
+
+    /// What tokens cost, in millionths of a micro-dollar: nothing is rounded, so sums of it are exact.
+    pub fn exact_cost(&self, tokens: &TokenParts) -> u128 {
         let of = |tokens: Option<u64>, price: u64| u128::from(tokens.unwrap_or(0)) * u128::from(price);
         let write = self.cache_write.unwrap_or(self.input);
-        let sum = of(tokens.input_uncached, self.input)
+        of(tokens.input_uncached, self.input)
             + of(tokens.cache_read, self.cache_read.unwrap_or(self.input))
             + of(tokens.cache_write_5m, write)
             + of(tokens.cache_write_1h, write)
             + of(tokens.output_visible, self.output)
-            + of(tokens.output_reasoning, self.output);
-        u64::try_from(sum.div_ceil(1_000_000)).unwrap_or(u64::MAX)
+            + of(tokens.output_reasoning, self.output)
     }
+}
+
+/// Micro-dollars for millionths of them, rounded up.
+pub fn micro_dollars(exact: u128) -> u64 {
+    u64::try_from(exact.div_ceil(1_000_000)).unwrap_or(u64::MAX)
 }
 
 impl Pool {
     /// The price of a model here.
     pub fn price(&self, model: &str) -> Option<&ModelPrice> {
         self.prices.iter().find(|price| name::matches(&price.model, model))
+    }
+
+    /// The price of what was served: that of the model the upstream says it billed, else that of the model that was asked for.
+    pub fn price_of(&self, model_billed: Option<&str>, model_requested: &str) -> Option<&ModelPrice> {
+        model_billed.and_then(|model| self.price(model)).or_else(|| self.price(model_requested))
     }
 
     pub(crate) fn decide(state: Option<&Self>, command: &PoolCommand) -> Result<Vec<Event>, PoolError> {
@@ -216,6 +230,17 @@ mod tests {
         let Aggregate::Pool(pool) = given.state() else { panic!("a pool") };
         assert_eq!(pool.price("gpt-4o").map(|price| price.input), Some(3_000_000));
         assert_eq!(pool.price("o1").map(|price| price.input), Some(10));
+    }
+
+    #[test]
+    fn the_billed_model_is_priced_before_the_requested_one() {
+        let priced = PoolPriced { prices: vec![price("gpt-4o", 1), price("gpt-4o-2026", 2)] };
+        let Aggregate::Pool(pool) = given([created("a"), Event::PoolPriced(priced)]).state() else { panic!("a pool") };
+        let input = |billed, requested| pool.price_of(billed, requested).map(|price| price.input);
+        assert_eq!(input(Some("gpt-4o-2026"), "gpt-4o"), Some(2));
+        assert_eq!(input(Some("gpt-4o-2027"), "gpt-4o"), Some(1));
+        assert_eq!(input(None, "gpt-4o"), Some(1));
+        assert_eq!(input(Some("o1"), "o1"), None);
     }
 
     #[test]

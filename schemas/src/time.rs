@@ -44,11 +44,43 @@ impl Timestamp {
         self.0 / 1_000_000
     }
 
+    /// The hour in UTC: hours since the Unix epoch.
+    pub const fn hour(&self) -> u32 {
+        (self.0 / 3_600_000_000) as u32
+    }
+
     /// The day in UTC: days since the Unix epoch.
     pub const fn day(&self) -> u32 {
         (self.0 / 86_400_000_000) as u32
     }
+
+    /// The month of the calendar in UTC: months since January 1970.
+    pub const fn month(&self) -> u32 {
+        // A year that begins in March ends in its leap day, so that the length of a month depends on its place alone.
+        let days = self.day() as u64 + DAYS_TO_1970;
+        let (era, day) = (days / DAYS_OF_ERA, days % DAYS_OF_ERA);
+        let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
+        let day_of_year = day - (365 * year + year / 4 - year / 100);
+        let month = (5 * day_of_year + 2) / 153;
+        ((era * 400 + year) * 12 + month + 2 - MONTHS_TO_1970) as u32
+    }
+
+    /// The first moment of a month that [`Timestamp::month`] gave.
+    pub const fn of_month(month: u32) -> Self {
+        // Months since March of the year 0.
+        let months = month as u64 + MONTHS_TO_1970 - 2;
+        let (year, month) = (months / 12, months % 12);
+        let days = 365 * year + year / 4 - year / 100 + year / 400 + (153 * month + 2) / 5;
+        Self((days - DAYS_TO_1970) * 86_400_000_000)
+    }
 }
+
+/// Days of 400 years of the calendar.
+const DAYS_OF_ERA: u64 = 146_097;
+/// Days from the first of March of the year 0 to the Unix epoch.
+const DAYS_TO_1970: u64 = 719_468;
+/// Months from January of the year 0 to the Unix epoch.
+const MONTHS_TO_1970: u64 = 1970 * 12;
 
 /// The first moment of a day that [`Timestamp::day`] gave, as `YYYY-MM-DD`.
 pub fn day_text(day: u32) -> String {
@@ -188,6 +220,23 @@ mod tests {
         assert_eq!(Timestamp::MAX.to_string().parse(), Ok(Timestamp::MAX));
         assert_eq!("9999-12-30T00:00:01Z".parse::<Timestamp>(), Err(ParseTimeError::Timestamp));
         assert_eq!(time.plus_seconds(u64::MAX), Timestamp::MAX);
+    }
+
+    #[test]
+    fn months_are_those_of_the_calendar() {
+        let time = |text: &str| text.parse::<Timestamp>().unwrap();
+        assert_eq!((time("1970-01-31T23:59:59Z").month(), time("1970-02-01T00:00:00Z").month()), (0, 1));
+        for year in [1970, 1999, 2000, 2026, 2028, 2100, 2400, 9998] {
+            for month in 1..=12 {
+                let first = time(&format!("{year}-{month:02}-01T00:00:00Z"));
+                let number = (year - 1970) * 12 + month - 1;
+                assert_eq!((first.month(), Timestamp::of_month(number)), (number, first), "{first}");
+                if number > 0 {
+                    assert_eq!(Timestamp::from_micros(first.as_micros() - 1).month(), number - 1, "{first}");
+                }
+            }
+        }
+        assert_eq!((time("2026-11-22T10:30:00Z").hour(), time("1970-01-02T01:00:00Z").hour()), (498_706, 25));
     }
 
     #[test]
