@@ -3,13 +3,14 @@
 //! They stand on a stream of their own, sampled but for denials and faults, and are kept for a bounded time.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::id::{BindingId, Digest, IncarnationId, KeyId, RequestId, TenantId, WriterId};
-use crate::policy::PolicyKind;
+use crate::policy::{PolicyClass, PolicyKind};
 use crate::time::Timestamp;
 
 /// Whether what the policy said counted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum DecisionMode {
     Enforced,
@@ -19,7 +20,7 @@ pub enum DecisionMode {
 }
 
 /// What a policy, or a whole chain, came to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum DecisionEffect {
     Permit,
@@ -52,6 +53,8 @@ pub struct DecisionRecord {
     pub kind: PolicyKind,
     pub binding: BindingId,
     pub policy: Digest,
+    /// The limits that it ran under; none if its module was not loaded.
+    pub class: Option<PolicyClass>,
     pub settings: Digest,
     pub mode: DecisionMode,
     /// The input's canonical bytes. It holds no prompt and no secret: the contract has neither.
@@ -68,6 +71,24 @@ pub struct DecisionRecord {
     pub elapsed_ns: u64,
     /// Version and settings of the engine, which fuel depends on.
     pub engine: String,
+}
+
+impl DecisionRecord {
+    /// Whether it is one of many like it, which may be lost under pressure. Denials and faults are not.
+    pub const fn is_sample(&self) -> bool {
+        matches!(self.effect, DecisionEffect::Permit | DecisionEffect::NotApplicable)
+    }
+
+    /// About what it takes in memory and when encoded.
+    pub fn bytes(&self) -> usize {
+        /// Ids, digests, numbers.
+        const FIXED_BYTES: usize = 256;
+        let answer = match &self.answer {
+            DecisionAnswer::Output(bytes) => bytes.len(),
+            DecisionAnswer::Fault { code, detail, .. } => code.len() + detail.len(),
+        };
+        FIXED_BYTES + self.input.len() + answer + self.reasons.iter().map(String::len).sum::<usize>() + self.engine.len()
+    }
 }
 
 /// What one append to the decision stream stores, numbered per incarnation: 1, 2, 3, ...

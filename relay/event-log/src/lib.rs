@@ -8,10 +8,11 @@
 //! [`WitnessedLog`] stands before a log that somebody else keeps: it remembers what it saw and heals or refuses a log that forgot.
 //!
 //! Beside the log stand [`merkle`], the tree whose root commits to every record up to a position, and [`usage`], the stream of
-//! usage batches, apart from the log because of its volume, and [`artefacts`], what events name by digest because of its size.
+//! usage batches, apart from the log because of its volume, [`decisions`], what policies were asked and answered, bounded, and [`artefacts`], what events name by digest because of its size.
 
 pub mod artefacts;
 mod contract;
+pub mod decisions;
 mod directory;
 mod embedded;
 #[cfg(feature = "faults")]
@@ -39,6 +40,7 @@ pub use directory::OpenError;
 pub use embedded::EmbeddedLog;
 pub use jetstream::{Difference, JetStreamLog, PrepareError, Prepared};
 pub use memory::MemoryLog;
+pub use nats::remote::StreamPrepareError;
 pub use nats::{ConnectError, Connection, Nats, NatsConfig};
 pub use resolve::append_resolving;
 pub use schemas::record::RECORD_BYTES_MAX;

@@ -1,13 +1,17 @@
 //! The connection to NATS: one per process, shared by all that use it.
 //!
 //! It is never given up: whatever happens to the servers, the connection is tried again, at most two seconds apart, until it is
-//! closed. Whoever waits for an answer when it breaks is told at once. What a record or a stream is, this module does not know.
+//! closed. Whoever waits for an answer when it breaks is told at once. What a record is, this module does not know.
+//! Beside it stands what the streams of batches have in common: [`remote`] and [`feed`].
 
 pub(crate) mod api;
 mod back_off;
+pub(crate) mod feed;
 mod observer;
 mod options;
+pub(crate) mod remote;
 pub(crate) mod requests;
+pub(crate) mod troubles;
 
 use std::path::PathBuf;
 use std::sync::Arc;

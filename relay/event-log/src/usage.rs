@@ -23,7 +23,7 @@ use crate::contract::ReadError;
 use crate::storage::StorageError;
 
 pub use embedded::UsageLog;
-pub use jetstream::{JetStreamUsage, USAGE_STREAM, UsagePrepareError};
+pub use jetstream::{JetStreamUsage, USAGE_STREAM};
 pub use spool::{SPOOL_BYTES_MAX, SpoolStatus};
 
 /// The most bytes of one encoded batch: what a message of any backend can carry, its headers beside it.

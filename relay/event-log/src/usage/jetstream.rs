@@ -2,16 +2,15 @@
 //!
 //! An append ends in the spool of this machine ([`spool`](super::spool)), so that a request can be written down while NATS is away. A task
 //! ships what waits there, oldest first and one batch at a time, each under the subject of its node and incarnation and on the condition that
-//! it follows on the one before it ([`ship`]). Readers follow the stream itself ([`feed`]), so that a batch counts when it is there.
+//! it follows on the one before it ([`ship`]). Readers follow the stream itself, so that a batch counts when it is there.
 
-mod feed;
-mod remote;
 mod ship;
 
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy, StorageType};
 use async_trait::async_trait;
 use futures_util::StreamExt as _;
 use futures_util::stream;
@@ -21,13 +20,15 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::spool::{SPOOL_BYTES_MAX, Spool, SpoolStatus};
-use super::{StoredBatch, UsageAppendError, UsageAppended, UsageBatches, UsageStream};
+use super::{MESSAGE_BYTES_MAX, StoredBatch, UsageAppendError, UsageAppended, UsageBatches, UsageStream, UsageVoid};
 use crate::contract::ReadError;
 use crate::directory::OpenError;
-use feed::Feed;
-use remote::Remote;
+use crate::nats::feed::{Feed, Gaps, Place};
+use crate::nats::remote::{Remote, StreamPrepareError};
 
-pub use remote::{USAGE_STREAM, UsagePrepareError};
+/// The stream of all usage batches of a cluster.
+pub const USAGE_STREAM: &str = "KEYRELAY_USAGE";
+const SUBJECTS: &str = "kr.u.>";
 
 /// How long [`UsageStream::read_range`] waits for what the stream says it holds.
 const READ_WAIT: Duration = Duration::from_secs(10);
@@ -56,11 +57,11 @@ impl JetStreamUsage {
         spool_bytes_max: u64,
     ) -> Result<Self, OpenError> {
         let spool = Spool::open(spool, spool_bytes_max)?;
-        Ok(Self { spool, remote: Arc::new(Remote::new(client, replicas.into())), closed: CancellationToken::new() })
+        Ok(Self { spool, remote: Arc::new(Remote::new(client, definition(), replicas.into())), closed: CancellationToken::new() })
     }
 
     /// Makes the stream, or checks the one that is there. [`JetStreamUsage::run`] does so by itself; a start asks first, to be able to refuse.
-    pub async fn prepare(&self) -> Result<(), UsagePrepareError> {
+    pub async fn prepare(&self) -> Result<(), StreamPrepareError> {
         self.remote.prepare().await
     }
 
@@ -86,13 +87,13 @@ impl UsageStream for JetStreamUsage {
     }
 
     fn read(&self, from: Sequence) -> UsageBatches {
-        let start = (Feed::new(Arc::clone(&self.remote), from), self.closed.clone());
+        let start = (Feed::new(Arc::clone(&self.remote), from, Gaps::AreLosses), self.closed.clone());
         stream::try_unfold(start, |(mut feed, closed)| async move {
             let run = tokio::select! {
                 () = closed.cancelled() => return Err(ReadError::Closed),
                 run = feed.next() => run?,
             };
-            Ok(Some((run, (feed, closed))))
+            Ok(Some((run.into_iter().map(read).collect(), (feed, closed))))
         })
         .boxed()
     }
@@ -102,11 +103,10 @@ impl UsageStream for JetStreamUsage {
         if self.head().await? < from || limit == 0 {
             return Ok(Vec::new());
         }
-        let mut feed = Feed::new(Arc::clone(&self.remote), from);
-        let read = tokio::time::timeout(READ_WAIT, feed.next()).await;
-        let mut run = read.map_err(|_| ReadError::Unavailable { reason: format!("no batch came within {READ_WAIT:?}") })??;
-        run.truncate(limit);
-        Ok(run)
+        let mut feed = Feed::new(Arc::clone(&self.remote), from, Gaps::AreLosses);
+        let waited = tokio::time::timeout(READ_WAIT, feed.next()).await;
+        let run = waited.map_err(|_| ReadError::Unavailable { reason: format!("no batch came within {READ_WAIT:?}") })??;
+        Ok(run.into_iter().take(limit).map(read).collect())
     }
 
     async fn head(&self) -> Result<Sequence, ReadError> {
@@ -123,5 +123,39 @@ impl UsageStream for JetStreamUsage {
     async fn close(&self) {
         self.closed.cancel();
         self.spool.close().await;
+    }
+}
+
+/// The subject of an incarnation's batches.
+fn subject_of(batch: &UsageBatch) -> String {
+    format!("kr.u.{}.{}", batch.node, batch.incarnation)
+}
+
+/// A place as it is handed out.
+fn read(Place { sequence, message }: Place) -> StoredBatch {
+    let batch = match message {
+        None => Err(UsageVoid::Missing),
+        Some(found) => {
+            let batch = UsageBatch::decode(&found.bytes).filter(|batch| subject_of(batch) == found.subject);
+            batch.ok_or(UsageVoid::NotABatch { subject: found.subject })
+        }
+    };
+    StoredBatch { sequence, batch }
+}
+
+/// The stream as it has to be. Nothing expires and nothing can be taken out: a batch is in the sums of every node for good, and an expiry is
+/// for when sealed segments stand in for the batches.
+fn definition() -> Config {
+    Config {
+        name: USAGE_STREAM.to_owned(),
+        description: Some("Usage batches of all nodes".to_owned()),
+        subjects: vec![SUBJECTS.to_owned()],
+        retention: RetentionPolicy::Limits,
+        storage: StorageType::File,
+        discard: DiscardPolicy::New,
+        max_message_size: i32::try_from(MESSAGE_BYTES_MAX).expect("one mebibyte"),
+        deny_delete: true,
+        deny_purge: true,
+        ..Config::default()
     }
 }

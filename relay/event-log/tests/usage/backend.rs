@@ -4,8 +4,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use event_log::OpenError;
-use event_log::usage::{JetStreamUsage, SPOOL_BYTES_MAX, StoredBatch, UsageLog, UsagePrepareError, UsageStream};
+use event_log::usage::{JetStreamUsage, SPOOL_BYTES_MAX, StoredBatch, UsageLog, UsageStream};
+use event_log::{OpenError, StreamPrepareError};
 use futures_util::StreamExt as _;
 use nats_server::{Cluster, Sync};
 use schemas::Sequence;
@@ -110,10 +110,10 @@ pub(crate) async fn open_bounded(nats: &Cluster, spool: &Path, replicas: usize, 
 }
 
 /// Makes the stream, or finds out why not, as soon as there is a connection.
-pub(crate) async fn prepare(usage: &JetStreamUsage) -> Result<(), UsagePrepareError> {
+pub(crate) async fn prepare(usage: &JetStreamUsage) -> Result<(), StreamPrepareError> {
     loop {
         match usage.prepare().await {
-            Err(UsagePrepareError::Unavailable { .. }) => tokio::time::sleep(Duration::from_millis(20)).await,
+            Err(StreamPrepareError::Unavailable { .. }) => tokio::time::sleep(Duration::from_millis(20)).await,
             prepared => return prepared,
         }
     }

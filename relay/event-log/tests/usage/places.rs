@@ -2,7 +2,8 @@
 
 use async_nats::jetstream;
 use async_nats::jetstream::stream::Config;
-use event_log::usage::{USAGE_STREAM, UsageAppended, UsagePrepareError, UsageStream as _, UsageVoid};
+use event_log::StreamPrepareError;
+use event_log::usage::{USAGE_STREAM, UsageAppended, UsageStream as _, UsageVoid};
 use nats_server::{Cluster, Sync};
 use schemas::usage::UsageBatch;
 
@@ -82,7 +83,7 @@ async fn a_message_that_is_gone_is_told() {
     assert_eq!(places, [there(1), there(2), gone(), gone(), there(5), there(6)]);
 
     let refused = prepare(&usage).await;
-    let Err(UsagePrepareError::Differs { difference }) = refused else { panic!("{refused:?}") };
+    let Err(StreamPrepareError::Differs { difference, .. }) = refused else { panic!("{refused:?}") };
     for name in ["discard is Old, not New", "max_msg_size is none, not 1048576", "deny_delete is false, not true", "deny_purge"] {
         assert!(difference.contains(name), "{difference}");
     }
@@ -95,5 +96,5 @@ async fn replicas_that_cannot_be_had_are_refused() {
     let directory = tempfile::tempdir().unwrap();
     let usage = open_spool(&nats, directory.path(), 3).await;
     let refused = prepare(&usage).await;
-    assert!(matches!(refused, Err(UsagePrepareError::Refused { .. })), "{refused:?}");
+    assert!(matches!(refused, Err(StreamPrepareError::Refused { .. })), "{refused:?}");
 }

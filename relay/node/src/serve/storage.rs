@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
 use control::{LogHealth, NodeHealth, SpoolHealth};
-use event_log::usage::{JetStreamUsage, UsageLog, UsagePrepareError, UsageStream};
-use event_log::{EmbeddedLog, EventLog, Health, JetStreamLog, Nats, NatsConfig, PrepareError, WitnessedLog};
+use event_log::usage::{JetStreamUsage, UsageLog, UsageStream};
+use event_log::{EmbeddedLog, EventLog, Health, JetStreamLog, Nats, NatsConfig, PrepareError, StreamPrepareError, WitnessedLog};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -109,11 +109,11 @@ impl Storage {
         cluster.follow(tasks);
         if is_reached {
             match usage.prepare().await {
-                Err(error @ (UsagePrepareError::Differs { .. } | UsagePrepareError::Refused { .. })) => {
+                Err(error @ (StreamPrepareError::Differs { .. } | StreamPrepareError::Refused { .. })) => {
                     return Err(error).context("the usage stream on NATS cannot be used");
                 }
                 // It is tried again whenever there is something to ship.
-                Ok(()) | Err(UsagePrepareError::Unavailable { .. }) => {}
+                Ok(()) | Err(StreamPrepareError::Unavailable { .. }) => {}
             }
             let found = witness.compare().await;
             if let Health::Refused { reason, evidence } = found {

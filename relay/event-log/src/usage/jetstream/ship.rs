@@ -8,21 +8,16 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use schemas::usage::UsageBatch;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::remote::{Away, Found, Published, Remote, UsagePrepareError, subject_of};
+use super::subject_of;
 use crate::contract::ReadError;
+use crate::nats::remote::{Away, Found, Published, Remote, StreamPrepareError};
+use crate::nats::troubles::Troubles;
 use crate::usage::UsageAppendError;
 use crate::usage::spool::{Settlement, Spool, Waiting};
 
-/// The pause after a failure, doubled with each further one, up to the most.
-const PAUSE_MIN: Duration = Duration::from_millis(100);
-const PAUSE_MAX: Duration = Duration::from_secs(5);
-/// How often a connection is looked for while there is none.
-const CONNECTION_PAUSE: Duration = Duration::from_millis(100);
-/// How often a failure that lasts is told again.
-const REPORT_EVERY: Duration = Duration::from_secs(60);
 /// How long shipping goes on after it was told to end.
 const DRAIN: Duration = Duration::from_secs(2);
 
@@ -45,13 +40,13 @@ enum Failure {
     /// Try again.
     Away(Away),
     /// The stream there is not ours to write to.
-    Prepare(UsagePrepareError),
+    Prepare(StreamPrepareError),
     /// The spool takes and gives no more.
     Spool,
 }
 
 async fn ship(spool: &Spool, remote: &Remote) {
-    let mut troubles = Troubles::default();
+    let mut troubles = Troubles::of("usage");
     let mut is_prepared = false;
     loop {
         let shipped = async {
@@ -99,7 +94,7 @@ async fn place(spool: &Spool, remote: &Remote, waiting: &Waiting) -> Result<Sett
     let bytes = Bytes::from(waiting.bytes.clone());
     let mut follows = waiting.follows;
     loop {
-        match remote.publish(&subject, follows, bytes.clone()).await? {
+        match remote.publish(&subject, Some(follows), bytes.clone()).await? {
             Published::Stored(sequence) => {
                 if follows < waiting.follows {
                     // It followed on an earlier one than it was to: the later ones are gone, and the stream would not have taken it otherwise.
@@ -161,51 +156,4 @@ impl Standing {
             _ => Self::Before,
         }
     }
-}
-
-/// A run of failures: how long to wait, and what to tell.
-#[derive(Default)]
-struct Troubles {
-    count: u32,
-    reported: Option<Instant>,
-}
-
-impl Troubles {
-    fn tell(&mut self, error: &(dyn std::error::Error + 'static)) {
-        if self.reported.is_none_or(|reported| reported.elapsed() >= REPORT_EVERY) {
-            tracing::warn!(error, "usage cannot be shipped; it stays in the spool");
-            self.reported = Some(Instant::now());
-        }
-    }
-
-    /// Waits out a failure: a growing while with chance in it, so that nodes do not come back in step, or until there is a connection again.
-    async fn wait(&mut self, remote: &Remote) {
-        if !remote.is_connected() {
-            while !remote.is_connected() {
-                sleep(CONNECTION_PAUSE).await;
-            }
-            // The failures before were those of another connection.
-            self.count = 0;
-            sleep(with_chance(PAUSE_MIN)).await;
-            return;
-        }
-        let pause = PAUSE_MIN.saturating_mul(1 << self.count.min(10)).min(PAUSE_MAX);
-        self.count += 1;
-        sleep(with_chance(pause)).await;
-    }
-
-    fn end(&mut self) {
-        if self.reported.is_some() {
-            tracing::info!("usage is shipped again");
-        }
-        *self = Self::default();
-    }
-}
-
-/// Between half of a pause and all of it.
-pub(super) fn with_chance(pause: Duration) -> Duration {
-    let mut byte = [0];
-    // Without chance the pause is a fixed one, which is no fault.
-    let _ = getrandom::fill(&mut byte);
-    pause / 2 + pause / 2 * u32::from(byte[0]) / 255
 }

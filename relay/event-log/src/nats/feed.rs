@@ -1,8 +1,8 @@
-//! Reading the stream, in order and without gaps, through whatever happens to servers and connections.
+//! Reading a stream of batches, in order and without gaps, through whatever happens to servers and connections.
 //!
 //! A feed pulls from a consumer that it makes, and trusts nothing of it: sequences must follow on each other, a silence is compared with the
-//! leader's head, and a consumer in any doubt is given up for a new one that begins at the next sequence. What stays missing is asked of
-//! the leader, message by message, before it is taken for gone.
+//! leader's head, and a consumer in any doubt is given up for a new one that begins at the next sequence. What stays missing from a stream
+//! that keeps everything is asked of the leader, message by message, before it is taken for gone.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -10,17 +10,14 @@ use std::time::Duration;
 
 use async_nats::jetstream::Message;
 use async_nats::jetstream::consumer::{Consumer, pull};
-use bytes::Bytes;
 use futures_util::{FutureExt as _, StreamExt as _};
 use schemas::Sequence;
-use schemas::usage::UsageBatch;
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::remote::{Away, Remote, subject_of};
-use super::ship::with_chance;
+use super::remote::{Away, Found, Remote};
+use super::troubles::with_chance;
 use crate::contract::{RUN_BYTES_MAX, RUN_RECORDS_MAX, ReadError};
 use crate::storage::Damage;
-use crate::usage::{StoredBatch, UsageVoid};
 
 /// Messages of one pull: what may lie in memory before it is asked for, some 64 MiB of the largest.
 const PULL_MESSAGES: usize = 64;
@@ -37,14 +34,32 @@ const LOSS_WAIT: Duration = Duration::from_secs(15);
 /// How often the leader must say that a message is missing.
 const MISSING_ANSWERS: u32 = 3;
 
+/// What stands at a place of a stream.
+#[derive(Debug)]
+pub(crate) struct Place {
+    pub(crate) sequence: Sequence,
+    /// None where what stood here is gone.
+    pub(crate) message: Option<Found>,
+}
+
+/// What a place without a message means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Gaps {
+    /// The stream keeps everything: a loss, once the leader has said so, which stands in the place.
+    AreLosses,
+    /// The stream drops its oldest: it is passed over.
+    ArePassed,
+}
+
 /// A reader of the stream at one place.
-pub(super) struct Feed {
+pub(crate) struct Feed {
     remote: Arc<Remote>,
+    gaps: Gaps,
     next: u64,
     /// Whether something was read here, so that the stream must reach that far.
     has_read: bool,
     /// What was pulled and is not handed out yet.
-    ready: VecDeque<StoredBatch>,
+    ready: VecDeque<Place>,
     consumer: Option<Consumer<pull::Config>>,
     pull: Option<Pull>,
     failures: u32,
@@ -78,9 +93,10 @@ impl From<Away> for Halt {
 }
 
 impl Feed {
-    pub(super) fn new(remote: Arc<Remote>, from: Sequence) -> Self {
+    pub(crate) fn new(remote: Arc<Remote>, from: Sequence, gaps: Gaps) -> Self {
         Self {
             remote,
+            gaps,
             next: from.0.max(1),
             has_read: false,
             ready: VecDeque::new(),
@@ -93,14 +109,15 @@ impl Feed {
     }
 
     /// The next run, as soon as there is one. It does not fail for what may pass. Dropping the future loses nothing.
-    pub(super) async fn next(&mut self) -> Result<Vec<StoredBatch>, ReadError> {
+    pub(crate) async fn next(&mut self) -> Result<Vec<Place>, ReadError> {
         while self.ready.is_empty() {
             match self.step().await {
                 Ok(()) => self.failures = 0,
                 Err(Halt::Lost(damage)) => return Err(ReadError::Storage(damage.into())),
                 Err(Halt::Away(away)) => {
                     let pause = PAUSE_MIN.saturating_mul(1 << self.failures.min(10)).min(PAUSE_MAX);
-                    tracing::debug!(reason = away.0, next = self.next, failures = self.failures, "reading usage begins anew");
+                    let (stream, next, failures) = (self.remote.name(), self.next, self.failures);
+                    tracing::debug!(reason = away.0, stream, next, failures, "reading the stream begins anew");
                     self.failures += 1;
                     self.give_up_consumer();
                     sleep(with_chance(pause)).await;
@@ -165,8 +182,8 @@ impl Feed {
             }
             if sequence == self.next {
                 bytes += message.payload.len();
-                let stored = read(sequence, message.subject.as_str(), &message.payload);
-                self.put(stored);
+                let (subject, bytes) = (message.subject.to_string(), message.payload.clone());
+                self.put(sequence, Some(Found { sequence, subject, bytes }));
             }
             let has_room = bytes < RUN_BYTES_MAX && self.ready.len() < RUN_RECORDS_MAX;
             if let Some(pull) = self.pull.as_mut().filter(|_| has_room)
@@ -180,21 +197,22 @@ impl Feed {
 
     /// Gets what a consumer left out before a sequence, from the leader.
     async fn fill(&mut self, before: u64) -> Result<(), Halt> {
+        if self.gaps == Gaps::ArePassed {
+            self.next = before;
+            return Ok(());
+        }
         while self.next < before && self.ready.len() < RUN_RECORDS_MAX {
             match self.remote.at(self.next).await? {
-                Some(found) => {
-                    let stored = read(found.sequence, &found.subject, &found.bytes);
-                    self.put(stored);
-                }
+                Some(found) => self.put(found.sequence, Some(found)),
                 None if self.missing + 1 < MISSING_ANSWERS => {
                     self.missing += 1;
                     return Err(Away(format!("sequence {} is missing", self.next)).into());
                 }
                 // Once it is believed of one it is believed of those after it, up to the next that is there.
                 None => {
-                    tracing::error!(sequence = self.next, "a message of the usage stream is gone");
+                    tracing::error!(stream = self.remote.name(), sequence = self.next, "a message of the stream is gone");
                     let missing = std::mem::take(&mut self.missing);
-                    self.put(StoredBatch { sequence: Sequence(self.next), batch: Err(UsageVoid::Missing) });
+                    self.put(self.next, None);
                     self.missing = missing;
                 }
             }
@@ -205,11 +223,11 @@ impl Feed {
         Ok(())
     }
 
-    fn put(&mut self, stored: StoredBatch) {
-        self.next = stored.sequence.0 + 1;
+    fn put(&mut self, sequence: u64, message: Option<Found>) {
+        self.next = sequence + 1;
         self.has_read = true;
         self.missing = 0;
-        self.ready.push_back(stored);
+        self.ready.push_back(Place { sequence: Sequence(sequence), message });
     }
 
     /// The head of the stream, which must not lie behind what was read.
@@ -230,11 +248,4 @@ impl Feed {
         self.consumer = None;
         self.pull = None;
     }
-}
-
-/// A message as its place is handed out.
-fn read(sequence: u64, subject: &str, bytes: &Bytes) -> StoredBatch {
-    let batch = UsageBatch::decode(bytes).filter(|batch| subject_of(batch) == subject);
-    let batch = batch.ok_or_else(|| UsageVoid::NotABatch { subject: subject.to_owned() });
-    StoredBatch { sequence: Sequence(sequence), batch }
 }
