@@ -117,7 +117,7 @@ async fn policies_are_there_after_a_start_and_after_a_rebuild() {
     drop((projector, models));
 
     let node = Node::start(data.path(), &world).await;
-    node.projector.rebuild().await.unwrap();
+    node.projector.rebuild(crate::Verdicts::Judged, |_| {}).await.unwrap();
     is_furnished(&node.models.policies());
     world.append(&binding_stream(8), &[Event::BindingRemoved(BindingRemoved {})]);
     node.catch_up(&world).await;
