@@ -9,6 +9,7 @@ use rustix::process::{Resource, Rlimit, setrlimit};
 use schemas::policy::PolicyClass;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
+use wasmparser::{Parser, Payload};
 use wit_component::ComponentEncoder;
 
 use crate::engine;
@@ -54,6 +55,10 @@ pub(crate) fn compile(uploaded: &[u8], class: PolicyClass) -> Result<Compiled, C
     if component.len() > limits.component_bytes_max {
         return Err(CompileError::TooLarge { max: limits.component_bytes_max });
     }
+    let functions = functions(&component)?;
+    if functions > limits.functions_max {
+        return Err(CompileError::TooManyFunctions { max: limits.functions_max });
+    }
     let engine = engine::compiling().map_err(|error| CompileError::Child(shown(&format!("{error:#}"))))?;
     let machine_code = engine.precompile_component(&component).map_err(|error| CompileError::Refused(shown(&format!("{error:#}"))))?;
     if machine_code.len() > limits.compile.machine_code_bytes_max {
@@ -72,6 +77,19 @@ fn component(uploaded: &[u8]) -> Result<Vec<u8>, CompileError> {
         }
         _ => Err(CompileError::Malformed("the first bytes are not WebAssembly's".into())),
     }
+}
+
+/// How many functions the modules of a component have together. Reads headers only.
+fn functions(component: &[u8]) -> Result<u32, CompileError> {
+    let mut functions = 0_u32;
+    for payload in Parser::new(0).parse_all(component) {
+        match payload {
+            Ok(Payload::CodeSectionStart { count, .. }) => functions = functions.saturating_add(count),
+            Ok(_) => {}
+            Err(error) => return Err(CompileError::Malformed(shown(&error.to_string()))),
+        }
+    }
+    Ok(functions)
 }
 
 /// What `keyrelay compile-policy --class CLASS` runs: limits itself, reads the uploaded bytes, writes a component and its machine code.

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use schemas::policy::PolicyKind;
+use wasmtime::component::types::ComponentItem;
 use wasmtime::component::{Component, ComponentExportIndex, ComponentNamedList, InstancePre, Lift, Linker, Lower};
-use wasmtime::{ResourceLimiter, Store, Trap};
+use wasmtime::{Engine, ResourceLimiter, Store, Trap};
 
 use crate::contract::{Fault, PACKAGE, VERSION, expiry, quota, route};
 use crate::engine::Running;
@@ -39,7 +40,8 @@ impl Template {
     /// Checks imports and exports. The types are checked on an instance, which runs the start functions of the component, under the limits.
     pub(crate) fn new(running: Arc<Running>, component: &Component, kind: PolicyKind) -> Result<Self, WorldError> {
         let engine = &running.engine;
-        if let Some((import, _)) = component.component_type().imports(engine).next() {
+        let component_type = component.component_type();
+        if let Some((import, _)) = component_type.imports(engine).find(|(name, import)| !is_types(name, &import.ty, engine)) {
             return Err(WorldError::Imports(crate::manifest::shown(import)));
         }
         let function = |interface: &str, function: &str| {
@@ -141,6 +143,13 @@ impl Template {
     }
 }
 
+/// Whether an import is nothing but the names of the contract's types, which every component of its worlds imports: no function and no resource.
+fn is_types(name: &str, import: &ComponentItem, engine: &Engine) -> bool {
+    let ComponentItem::ComponentInstance(instance) = import else { return false };
+    let is_contract = name == format!("{PACKAGE}/types@{VERSION}");
+    is_contract && instance.exports(engine).all(|(_, export)| matches!(export.ty, ComponentItem::Type(_)))
+}
+
 /// What is left of an instance's memory and tables; sums over all of them.
 struct Bounds {
     limits: &'static Limits,
@@ -205,6 +214,8 @@ fn fault(error: &wasmtime::Error) -> PolicyFault {
         Some(Trap::BadConversionToInteger) => Trapped::BadConversion,
         Some(_) => Trapped::Other,
         // Not the guest's code but what it handed over: pointers, lengths, texts, discriminants.
+        // The engine has no type for this one.
+        None if error.to_string().contains("fuel allocated for hostcalls") => return PolicyFault::InvalidOutput(InvalidOutput::TooLarge),
         None => return PolicyFault::InvalidOutput(InvalidOutput::Abi),
     };
     PolicyFault::Trap(trapped)

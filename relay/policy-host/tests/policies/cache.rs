@@ -1,0 +1,93 @@
+//! Machine code on disk: only what this node wrote is run.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+
+use schemas::policy::{PolicyClass, PolicyKind};
+
+use crate::guest::Guest;
+use crate::world::{World, input};
+
+fn code_files(world: &World) -> Vec<PathBuf> {
+    let entries = fs::read_dir(world.directory.path().join("cache")).unwrap();
+    let mut files: Vec<_> =
+        entries.map(|entry| entry.unwrap().path()).filter(|path| path.extension().is_some_and(|x| x == "code")).collect();
+    files.sort();
+    files
+}
+
+#[test]
+fn a_restart_loads_what_was_compiled_without_the_component() {
+    let world = World::new();
+    let admitted = world.admit(&Guest::new(PolicyKind::Quota)).unwrap();
+    let module = world.restarted().load_cached(&admitted.digest, PolicyKind::Quota, PolicyClass::Fast).unwrap().unwrap();
+    let asked = input(PolicyKind::Quota, 3);
+    assert_eq!((module.decide(&asked).result, module.decide(&asked).fuel), {
+        let evaluation = admitted.module.decide(&asked);
+        (evaluation.result, evaluation.fuel)
+    });
+    assert!(world.restarted().load_cached(&admitted.digest, PolicyKind::Quota, PolicyClass::Slow).unwrap().is_none());
+}
+
+#[test]
+fn a_file_that_was_changed_or_came_from_elsewhere_is_thrown_away_and_compiled_anew() {
+    let world = World::new();
+    let guest = Guest::new(PolicyKind::Route);
+    let admitted = world.admit(&guest).unwrap();
+    let other = world.admit(&Guest::new(PolicyKind::Expiry)).unwrap();
+    let [one, two] = <[PathBuf; 2]>::try_from(code_files(&world)).unwrap();
+    let (path, foreign) = if one.to_string_lossy().contains(&admitted.digest.to_string()) { (one, two) } else { (two, one) };
+    let good = fs::read(&path).unwrap();
+    let elsewhere = World::new();
+    elsewhere.admit(&guest).unwrap();
+    let changed = |at: usize| {
+        let mut bytes = good.clone();
+        bytes[at] ^= 1;
+        bytes
+    };
+    let bad = [
+        vec![],
+        good[..31].to_vec(),
+        good[..good.len() - 1].to_vec(),
+        [good.as_slice(), &[0]].concat(),
+        changed(0),
+        changed(32),
+        changed(good.len() / 2),
+        changed(good.len() - 1),
+        // Whole and authentic, but of another policy, or of another node.
+        fs::read(&foreign).unwrap(),
+        fs::read(&code_files(&elsewhere)[0]).unwrap(),
+    ];
+    for bytes in bad {
+        fs::write(&path, &bytes).unwrap();
+        assert!(world.host.load_cached(&admitted.digest, PolicyKind::Route, PolicyClass::Fast).unwrap().is_none());
+        assert!(!path.exists(), "thrown away");
+        let module = world.host.load(&admitted.digest, PolicyKind::Route, PolicyClass::Fast, &admitted.component).unwrap();
+        assert!(module.decide(&input(PolicyKind::Route, 1)).result.is_ok());
+        assert!(path.exists(), "compiled anew");
+    }
+    drop(other);
+}
+
+#[test]
+fn nobody_else_reads_the_key_and_nothing_half_written_stays() {
+    let world = World::new();
+    world.admit(&Guest::new(PolicyKind::Route)).unwrap();
+    let mode = |path: &str| fs::metadata(world.directory.path().join(path)).unwrap().permissions().mode() & 0o777;
+    assert_eq!((mode("cache"), mode("cache/key")), (0o700, 0o600));
+    for entry in fs::read_dir(world.directory.path().join("cache")).unwrap() {
+        let entry = entry.unwrap();
+        assert_eq!(entry.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+        assert!(!entry.file_name().to_string_lossy().ends_with(".partial"));
+    }
+}
+
+#[test]
+fn code_of_another_release_is_removed_at_start() {
+    let world = World::new();
+    let path = world.directory.path().join("cache").join(format!("{}.fast.0123456789abcdef.code", "0".repeat(64)));
+    fs::write(&path, b"old").unwrap();
+    drop(world.restarted());
+    assert!(!path.exists());
+}
