@@ -7,9 +7,10 @@ use wasmtime::component::types::ComponentItem;
 use wasmtime::component::{Component, ComponentExportIndex, ComponentNamedList, InstancePre, Lift, Linker, Lower};
 use wasmtime::{Engine, ResourceLimiter, Store, Trap};
 
+use crate::clock::Clock;
 use crate::contract::{Fault, PACKAGE, VERSION, expiry, quota, route};
 use crate::engine::Running;
-use crate::limits::{LIFTED_BYTES_MAX, Limits, TICK};
+use crate::limits::{LIFTED_BYTES_MAX, Limits};
 use crate::{Input, InvalidOutput, Output, PolicyFault, Trapped};
 
 /// A component whose imports (none) are resolved, and where its functions are.
@@ -132,11 +133,12 @@ impl Template {
 
     fn store(&self) -> Result<Store<Bounds>, PolicyFault> {
         let limits = self.running.limits;
-        let mut store = Store::new(&self.running.engine, Bounds { limits, memory_bytes: 0, table_entries: 0 });
+        let mut store = Store::new(&self.running.engine, Bounds { limits, memory_bytes: 0, table_entries: 0, clock: Clock::default() });
         store.limiter(|bounds| bounds);
         store.set_hostcall_fuel(LIFTED_BYTES_MAX);
         // The running tick is partly over, hence one more.
-        store.set_epoch_deadline(limits.time_max.div_duration_f64(TICK).ceil() as u64 + 1);
+        store.set_epoch_deadline(limits.ticks() + 1);
+        store.epoch_deadline_callback(|mut store| Ok(store.data_mut().clock.deadline(limits)));
         // Fails only for an engine without fuel.
         store.set_fuel(limits.fuel).map_err(|_| PolicyFault::OutOfFuel)?;
         Ok(store)
@@ -155,6 +157,7 @@ struct Bounds {
     limits: &'static Limits,
     memory_bytes: usize,
     table_entries: usize,
+    clock: Clock,
 }
 
 /// The guest asked for more than it has. A trap at once, rather than a failure that the guest may see: what is left is no business of a policy.

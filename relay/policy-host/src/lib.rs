@@ -28,6 +28,7 @@ pub use manifest::{DeclaredReason, Manifest, ManifestError};
 pub use module::{ConfigureError, Evaluation, Module};
 
 mod checks;
+mod clock;
 mod code_cache;
 mod compile;
 mod engine;

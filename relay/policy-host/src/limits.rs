@@ -16,8 +16,10 @@ pub struct Limits {
     pub memory_bytes_max: usize,
     /// Of one call. This is what decides: it runs out at the same instruction on every node.
     pub fuel: u64,
-    /// The safety net below the fuel.
+    /// The safety net below the fuel: processor time of the thread, so that a machine with too much to do makes no faults.
     pub time_max: Duration,
+    /// The net below that one, by the clock on the wall.
+    pub wall_max: Duration,
     /// Core instances of one component.
     pub instances_max: usize,
     /// Core tables of one component.
@@ -46,6 +48,7 @@ const FAST: Limits = Limits {
     memory_bytes_max: 4 * MIB,
     fuel: 2_000_000,
     time_max: Duration::from_millis(50),
+    wall_max: Duration::from_secs(1),
     instances_max: 8,
     tables_max: 8,
     table_entries_max: 10_000,
@@ -63,6 +66,7 @@ const SLOW: Limits = Limits {
     memory_bytes_max: 128 * MIB,
     fuel: 50_000_000,
     time_max: Duration::from_secs(1),
+    wall_max: Duration::from_secs(5),
     // What componentize-py makes has about 50 of both.
     instances_max: 64,
     tables_max: 64,
@@ -82,6 +86,11 @@ impl Limits {
             PolicyClass::Fast => &FAST,
             PolicyClass::Slow => &SLOW,
         }
+    }
+
+    /// The processor time in ticks of the epoch.
+    pub(crate) const fn ticks(&self) -> u64 {
+        (self.time_max.as_millis() / TICK.as_millis()) as u64
     }
 }
 
