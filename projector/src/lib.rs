@@ -15,6 +15,7 @@
 //! only place that opens a read model.
 
 mod contact;
+pub mod decisions;
 mod directory;
 #[cfg(feature = "faults")]
 pub mod faults;

@@ -13,6 +13,7 @@ use vault::Vault;
 
 use crate::config::GatewayConfig;
 use crate::cooling::Cooling;
+use crate::decisions::DecisionSink;
 use crate::limits::Allowances;
 use crate::metrics::Metrics;
 use crate::random::Random;
@@ -32,6 +33,8 @@ pub struct GatewayParts {
     /// Who numbers the usage batches: this node, and this run of its process.
     pub node: WriterId,
     pub incarnation: IncarnationId,
+    /// Where decisions of policies are written down.
+    pub decisions: DecisionSink,
     pub clock: Clock,
     pub metrics: Metrics,
 }
@@ -68,7 +71,7 @@ pub(crate) struct State {
 impl Gateway {
     /// The data plane, and the writer of its usage, which the composition root runs as a task ([`UsageWriter::run`]).
     pub fn new(parts: GatewayParts) -> Result<(Self, UsageWriter), GatewayError> {
-        let GatewayParts { config, models, vault, usage_stream, node, incarnation, clock, metrics } = parts;
+        let GatewayParts { config, models, vault, usage_stream, node, incarnation, decisions: _, clock, metrics } = parts;
         let transport = Transport::new(&config).map_err(GatewayError::RootCertificates)?;
         let (usage, writer) = UsageSink::new(usage_stream, node, incarnation, &metrics);
         let state = State {

@@ -21,6 +21,7 @@ mod choose;
 mod client_key;
 mod config;
 mod cooling;
+mod decisions;
 mod exchange;
 #[cfg(feature = "faults")]
 pub mod faults;
@@ -45,6 +46,7 @@ mod usage;
 pub use crate::http::{openapi, router};
 pub use catalogue::Probed;
 pub use config::GatewayConfig;
+pub use decisions::{DecisionSink, DecisionWriter};
 pub use gateway::{Clock, Gateway, GatewayError, GatewayParts};
 pub use metrics::Metrics;
 pub use usage::{UsageSink, UsageWriteError, UsageWriter};

@@ -30,6 +30,7 @@ struct Series {
     overhead: Histogram,
     in_flight: Gauge,
     usage_queued: Gauge,
+    decisions: Family<DecisionLabels, Counter>,
 }
 
 /// Each value is the text of a closed enum.
@@ -51,6 +52,34 @@ struct AttemptLabels {
 struct TokenLabels {
     dialect: &'static str,
     part: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct DecisionLabels {
+    fate: &'static str,
+}
+
+/// What became of a decision record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum DecisionFate {
+    Written,
+    /// There was no room in the queue, or the stream took nothing.
+    Dropped,
+    /// A sample that a spool did not take.
+    Shed,
+    /// It was dropped from the old end of what is kept on this machine.
+    Expired,
+}
+
+impl DecisionFate {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Written => "written",
+            Self::Dropped => "dropped",
+            Self::Shed => "shed",
+            Self::Expired => "expired",
+        }
+    }
 }
 
 /// What came of one attempt at one upstream.
@@ -99,6 +128,7 @@ impl Metrics {
             overhead: Histogram::new(OVERHEAD_BUCKETS),
             in_flight: Gauge::default(),
             usage_queued: Gauge::default(),
+            decisions: Family::default(),
         }))
     }
 
@@ -113,6 +143,7 @@ impl Metrics {
         relay.register_with_unit("overhead", "The relay's own time before the first byte", Unit::Seconds, self.0.overhead.clone());
         relay.register("in_flight", "Requests whose last byte is not sent yet", self.0.in_flight.clone());
         relay.register("usage_queued", "Settled requests that are not in the usage log yet", self.0.usage_queued.clone());
+        relay.register("decisions", "Decision records by what became of them", self.0.decisions.clone());
     }
 
     /// The relay answered by itself.
@@ -140,6 +171,19 @@ impl Metrics {
                 self.0.tokens.get_or_create(&TokenLabels { dialect, part }).inc_by(count);
             }
         }
+    }
+
+    /// So many decision records came to this.
+    pub(crate) fn decided(&self, fate: DecisionFate, count: u64) {
+        if count > 0 {
+            self.0.decisions.get_or_create(&DecisionLabels { fate: fate.as_str() }).inc_by(count);
+        }
+    }
+
+    /// How many decision records came to this.
+    #[cfg(test)]
+    pub(crate) fn decisions(&self, fate: DecisionFate) -> u64 {
+        self.0.decisions.get_or_create(&DecisionLabels { fate: fate.as_str() }).get()
     }
 
     pub(crate) fn attempted(&self, dialect: Dialect, result: AttemptResult) {

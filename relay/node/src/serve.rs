@@ -19,7 +19,8 @@ use control::founding::{self, Foundation, Sources};
 use control::{App, AppParts, Clock, Commands, CommandsParts, Metrics, ProbeOutcome};
 use event_log::artefacts::Snapshots;
 use event_log::{EventLog, ReadError};
-use gateway::{Gateway, GatewayParts};
+use gateway::{DecisionSink, Gateway, GatewayParts};
+use projector::decisions::{DecisionModels, DecisionProjector};
 use projector::usage::{UsageFollowError, UsageOpenError, UsageProjector};
 use projector::{FoldError, FollowError, Projector, ReadModels, State, UsageModels};
 use prometheus_client::registry::Registry;
@@ -82,6 +83,8 @@ struct Node {
     models: ReadModels,
     usage_projector: UsageProjector,
     usage: UsageModels,
+    decision_projector: DecisionProjector,
+    decisions: DecisionModels,
 }
 
 impl Node {
@@ -109,7 +112,10 @@ impl Node {
         };
         data::write_format(&data)?;
         let (usage_projector, usage) = open_usage(&models_config, &storage).await.context("the usage models do not open")?;
-        Ok(Self { config, storage, foundation, clock, projector: Arc::new(projector), models, usage_projector, usage })
+        let (decision_projector, decisions) =
+            DecisionProjector::open(models_config, storage.decisions.clone()).await.context("the decision models do not open")?;
+        let projector = Arc::new(projector);
+        Ok(Self { config, storage, foundation, clock, projector, models, usage_projector, usage, decision_projector, decisions })
     }
 
     /// Serves until a signal, a task that may not end ends, or the start fails.
@@ -130,6 +136,8 @@ impl Node {
         tasks.logged("projector.follow", follow(self.projector.clone(), tasks.close.clone()));
         let (usage_projector, stop) = (self.usage_projector, tasks.close.clone());
         tasks.logged("usage.follow", follow_usage(usage_projector, stop));
+        let (decision_projector, stop) = (self.decision_projector, tasks.close.clone());
+        tasks.logged("decisions.follow", follow_decisions(decision_projector, stop));
 
         let commands = Commands::new(CommandsParts {
             log: log.clone(),
@@ -140,13 +148,16 @@ impl Node {
             tasks: tasks.tracker.clone(),
             metrics: control_metrics.clone(),
         });
+        let incarnation = new_incarnation()?;
+        let (decisions, decision_writer) = DecisionSink::new(self.storage.decisions.clone(), writer_id, incarnation, &gateway_metrics);
         let (gateway, usage_writer) = Gateway::new(GatewayParts {
             config: self.config.gateway(),
             models: self.models.clone(),
             vault: vault.clone(),
             usage_stream: self.storage.usage.clone(),
             node: writer_id,
-            incarnation: new_incarnation()?,
+            incarnation,
+            decisions,
             clock: self.clock.clone(),
             metrics: gateway_metrics,
         })?;
@@ -155,6 +166,14 @@ impl Node {
             let finish = finish_usage.clone();
             async move { Ok(usage_writer.run(finish).await?) }
         });
+        // Without it the node decides all the same, and counts what it could not write down.
+        tasks.logged("decisions.write", {
+            let finish = finish_usage.clone();
+            async move {
+                decision_writer.run(finish).await;
+                Ok(())
+            }
+        });
         let coordination = membership::coordination(self.storage.cluster.as_ref(), cluster.id, writer_id, self.clock.clone());
         let (ready, is_ready) = watch::channel(false);
         let (caught_up, has_caught_up) = watch::channel(false);
@@ -162,6 +181,7 @@ impl Node {
             commands: commands.clone(),
             models: self.models.clone(),
             usage: self.usage.clone(),
+            decisions: self.decisions.clone(),
             vault: vault.clone(),
             log: log.clone(),
             clock: self.clock.clone(),
@@ -297,7 +317,18 @@ async fn follow_usage(projector: UsageProjector, stop: CancellationToken) -> any
     Ok(())
 }
 
-/// A number for this run of the process: usage batches are numbered under it.
+/// Follows the decision stream, again after a failure that may pass.
+async fn follow_decisions(projector: DecisionProjector, stop: CancellationToken) -> anyhow::Result<()> {
+    while let Err(error) = projector.run(stop.clone()).await {
+        tracing::error!(error = &error as &dyn std::error::Error, "the decision models do not follow; trying again");
+        if stop.run_until_cancelled(tokio::time::sleep(FOLLOW_PAUSE)).await.is_none() {
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+/// A number for this run of the process: batches of usage and of decisions are numbered under it.
 fn new_incarnation() -> anyhow::Result<IncarnationId> {
     let mut bytes = [0; 16];
     getrandom::fill(&mut bytes).map_err(|error| anyhow::anyhow!("the system gives no random bytes: {error}"))?;

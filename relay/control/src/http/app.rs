@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use coordination::Coordination;
 use event_log::EventLog;
+use projector::decisions::DecisionModels;
 use projector::{ReadModels, UsageModels};
 use prometheus_client::registry::Registry;
 use schemas::{ClusterId, Digest, Sequence, Timestamp, UpstreamId, WriterId};
@@ -35,6 +36,7 @@ pub struct AppParts {
     pub commands: Commands,
     pub models: ReadModels,
     pub usage: UsageModels,
+    pub decisions: DecisionModels,
     pub vault: Arc<Vault>,
     pub log: Arc<dyn EventLog>,
     pub clock: Clock,

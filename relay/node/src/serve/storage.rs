@@ -5,6 +5,7 @@
 //! event log       DATA/log                 JetStream, watched by a witness (DATA/witness)
 //! secrets         DATA/keys                KV bucket, mirrored in DATA/keys
 //! usage           DATA/usage-log           stream, through the spool in DATA/usage-spool
+//! decisions       DATA/decision-log        stream, through the spool in DATA/decision-spool
 //! ```
 
 use std::path::Path;
@@ -13,6 +14,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
 use control::{LogHealth, NodeHealth, SpoolHealth};
+use event_log::decisions::{DecisionLog, DecisionStream, JetStreamDecisions};
 use event_log::usage::{JetStreamUsage, UsageLog, UsageStream};
 use event_log::{EmbeddedLog, EventLog, Health, JetStreamLog, Nats, NatsConfig, PrepareError, StreamPrepareError, WitnessedLog};
 use tokio::sync::watch;
@@ -37,6 +39,7 @@ pub(super) struct Storage {
     pub(super) log: Arc<dyn EventLog>,
     pub(super) keys: Arc<dyn KeyStore>,
     pub(super) usage: Arc<dyn UsageStream>,
+    pub(super) decisions: Arc<dyn DecisionStream>,
     /// What only a cluster has.
     pub(super) cluster: Option<Cluster>,
 }
@@ -51,6 +54,7 @@ pub(super) struct Cluster {
     witness: WitnessedLog,
     keys: Arc<NatsKeyStore>,
     usage: Arc<JetStreamUsage>,
+    decisions: Arc<JetStreamDecisions>,
 }
 
 impl Storage {
@@ -66,11 +70,14 @@ impl Storage {
         let is_clusters = data.join("witness").is_dir() && !Layout::new(data).log().is_dir();
         ensure!(!is_clusters, "{} is of a node in a cluster: start it with --nats, or give another --data", data.display());
         let (log_dir, usage_dir, keys_dir) = (Layout::new(data).log(), data.join("usage-log"), data.join("keys"));
+        let decisions_dir = data.join("decision-log");
         let opened = tokio::task::spawn_blocking(move || {
             let log = EmbeddedLog::open(&log_dir).context("the event log does not open")?;
             let keys = RocksKeyStore::open(&keys_dir).context("the key store does not open")?;
             let usage = UsageLog::open(&usage_dir).context("the usage stream does not open")?;
-            anyhow::Ok(Self { log: Arc::new(log), keys: Arc::new(keys), usage: Arc::new(usage), cluster: None })
+            let decisions = DecisionLog::open(&decisions_dir).context("the decision stream does not open")?;
+            let (log, keys) = (Arc::new(log), Arc::new(keys));
+            anyhow::Ok(Self { log, keys, usage: Arc::new(usage), decisions: Arc::new(decisions), cluster: None })
         });
         opened.await?
     }
@@ -96,24 +103,31 @@ impl Storage {
 
         let replicas = nats.replicas();
         let (witness_dir, keys_dir, spool_dir) = (data.join("witness"), data.join("keys"), data.join("usage-spool"));
+        let decisions_dir = data.join("decision-spool");
         let (log, client): (Arc<dyn EventLog>, _) = (Arc::new(jetstream), nats.client());
-        let (witness, mirror, usage) = tokio::task::spawn_blocking(move || {
+        let (witness, mirror, usage, decisions) = tokio::task::spawn_blocking(move || {
             let witness = WitnessedLog::open(log, &witness_dir).context("the log's witness does not open")?;
             let mirror = RocksKeyStore::open(&keys_dir).context("the mirror of the key store does not open")?;
-            let usage = JetStreamUsage::open(client, &spool_dir, replicas).context("the usage spool does not open")?;
-            anyhow::Ok((witness, mirror, Arc::new(usage)))
+            let usage = JetStreamUsage::open(client.clone(), &spool_dir, replicas).context("the usage spool does not open")?;
+            let decisions = JetStreamDecisions::open(client, &decisions_dir, replicas).context("the decision spool does not open")?;
+            anyhow::Ok((witness, mirror, Arc::new(usage), Arc::new(decisions)))
         })
         .await??;
         let keys = NatsKeyStore::open(nats.client(), mirror, replicas).await.context("the key store does not open")?;
-        let cluster = Cluster { nats, replicas, is_reached, witness: witness.clone(), keys: keys.clone(), usage: usage.clone() };
+        let (witnessed, mirrored) = (witness.clone(), keys.clone());
+        let (usage_shipped, decisions_shipped) = (usage.clone(), decisions.clone());
+        let cluster =
+            Cluster { nats, replicas, is_reached, witness: witnessed, keys: mirrored, usage: usage_shipped, decisions: decisions_shipped };
         cluster.follow(tasks);
         if is_reached {
-            match usage.prepare().await {
-                Err(error @ (StreamPrepareError::Differs { .. } | StreamPrepareError::Refused { .. })) => {
-                    return Err(error).context("the usage stream on NATS cannot be used");
+            for prepared in [usage.prepare().await, decisions.prepare().await] {
+                match prepared {
+                    Err(error @ (StreamPrepareError::Differs { .. } | StreamPrepareError::Refused { .. })) => {
+                        return Err(error).context("a stream on NATS cannot be used");
+                    }
+                    // It is tried again whenever there is something to ship.
+                    Ok(()) | Err(StreamPrepareError::Unavailable { .. }) => {}
                 }
-                // It is tried again whenever there is something to ship.
-                Ok(()) | Err(StreamPrepareError::Unavailable { .. }) => {}
             }
             let found = witness.compare().await;
             if let Health::Refused { reason, evidence } = found {
@@ -126,7 +140,7 @@ impl Storage {
                 );
             }
         }
-        Ok(Self { log: Arc::new(witness), keys, usage, cluster: Some(cluster) })
+        Ok(Self { log: Arc::new(witness), keys, usage, decisions, cluster: Some(cluster) })
     }
 
     /// What `/readyz` and the metrics tell of the stores.
@@ -147,6 +161,11 @@ impl Cluster {
         let (usage, close) = (self.usage.clone(), tasks.close.clone());
         tasks.essential("usage.ship", async move {
             usage.run(close).await;
+            Ok(())
+        });
+        let (decisions, close) = (self.decisions.clone(), tasks.close.clone());
+        tasks.logged("decisions.ship", async move {
+            decisions.run(close).await;
             Ok(())
         });
         let (witness, close) = (self.witness.clone(), tasks.close.clone());
