@@ -4,6 +4,7 @@ mod app;
 mod audit;
 mod commands;
 mod conventions;
+mod decisions;
 mod error;
 mod events;
 mod health;
@@ -39,6 +40,7 @@ pub use app::{App, AppParts, Probe, ProbeOutcome, Stop};
         (name = "keys", description = "Client keys: what clients show the relay."),
         (name = "upstreams", description = "Accounts at providers, with their sealed credentials."),
         (name = "pools", description = "Groups of upstreams."),
+        (name = "policies", description = "WebAssembly modules that decide on requests, where they apply, and what they decided."),
         (name = "usage", description = "What was used, by whom."),
         (name = "log", description = "The event log: every credential decision."),
         (name = "nodes", description = "The nodes of the cluster: who is there, and how one leaves."),
@@ -77,6 +79,8 @@ fn routes() -> OpenApiRouter<App> {
         .routes(routes!(pools::show, pools::update, pools::remove))
         .routes(routes!(usage::usage))
         .routes(routes!(usage::request))
+        .routes(routes!(decisions::list))
+        .routes(routes!(decisions::export))
         .routes(routes!(log::show))
         .routes(routes!(audit::export))
         .routes(routes!(events::list))

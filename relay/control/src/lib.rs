@@ -5,6 +5,7 @@
 
 pub mod audit;
 pub mod commands;
+pub mod decisions;
 #[cfg(feature = "faults")]
 pub mod faults;
 mod fence;

@@ -12,6 +12,7 @@ mod migrate;
 mod node;
 mod nodes;
 mod output;
+mod policy;
 mod pools;
 mod progress;
 mod render;
@@ -71,6 +72,9 @@ enum Command {
     /// Pools: groups of upstreams
     #[command(subcommand)]
     Pools(pools::PoolsCommand),
+    /// Policies: WebAssembly modules that decide on requests
+    #[command(subcommand)]
+    Policy(policy::PolicyCommand),
     /// Nodes: who is in the cluster, and how one leaves it
     Nodes(nodes::NodesArgs),
     /// What was used, by whom
@@ -114,6 +118,10 @@ fn execute(cli: Cli, environment: BTreeMap<String, String>, output: &mut Output)
         Command::Log(log::LogCommand::Verify(args)) if args.offline => {
             runtime(false)?.block_on(log::verify_offline(&args, &access::layout(&global, &environment), output))
         }
+        Command::Policy(command) => {
+            let connect = || Ok(Client::new(Access::find(&global, &environment)?)?);
+            runtime(false)?.block_on(policy::run(command, connect, output))
+        }
         Command::Log(log::LogCommand::Migrate(args)) => runtime(true)?.block_on(migrate::run(args, &global, environment, output)),
         command => {
             let client = Client::new(Access::find(&global, &environment)?)?;
@@ -132,7 +140,7 @@ async fn talk(command: Command, client: &Client, environment: &BTreeMap<String, 
         Command::Usage(command) => usage::run(command, client, output).await,
         Command::Log(command) => log::run(command, client, output).await,
         Command::Audit(audit::AuditCommand::Export(args)) => audit::export(args, client, output).await,
-        Command::Audit(audit::AuditCommand::Verify(_)) | Command::Serve(_) | Command::Config(_) | Command::Version => {
+        Command::Audit(audit::AuditCommand::Verify(_)) | Command::Policy(_) | Command::Serve(_) | Command::Config(_) | Command::Version => {
             unreachable!("these commands need no node and were run before")
         }
     }

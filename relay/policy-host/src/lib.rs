@@ -10,6 +10,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a failing test says where"))]
 
 pub mod active;
+pub mod backtest;
 pub mod canonical;
 pub mod contract;
 pub mod exchange;
@@ -18,6 +19,7 @@ pub mod host;
 pub mod limits;
 pub mod manifest;
 pub mod module;
+pub mod replay;
 
 pub use canonical::canonical_json;
 pub use compile::{SUBCOMMAND as COMPILE_SUBCOMMAND, compile_child};

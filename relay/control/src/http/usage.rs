@@ -13,6 +13,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::app::App;
 use super::conventions::{Caller, Params};
+use super::decisions::{self, DecisionView};
 use super::error::{ApiError, ReadProblems};
 
 /// What usage is summed up by.
@@ -113,7 +114,10 @@ pub(super) struct RequestView {
 
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct ShownRequest {
-    request: RequestView,
+    /// Null for a request of which only decisions are known: it was refused, or is not settled yet.
+    request: Option<RequestView>,
+    /// What policies decided on it, in order, as far as it was written down.
+    decisions: Vec<DecisionView>,
     as_of: Sequence,
 }
 
@@ -145,8 +149,11 @@ pub(super) async fn request(State(app): State<App>, caller: Caller, Path(id): Pa
     let as_of = app.usage.position();
     let id: RequestId = id.parse().map_err(|_| ApiError::NotFound("such request"))?;
     let record = app.usage.request(&id)?.filter(|record| record.tenant == caller.tenant);
-    let record = record.ok_or(ApiError::NotFound("such request among those kept"))?;
-    Ok(Json(ShownRequest { request: view(record), as_of }))
+    let decisions = decisions::of_request(&app, caller.tenant, id).await?;
+    if record.is_none() && decisions.is_empty() {
+        return Err(ApiError::NotFound("such request among those kept"));
+    }
+    Ok(Json(ShownRequest { request: record.map(view), decisions, as_of }))
 }
 
 /// What one key used, by day.

@@ -64,6 +64,18 @@ impl GroupBy {
     }
 }
 
+/// What policies decided on a request, in order.
+const DECISIONS: [Field; 8] = [
+    ("decision", "/id"),
+    ("kind", "/kind"),
+    ("effect", "/effect"),
+    ("combined", "/combined"),
+    ("mode", "/mode"),
+    ("reasons", "/reasons"),
+    ("fault", "/fault/code"),
+    ("binding", "/binding"),
+];
+
 pub(super) async fn run(command: UsageCommand, client: &Client, output: &mut Output) -> Result<(), Failure> {
     match command {
         UsageCommand::Show { group_by, from, to } => {
@@ -73,7 +85,15 @@ pub(super) async fn run(command: UsageCommand, client: &Client, output: &mut Out
         }
         UsageCommand::Explain { request_id } => {
             let answer = client.send(Call::get(&["requests", &request_id])).await?;
-            output.answer(&answer, |answer| members(&answer["request"]))
+            output.answer(&answer, |answer| {
+                let decisions = rows(answer, "decisions");
+                let request = members(&answer["request"]);
+                if decisions.is_empty() {
+                    request
+                } else {
+                    format!("{request}\n\n{}", render::table(decisions, &DECISIONS)).trim_start().to_owned()
+                }
+            })
         }
     }
 }
