@@ -12,6 +12,8 @@ use schemas::Timestamp;
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use crate::policies::PolicyHealth;
+
 /// From here on answers tell their age, and the node counts as degraded. Below it lies what a change of the log's leader takes.
 pub(crate) const STALE_FROM: Duration = Duration::from_secs(10);
 
@@ -112,6 +114,8 @@ pub(crate) enum Degradation {
     KeyStoreBehind,
     /// Usage that was acknowledged is gone from the stream, or another batch stands in the place of one.
     UsageLost,
+    /// The module of a bound policy cannot be had: the binding's `on_fault` applies. `policies` names it.
+    PolicyMissing,
 }
 
 /// What the parts of a node come to.
@@ -130,6 +134,7 @@ pub(crate) struct Signs<'a> {
     pub(crate) staleness_max: Duration,
     pub(crate) sync: SyncMode,
     pub(crate) health: &'a NodeHealth,
+    pub(crate) policies: &'a PolicyHealth,
 }
 
 impl Standing {
@@ -144,6 +149,7 @@ impl Standing {
             (Degradation::SyncLazy, signs.sync == SyncMode::Lazy),
             (Degradation::KeyStoreBehind, signs.health.key_store.is_some_and(|store| !store.level)),
             (Degradation::UsageLost, signs.health.spool.is_some_and(|spool| spool.refused + spool.losses > 0)),
+            (Degradation::PolicyMissing, !signs.policies.missing.is_empty()),
         ];
         Self {
             is_ready: signs.is_serving && !is_stopped && signs.staleness <= signs.staleness_max,
@@ -181,6 +187,7 @@ mod tests {
     use schemas::Sequence;
 
     use super::*;
+    use crate::policies::MissingModule;
 
     const MAX: Duration = Duration::from_secs(900);
 
@@ -189,7 +196,15 @@ mod tests {
         change(&mut health);
         let staleness = Duration::from_secs(staleness);
         let (read_models, sync) = (&ProjectorState::Following, SyncMode::Verified);
-        Standing::judge(&Signs { is_serving: true, read_models, staleness, staleness_max: MAX, sync, health: &health })
+        Standing::judge(&Signs {
+            is_serving: true,
+            read_models,
+            staleness,
+            staleness_max: MAX,
+            sync,
+            health: &health,
+            policies: &PolicyHealth::default(),
+        })
     }
 
     #[test]
@@ -216,11 +231,29 @@ mod tests {
     }
 
     #[test]
+    fn a_policy_that_cannot_be_had_is_told() {
+        let missing = MissingModule { policy: schemas::Digest::from_bytes([1; 32]), name: "a".into(), reason: "gone".into(), attempts: 1 };
+        let policies = PolicyHealth { missing: vec![missing], ..PolicyHealth::default() };
+        let (health, read_models, sync) = (NodeHealth::embedded(), &ProjectorState::Following, SyncMode::Verified);
+        let (staleness, staleness_max) = (Duration::ZERO, MAX);
+        let signs = Signs { is_serving: true, read_models, staleness, staleness_max, sync, health: &health, policies: &policies };
+        assert_eq!(Standing::judge(&signs), Standing { is_ready: true, degradations: vec![Degradation::PolicyMissing] });
+    }
+
+    #[test]
     fn a_node_whose_fold_stopped_or_that_drains_is_not_ready() {
         let health = NodeHealth::embedded();
         let judge = |is_serving, read_models: &ProjectorState| {
             let (staleness, sync) = (Duration::ZERO, SyncMode::Lazy);
-            Standing::judge(&Signs { is_serving, read_models, staleness, staleness_max: MAX, sync, health: &health })
+            Standing::judge(&Signs {
+                is_serving,
+                read_models,
+                staleness,
+                staleness_max: MAX,
+                sync,
+                health: &health,
+                policies: &PolicyHealth::default(),
+            })
         };
         let stopped = ProjectorState::Stopped { sequence: Sequence(3), reason: "newer format".to_owned() };
         assert!(!judge(true, &stopped).is_ready);

@@ -2,6 +2,7 @@
 
 mod app;
 mod audit;
+mod bindings;
 mod commands;
 mod conventions;
 mod decisions;
@@ -11,6 +12,7 @@ mod health;
 mod keys;
 mod log;
 mod nodes;
+mod policies;
 mod pools;
 mod upstreams;
 mod usage;
@@ -77,6 +79,12 @@ fn routes() -> OpenApiRouter<App> {
         .routes(routes!(upstreams::test))
         .routes(routes!(pools::create, pools::list))
         .routes(routes!(pools::show, pools::update, pools::remove))
+        .routes(routes!(policies::upload, policies::list))
+        .routes(routes!(policies::show))
+        .routes(routes!(policies::module))
+        .routes(routes!(bindings::create, bindings::list))
+        .routes(routes!(bindings::show, bindings::update, bindings::remove))
+        .routes(routes!(bindings::roll_back))
         .routes(routes!(usage::usage))
         .routes(routes!(usage::request))
         .routes(routes!(decisions::list))

@@ -13,6 +13,7 @@ pub mod founding;
 pub mod health;
 mod http;
 mod metrics;
+pub mod policies;
 mod secrets;
 mod writer;
 

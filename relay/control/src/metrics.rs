@@ -21,6 +21,7 @@ struct OutcomeLabel {
 pub struct Metrics {
     commands: Family<OutcomeLabel, Counter>,
     append_seconds: Histogram,
+    policy_loads: Family<OutcomeLabel, Counter>,
     /// Set when the metrics are read.
     pub(crate) position: Gauge,
     pub(crate) lag: Gauge,
@@ -32,6 +33,9 @@ pub struct Metrics {
     pub(crate) key_store_level: Gauge,
     pub(crate) spool_batches: Gauge,
     pub(crate) spool_bytes: Gauge,
+    pub(crate) policy_bindings: Gauge,
+    pub(crate) policies_loaded: Gauge,
+    pub(crate) policies_missing: Gauge,
 }
 
 impl Metrics {
@@ -41,6 +45,7 @@ impl Metrics {
             commands: Family::default(),
             // 50 us to about 6.5 s.
             append_seconds: Histogram::new(exponential_buckets(0.000_05, 2.0, 18)),
+            policy_loads: Family::default(),
             position: Gauge::default(),
             lag: Gauge::default(),
             voids: Gauge::default(),
@@ -51,6 +56,9 @@ impl Metrics {
             key_store_level: Gauge::default(),
             spool_batches: Gauge::default(),
             spool_bytes: Gauge::default(),
+            policy_bindings: Gauge::default(),
+            policies_loaded: Gauge::default(),
+            policies_missing: Gauge::default(),
         };
         registry.register("keyrelay_commands", "Commands by outcome", metrics.commands.clone());
         registry.register("keyrelay_append_seconds", "Time of an append until its outcome", metrics.append_seconds.clone());
@@ -73,6 +81,15 @@ impl Metrics {
             metrics.spool_batches.clone(),
         );
         registry.register("keyrelay_usage_spool_bytes", "Bytes of usage on disk that the log does not have", metrics.spool_bytes.clone());
+        registry.register("keyrelay_policy_loads", "Attempts to load a policy's module, by outcome", metrics.policy_loads.clone());
+        registry.register("keyrelay_policy_bindings", "Bindings that are not removed", metrics.policy_bindings.clone());
+        registry.register(
+            "keyrelay_policies_loaded",
+            "Policy modules that bindings need and that are loaded",
+            metrics.policies_loaded.clone(),
+        );
+        let missing = "Policy modules that bindings need and that cannot be had, so that on_fault applies";
+        registry.register("keyrelay_policies_missing", missing, metrics.policies_missing.clone());
         metrics
     }
 
@@ -94,6 +111,11 @@ impl Metrics {
             ) => "failed",
         };
         self.commands.get_or_create(&OutcomeLabel { outcome }).inc();
+    }
+
+    pub(crate) fn count_policy_load(&self, is_loaded: bool) {
+        let outcome = if is_loaded { "done" } else { "failed" };
+        self.policy_loads.get_or_create(&OutcomeLabel { outcome }).inc();
     }
 
     pub(crate) fn observe_append(&self, elapsed: Duration) {

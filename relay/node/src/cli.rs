@@ -86,12 +86,18 @@ enum Command {
     /// Exports of the log, and their verification without a node
     #[command(subcommand)]
     Audit(audit::AuditCommand),
+    #[command(hide = true)]
+    CompilePolicy(policy::CompilePolicy),
     /// Print the version
     Version,
 }
 
 /// Runs a command to its end and gives the process's exit code.
 pub fn run(cli: Cli, environment: BTreeMap<String, String>) -> ExitCode {
+    if let Command::CompilePolicy(args) = &cli.command {
+        // Before anything else: what goes wrong with the bytes is an answer, so that this is about pipes and limits only.
+        return policy::compile(args).map_or(ExitCode::from(2), |()| ExitCode::SUCCESS);
+    }
     #[cfg(feature = "faults")]
     if let Some(name) = environment.get("KEYRELAY_FAULT") {
         let plant =
@@ -140,7 +146,12 @@ async fn talk(command: Command, client: &Client, environment: &BTreeMap<String, 
         Command::Usage(command) => usage::run(command, client, output).await,
         Command::Log(command) => log::run(command, client, output).await,
         Command::Audit(audit::AuditCommand::Export(args)) => audit::export(args, client, output).await,
-        Command::Audit(audit::AuditCommand::Verify(_)) | Command::Policy(_) | Command::Serve(_) | Command::Config(_) | Command::Version => {
+        Command::Audit(audit::AuditCommand::Verify(_))
+        | Command::Policy(_)
+        | Command::Serve(_)
+        | Command::Config(_)
+        | Command::CompilePolicy(_)
+        | Command::Version => {
             unreachable!("these commands need no node and were run before")
         }
     }

@@ -9,18 +9,20 @@ mod source;
 mod value;
 
 use std::net::SocketAddr;
+use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
 use event_log::NatsConfig;
 use gateway::GatewayConfig;
+use policy_host::host::SLOW_THREADS_DEFAULT;
 use projector::Memory;
 use vault::{RootKey, files};
 use zeroize::Zeroizing;
 
 pub use source::{Fault, Faults, Setting, Source, Sources};
-pub use value::{ByteSize, LogFormat, LogLevel, MonitorUrls, NatsUrls, Replicas, Secret};
+pub use value::{ByteSize, LogFormat, LogLevel, MonitorUrls, NatsUrls, PartsPerMillion, Replicas, Secret, Threads};
 
 use source::Reader;
 
@@ -34,6 +36,7 @@ pub struct Config {
     pub log: Log,
     pub nats: Nats,
     pub vault: Vault,
+    pub policy: Policy,
     pub projector: Projector,
     /// The effective value of every setting and where it came from, secrets hidden.
     pub settings: Vec<Setting>,
@@ -107,6 +110,17 @@ pub struct Vault {
     pub root_key: Option<Secret>,
 }
 
+/// How policies run on this node.
+#[derive(Debug, Clone)]
+pub struct Policy {
+    /// For policies of the class `slow`, which never run on the threads that serve requests.
+    pub slow_threads: Threads,
+    /// How many permits are written down as decision records; denials and faults all are.
+    pub decision_sample_ppm: PartsPerMillion,
+    /// The most output tokens of a request whose quota policy failed under `on_fault` `baseline`; none leaves it at the key's own limits.
+    pub baseline_output_tokens: Option<NonZeroU64>,
+}
+
 /// The read models.
 #[derive(Debug, Clone)]
 pub struct Projector {
@@ -125,6 +139,7 @@ impl Config {
             log: Log::read(&mut from),
             nats: Nats::read(&mut from),
             vault: Vault::read(&mut from),
+            policy: Policy::read(&mut from),
             projector: Projector::read(&mut from),
             settings: Vec::new(),
         };
@@ -286,6 +301,16 @@ impl Nats {
 impl Vault {
     fn read(from: &mut Reader) -> Self {
         Self { root_key_file: from.optional("vault.root_key_file"), root_key: from.optional("vault.root_key") }
+    }
+}
+
+impl Policy {
+    fn read(from: &mut Reader) -> Self {
+        Self {
+            slow_threads: from.setting("policy.slow_threads", Threads::new(SLOW_THREADS_DEFAULT)),
+            decision_sample_ppm: from.setting("policy.decision_sample_ppm", default::DECISION_SAMPLE_PPM),
+            baseline_output_tokens: from.optional("policy.baseline_output_tokens"),
+        }
     }
 }
 

@@ -27,6 +27,11 @@ impl Layout {
         self.data.join("read-models")
     }
 
+    /// Policy modules: all of them, or those that this node of a cluster used.
+    pub(crate) fn artefacts(&self) -> PathBuf {
+        self.data.join("artefacts")
+    }
+
     /// The owner's token, as the founding wrote it.
     pub(crate) fn owner_token(&self) -> PathBuf {
         self.data.join("owner.token")

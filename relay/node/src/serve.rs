@@ -4,6 +4,7 @@ mod data;
 mod gate;
 mod listener;
 mod membership;
+mod policies;
 mod snapshots;
 mod storage;
 mod tasks;
@@ -33,6 +34,7 @@ use crate::config::Config;
 use crate::layout::Layout;
 use listener::Listener;
 use membership::Introduction;
+use policies::Policies;
 use storage::Storage;
 use tasks::Tasks;
 
@@ -125,6 +127,8 @@ impl Node {
         let mut registry = Registry::default();
         let control_metrics = Metrics::register(&mut registry);
         let gateway_metrics = gateway::Metrics::default();
+        let policies =
+            Policies::open(&self.config.data, &self.config.policy, self.storage.artefacts.clone(), tasks.tracker.clone()).await?;
         gateway_metrics.register(&mut registry);
 
         let head_at_start = match log.head().await {
@@ -184,8 +188,9 @@ impl Node {
             decisions: self.decisions.clone(),
             vault: vault.clone(),
             log: log.clone(),
+            modules: policies.modules.clone(),
             clock: self.clock.clone(),
-            metrics: control_metrics,
+            metrics: control_metrics.clone(),
             registry: Arc::new(registry),
             probe: probe(&gateway),
             cluster_id: cluster.id,
@@ -232,6 +237,7 @@ impl Node {
         let start = async {
             catch_up(&self.models, head_at_start).await?;
             founding::furnish(&commands, &self.models, &cluster, &vault).await?;
+            policies.start(&self.models, &control_metrics, &tasks).await;
             caught_up.send_replace(true);
             ready.send_replace(true);
             tasks.tracker.spawn(upkeep::sweep_vault(vault.clone(), self.models.clone(), self.clock.clone(), tasks.close.clone()));

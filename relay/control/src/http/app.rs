@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use tokio::task::JoinError;
 use vault::Vault;
 
+use crate::policies::PolicyModules;
 use crate::{Clock, Commands, Health, Metrics};
 
 /// Asks an upstream for its models with its credential; the composition root connects it to the data plane's client.
@@ -39,6 +40,8 @@ pub struct AppParts {
     pub decisions: DecisionModels,
     pub vault: Arc<Vault>,
     pub log: Arc<dyn EventLog>,
+    /// The policy modules of this node.
+    pub modules: PolicyModules,
     pub clock: Clock,
     pub metrics: Metrics,
     pub registry: Arc<Registry>,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use axum::body::Bytes;
+use axum::body::{Body, Bytes};
 use axum::extract::{FromRequest, FromRequestParts, Query, Request, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, header};
@@ -69,6 +69,22 @@ pub(super) struct Mutation<T> {
 }
 
 impl<T> Mutation<T> {
+    /// A mutation whose request has this canonical form.
+    fn new(app: &App, headers: &HeaderMap, caller: Caller, body: T, canonical: &[u8], deadline: Instant) -> Result<Self, ApiError> {
+        let (idempotency_key, if_version) = (idempotency_key(headers)?, if_match(headers)?);
+        let request_digest = app.vault.keyed_digest(canonical);
+        let (command_id, repeatable) = match idempotency_key {
+            Some(key) => (CommandId::of(&caller.tenant, &caller.actor, &key), true),
+            None => (CommandId::from_bytes(crate::secrets::random_bytes()), false),
+        };
+        Ok(Self { caller, body, command_id, repeatable, request_digest, if_version, deadline })
+    }
+
+    /// Lets the caller's patience begin now, where what came before takes a time of its own.
+    pub(super) fn begin_now(&mut self) {
+        self.deadline = commands::Commands::deadline();
+    }
+
     /// The request for one command on one aggregate.
     pub(super) fn request(&self, stream: Stream, command: Command) -> commands::Request {
         commands::Request {
@@ -88,6 +104,16 @@ impl<T> Mutation<T> {
     }
 }
 
+impl Mutation<Bytes> {
+    /// A mutation whose body is bytes, and whose parameters stand in the query.
+    pub(super) async fn of_bytes(parts: Parts, body: Body, caller: Caller, bytes_max: usize, app: &App) -> Result<Self, ApiError> {
+        let bytes = read_body(body, bytes_max).await?;
+        let target = parts.uri.path_and_query().map_or_else(|| parts.uri.path(), |target| target.as_str());
+        let canonical = serde_json::to_vec(&(parts.method.as_str(), target, Digest::blake3(&bytes))).unwrap_or_default();
+        Self::new(app, &parts.headers, caller, bytes, &canonical, commands::Commands::deadline())
+    }
+}
+
 impl<T: DeserializeOwned> FromRequest<App> for Mutation<T> {
     type Rejection = ApiError;
 
@@ -95,20 +121,17 @@ impl<T: DeserializeOwned> FromRequest<App> for Mutation<T> {
         let deadline = commands::Commands::deadline();
         let (mut parts, body) = request.into_parts();
         let caller = Caller::from_request_parts(&mut parts, app).await?;
-        let idempotency_key = idempotency_key(&parts.headers)?;
-        let if_version = if_match(&parts.headers)?;
-        let bytes = axum::body::to_bytes(body, BODY_BYTES_MAX).await.map_err(|_| ApiError::BodyTooLarge { max: BODY_BYTES_MAX })?;
+        let bytes = read_body(body, BODY_BYTES_MAX).await?;
         // The canonical form sorts members, so that the same request spelt in another order is the same command.
         let value = parse_body(&bytes)?;
         let canonical = serde_json::to_vec(&(parts.method.as_str(), parts.uri.path(), &value)).unwrap_or_default();
-        let request_digest = app.vault.keyed_digest(&canonical);
         let body = serde_json::from_value(value).map_err(|error| ApiError::BadRequest(error.to_string()))?;
-        let (command_id, repeatable) = match idempotency_key {
-            Some(key) => (CommandId::of(&caller.tenant, &caller.actor, &key), true),
-            None => (CommandId::from_bytes(crate::secrets::random_bytes()), false),
-        };
-        Ok(Self { caller, body, command_id, repeatable, request_digest, if_version, deadline })
+        Self::new(app, &parts.headers, caller, body, &canonical, deadline)
     }
+}
+
+async fn read_body(body: Body, bytes_max: usize) -> Result<Bytes, ApiError> {
+    axum::body::to_bytes(body, bytes_max).await.map_err(|_| ApiError::BodyTooLarge { max: bytes_max })
 }
 
 /// An absent body is an empty object, so that commands without arguments need none.

@@ -3,7 +3,10 @@
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use event_log::artefacts::ArtefactError;
 use event_log::{AppendError, ReadError};
+use policy_host::contract::Fault;
+use policy_host::{AdmissionError, PolicyFault};
 use schemas::binding::BindingError;
 use schemas::credential::CredentialError;
 use schemas::key::KeyError;
@@ -12,14 +15,18 @@ use schemas::pool::PoolError;
 use schemas::tenant::TenantError;
 use schemas::upstream::UpstreamError;
 use schemas::writer::WriterError;
-use schemas::{CommandId, Rejection, Version, WriterId};
+use schemas::{CommandId, Digest, Rejection, Version, WriterId};
 use serde::Serialize;
 use thiserror::Error;
 use utoipa::ToSchema;
 use vault::{SealError, SealFieldError, StoreError, UnsealError, UnsealFieldError};
 
 use crate::commands::ExecuteError;
+use crate::policies::ModuleError;
 use crate::secrets::is_away;
+use policies::{admission_status, artefact_status, fault_status, module_status};
+
+mod policies;
 
 /// A problem, as RFC 9457 has it; `code` is stable and meant for programs, `detail` for people.
 #[derive(Debug, Serialize, ToSchema)]
@@ -36,6 +43,16 @@ pub(crate) struct Problem {
     /// With `version_mismatch`: the version there is.
     #[serde(skip_serializing_if = "Option::is_none")]
     version: Option<Version>,
+    /// With `settings_refused`: everything that the policy finds wrong with the settings.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    faults: Vec<SettingsFault>,
+}
+
+/// One thing that is wrong with a binding's settings, in the policy's own words.
+#[derive(Debug, Serialize, ToSchema)]
+struct SettingsFault {
+    code: String,
+    detail: String,
 }
 
 /// Why a request fails.
@@ -63,6 +80,24 @@ pub(crate) enum ApiError {
     RegistryAway,
     #[error("the read models have not reached sequence {0} yet")]
     NotApplied(u64),
+    #[error("{0} is the beginning of more than one digest; give more of it")]
+    AmbiguousDigest(String),
+    #[error("the node is busy with other {0}; try again later")]
+    Busy(&'static str),
+    #[error("settings have at most {} bytes", schemas::binding::SETTINGS_BYTES_MAX)]
+    SettingsTooLarge,
+    #[error("the policy refuses the settings: {}", policies::listed(.0))]
+    SettingsRefused(Vec<Fault>),
+    #[error("the policy failed when it was asked about the settings: {0}")]
+    PolicyFault(PolicyFault),
+    #[error("this node is still compiling policy {0}; try again later")]
+    ModuleLoading(Digest),
+    #[error(transparent)]
+    Admission(#[from] AdmissionError),
+    #[error(transparent)]
+    Module(ModuleError),
+    #[error("the store of policy modules failed")]
+    Artefact(#[from] ArtefactError),
     #[error(transparent)]
     Execute(#[from] ExecuteError),
     #[error("the read models cannot be read")]
@@ -97,6 +132,15 @@ impl ApiError {
             Self::NodeLive(_) => (StatusCode::CONFLICT, "node_live"),
             Self::RegistryAway => (StatusCode::SERVICE_UNAVAILABLE, "registry_unavailable"),
             Self::NotApplied(_) => (StatusCode::SERVICE_UNAVAILABLE, "not_applied"),
+            Self::AmbiguousDigest(_) => (StatusCode::CONFLICT, "ambiguous_digest"),
+            Self::Busy(_) => (StatusCode::SERVICE_UNAVAILABLE, "busy"),
+            Self::SettingsTooLarge => (StatusCode::BAD_REQUEST, "settings_too_large"),
+            Self::SettingsRefused(_) => (StatusCode::BAD_REQUEST, "settings_refused"),
+            Self::PolicyFault(fault) => fault_status(fault),
+            Self::ModuleLoading(_) => (StatusCode::SERVICE_UNAVAILABLE, "policy_loading"),
+            Self::Admission(error) => admission_status(error),
+            Self::Module(error) => module_status(error),
+            Self::Artefact(error) => artefact_status(error),
             Self::Execute(error) => execute_status(error),
             Self::LogRead(ReadError::Unavailable { .. }) => (StatusCode::SERVICE_UNAVAILABLE, LOG_UNAVAILABLE),
             _ if self.is_key_store_away() => (StatusCode::SERVICE_UNAVAILABLE, KEY_STORE_UNAVAILABLE),
@@ -107,7 +151,7 @@ impl ApiError {
             | Self::SealField(_)
             | Self::UnsealField(_)
             | Self::Erase(_)
-            | Self::Task(_) => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),
+            | Self::Task(_) => (StatusCode::INTERNAL_SERVER_ERROR, INTERNAL),
         }
     }
 
@@ -125,7 +169,8 @@ impl ApiError {
 
     /// When to come again. What is only late is there in a second; a log or a key store that was tried in vain takes longer.
     fn retry_after(code: &str) -> HeaderValue {
-        let is_away = [LOG_UNAVAILABLE, KEY_STORE_UNAVAILABLE, "outcome_unknown", "log_lost"].contains(&code);
+        let is_away = [LOG_UNAVAILABLE, KEY_STORE_UNAVAILABLE, ARTEFACTS_UNAVAILABLE, "outcome_unknown", "log_lost", "policy_loading"]
+            .contains(&code);
         HeaderValue::from_static(if is_away { "5" } else { "1" })
     }
 
@@ -139,6 +184,10 @@ impl ApiError {
             }
             Self::LogRead(ReadError::Unavailable { .. }) => "the log cannot be reached; try again later".to_owned(),
             _ if self.is_key_store_away() => "the key store cannot be reached; try again later, with the same Idempotency-Key".to_owned(),
+            _ if self.status_and_code().1 == ARTEFACTS_UNAVAILABLE => {
+                "the store of policy modules cannot be reached; nothing was recorded, so try again later".to_owned()
+            }
+            Self::Admission(_) | Self::Module(_) if self.status_and_code().1 != INTERNAL => policies::chain(self),
             Self::Read(_)
             | Self::LogRead(_)
             | Self::Seal(_)
@@ -146,6 +195,9 @@ impl ApiError {
             | Self::SealField(_)
             | Self::UnsealField(_)
             | Self::Erase(_)
+            | Self::Admission(_)
+            | Self::Module(_)
+            | Self::Artefact(_)
             | Self::Task(_) => "the node could not answer; its log says why".to_owned(),
             Self::Unauthorized
             | Self::BadRequest(_)
@@ -158,6 +210,12 @@ impl ApiError {
             | Self::NodeLive(_)
             | Self::RegistryAway
             | Self::NotApplied(_)
+            | Self::AmbiguousDigest(_)
+            | Self::Busy(_)
+            | Self::SettingsTooLarge
+            | Self::SettingsRefused(_)
+            | Self::PolicyFault(_)
+            | Self::ModuleLoading(_)
             | Self::Execute(_) => self.to_string(),
         }
     }
@@ -166,6 +224,9 @@ impl ApiError {
 /// Codes that callers of several routes act on.
 const LOG_UNAVAILABLE: &str = "log_unavailable";
 const KEY_STORE_UNAVAILABLE: &str = "key_store_unavailable";
+const ARTEFACTS_UNAVAILABLE: &str = "artefacts_unavailable";
+/// What is only told in the node's log.
+const INTERNAL: &str = "internal";
 
 fn execute_status(error: &ExecuteError) -> (StatusCode, &'static str) {
     match error {
@@ -180,7 +241,7 @@ fn execute_status(error: &ExecuteError) -> (StatusCode, &'static str) {
         ExecuteError::Log(AppendError::RecordTooLarge { .. }) => (StatusCode::BAD_REQUEST, "too_large"),
         ExecuteError::Log(_) | ExecuteError::History(ReadError::Unavailable { .. }) => (StatusCode::SERVICE_UNAVAILABLE, LOG_UNAVAILABLE),
         ExecuteError::Read(_) | ExecuteError::History(_) | ExecuteError::HistoryGone { .. } => {
-            (StatusCode::INTERNAL_SERVER_ERROR, "internal")
+            (StatusCode::INTERNAL_SERVER_ERROR, INTERNAL)
         }
         ExecuteError::Stopping => (StatusCode::SERVICE_UNAVAILABLE, "stopping"),
     }
@@ -244,7 +305,7 @@ fn rejection_status(rejection: &Rejection) -> (StatusCode, &'static str) {
             WriterError::Retired => (CLASH, "writer_retired"),
         },
         Rejection::Cluster(_) => (CLASH, "exists"),
-        Rejection::WrongStream => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),
+        Rejection::WrongStream => (StatusCode::INTERNAL_SERVER_ERROR, INTERNAL),
     }
 }
 
@@ -267,6 +328,10 @@ impl IntoResponse for ApiError {
             version: match &self {
                 Self::Execute(ExecuteError::VersionMismatch { actual, .. }) => Some(*actual),
                 _ => None,
+            },
+            faults: match &self {
+                Self::SettingsRefused(faults) => faults.iter().map(policies::shown).collect(),
+                _ => Vec::new(),
             },
         };
         let mut response = (status, Json(problem)).into_response();
@@ -334,7 +399,8 @@ pub(crate) enum MutationProblems {
     /// Something inside failed; the node's log says what.
     #[response(status = 500, content_type = "application/problem+json")]
     Internal(Problem),
-    /// The log does not take records now (`log_unavailable`; the command was not written), the key store is away (`key_store_unavailable`), or
+    /// The log does not take records now (`log_unavailable`; the command was not written), the key store or the store of policy modules is away
+    /// (`key_store_unavailable`, `artefacts_unavailable`), the node is still compiling (`policy_loading`) or has its hands full (`busy`), or
     /// the outcome is not known yet (`outcome_unknown`, with the command's id). `Retry-After` says when to come again.
     #[response(status = 503, content_type = "application/problem+json")]
     Unavailable(Problem),

@@ -13,6 +13,7 @@ use utoipa::ToSchema;
 use super::app::App;
 use super::error::ApiError;
 use crate::health::{Degradation, NodeHealth, Signs, Standing, Trust};
+use crate::policies::PolicyHealth;
 
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Live {
@@ -41,6 +42,7 @@ pub(super) struct Readiness {
     staleness_max_seconds: u64,
     #[serde(flatten)]
     health: NodeHealth,
+    policies: PolicyHealth,
 }
 
 /// The process answers.
@@ -62,8 +64,8 @@ pub(super) async fn readyz(State(app): State<App>) -> (StatusCode, Json<Readines
         ProjectorState::Stopped { reason, .. } => ("stopped", Some(reason.to_string())),
     };
     let (health, staleness, staleness_max) = ((app.health)(), app.staleness(), app.staleness_max);
-    let (is_serving, sync) = (*app.ready.borrow(), app.log.sync());
-    let signs = Signs { is_serving, read_models: &status.state, staleness, staleness_max, sync, health: &health };
+    let (is_serving, sync, policies) = (*app.ready.borrow(), app.log.sync(), app.modules.health().borrow().clone());
+    let signs = Signs { is_serving, read_models: &status.state, staleness, staleness_max, sync, health: &health, policies: &policies };
     let Standing { is_ready: ready, degradations: reasons } = Standing::judge(&signs);
     let body = Readiness {
         ready,
@@ -78,6 +80,7 @@ pub(super) async fn readyz(State(app): State<App>) -> (StatusCode, Json<Readines
         stale_seconds: (staleness != Duration::MAX).then_some(staleness.as_secs()),
         staleness_max_seconds: staleness_max.as_secs(),
         health,
+        policies,
     };
     (if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, Json(body))
 }
@@ -99,6 +102,10 @@ pub(super) async fn metrics(State(app): State<App>) -> Result<([(HeaderName, &'s
     app.metrics.key_store_level.set(key_store.is_none_or(|store| store.level).into());
     app.metrics.spool_batches.set(gauge(spool.map_or(0, |spool| spool.batches)));
     app.metrics.spool_bytes.set(gauge(spool.map_or(0, |spool| spool.bytes)));
+    let policies = app.modules.health().borrow().clone();
+    app.metrics.policy_bindings.set(gauge(policies.bindings as u64));
+    app.metrics.policies_loaded.set(gauge(policies.loaded as u64));
+    app.metrics.policies_missing.set(gauge(policies.missing.len() as u64));
     let mut text = String::new();
     // Writing to a string fails only if a metric's own formatting does, which none here can.
     prometheus_client::encoding::text::encode(&mut text, &app.registry).expect("every metric formats itself to a string");

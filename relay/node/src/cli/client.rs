@@ -40,16 +40,20 @@ pub(super) struct Call<'a> {
     method: Method,
     path: &'a [&'a str],
     query: Vec<(&'static str, String)>,
-    body: Option<Value>,
+    body: Bytes,
+    content_type: &'static str,
     if_version: Option<u64>,
+    /// How long the head of the answer may take.
+    patience: Duration,
 }
 
 impl<'a> Call<'a> {
-    pub(super) const fn new(method: Method, path: &'a [&'a str]) -> Self {
-        Self { method, path, query: Vec::new(), body: None, if_version: None }
+    pub(super) fn new(method: Method, path: &'a [&'a str]) -> Self {
+        let (query, body, content_type) = (Vec::new(), Bytes::new(), "application/json");
+        Self { method, path, query, body, content_type, if_version: None, patience: HEAD_TIMEOUT }
     }
 
-    pub(super) const fn get(path: &'a [&'a str]) -> Self {
+    pub(super) fn get(path: &'a [&'a str]) -> Self {
         Self::new(Method::GET, path)
     }
 
@@ -60,7 +64,19 @@ impl<'a> Call<'a> {
     }
 
     pub(super) fn body(mut self, body: Value) -> Self {
-        self.body = Some(body);
+        self.body = body.to_string().into();
+        self
+    }
+
+    /// The bytes of a WebAssembly module.
+    pub(super) fn wasm(mut self, bytes: Vec<u8>) -> Self {
+        (self.body, self.content_type) = (bytes.into(), "application/wasm");
+        self
+    }
+
+    /// For an answer that takes longer than most.
+    pub(super) const fn patience(mut self, patience: Duration) -> Self {
+        self.patience = patience;
         self
     }
 
@@ -93,23 +109,24 @@ impl Client {
 
     /// Sends a request and gives the answer as it comes.
     pub(super) async fn open(&self, call: Call<'_>) -> Result<Response<Incoming>, Failure> {
+        let patience = call.patience;
         let request = self.request(call)?;
         // Every mutation carries an idempotency key, so a request whose fate is unknown may be sent once more.
-        let response = match self.attempt(request.clone()).await {
-            Err(error) if is_lost_connection(&error) => self.attempt(request).await?,
+        let response = match self.attempt(request.clone(), patience).await {
+            Err(error) if is_lost_connection(&error) => self.attempt(request, patience).await?,
             response => response?,
         };
         if response.status().is_success() { Ok(response) } else { Err(refusal(response).await) }
     }
 
-    async fn attempt(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>> {
+    async fn attempt(&self, request: Request<Full<Bytes>>, patience: Duration) -> Result<Response<Incoming>> {
         let response = async {
             match &self.transport {
                 Transport::Plain(client) => client.request(request).await,
                 Transport::Tls(client) => client.request(request).await,
             }
         };
-        let response = tokio::time::timeout(HEAD_TIMEOUT, response).await.with_context(|| format!("{} does not answer", self.origin))?;
+        let response = tokio::time::timeout(patience, response).await.with_context(|| format!("{} does not answer", self.origin))?;
         response.with_context(|| format!("cannot reach the node at {}; is it running, and is this its admin side?", self.origin))
     }
 
@@ -123,13 +140,12 @@ impl Client {
         let mut request = Request::builder().method(&call.method).uri(url.as_str());
         request = request.header(header::AUTHORIZATION, format!("Bearer {}", self.token.expose().as_str()));
         if call.method != Method::GET {
-            request = request.header("idempotency-key", idempotency_key()?).header(header::CONTENT_TYPE, "application/json");
+            request = request.header("idempotency-key", idempotency_key()?).header(header::CONTENT_TYPE, call.content_type);
         }
         if let Some(version) = call.if_version {
             request = request.header(header::IF_MATCH, format!("\"{version}\""));
         }
-        let body = call.body.map(|body| body.to_string()).unwrap_or_default();
-        request.body(Full::new(body.into())).context("the token or the URL cannot be sent")
+        request.body(Full::new(call.body)).context("the token or the URL cannot be sent")
     }
 }
 

@@ -1,18 +1,58 @@
-//! `keyrelay policy`: WebAssembly modules that decide on requests, and what they decided.
+//! `keyrelay policy`: WebAssembly modules that decide on requests, where they apply, and what they decided.
 
+mod bindings;
 mod diff;
 mod records;
 mod replay;
 mod workbench;
 
-use clap::Subcommand;
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use super::client::Client;
+use anyhow::Context as _;
+use clap::{Args, Subcommand, ValueEnum};
+use http::Method;
+use serde_json::Value;
+
+use super::client::{Call, Client};
 use super::failure::Failure;
 use super::output::Output;
+use super::render::{self, Field};
+use super::resource::{Listing, list, rows};
+
+/// A policy of the class `slow` may be compiled for minutes before it is answered.
+const UPLOAD_TIMEOUT: Duration = Duration::from_secs(15 * 60);
+/// Above what any class allows; the node knows its own bound.
+const UPLOAD_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum PolicyCommand {
+    /// Upload a module: a component, or a core module that describes its world
+    Upload(Upload),
+    /// List policies
+    List(Listing),
+    /// Show a policy and its manifest, by digest or the first 8 or more characters of it
+    Show { digest: String },
+    /// Bind a policy to a tenant, a pool or a key
+    Bind(bindings::Bind),
+    /// List bindings, or show one
+    Bindings {
+        id: Option<String>,
+        #[command(flatten)]
+        listing: Listing,
+    },
+    /// Change a binding: its policy, settings, mode, or what a fault counts as
+    Update(bindings::Update),
+    /// Return a binding to what it enforced before
+    Rollback {
+        id: String,
+        /// Roll this version back only
+        #[arg(long, value_name = "VERSION")]
+        if_version: Option<u64>,
+    },
+    /// Remove a binding
+    Unbind { id: String },
     /// List decisions, newest first, or export them for replay
     Decisions(records::Decisions),
     /// Run recorded decisions again and compare every byte. Exit code 1 if anything differs
@@ -21,6 +61,70 @@ pub(super) enum PolicyCommand {
     Diff(diff::Diff),
 }
 
+#[derive(Debug, Args)]
+pub(super) struct Upload {
+    /// The module, or '-' for standard input
+    file: PathBuf,
+    #[arg(long, value_enum)]
+    kind: Kind,
+    /// [default: the name in its manifest]
+    #[arg(long)]
+    name: Option<String>,
+    /// The limits that it runs under; slow is for JavaScript and Python
+    #[arg(long, value_enum, default_value_t = Class::Fast)]
+    class: Class,
+}
+
+/// What a policy decides on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Kind {
+    Route,
+    Quota,
+    Expiry,
+}
+
+/// The limits that a policy runs under.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Class {
+    Fast,
+    Slow,
+}
+
+/// Compiles a policy from standard input to standard output, under limits of its own: what a node's child runs.
+#[derive(Debug, Args)]
+pub(super) struct CompilePolicy {
+    #[arg(long, value_enum)]
+    class: Class,
+}
+
+const COLUMNS: [Field; 7] = [
+    ("digest", "/digest"),
+    ("name", "/name"),
+    ("kind", "/kind"),
+    ("class", "/class"),
+    ("bytes", "/bytes"),
+    ("bindings", "/bindings"),
+    ("uploaded", "/uploaded_at"),
+];
+const FIELDS: [Field; 16] = [
+    ("digest", "/policy/digest"),
+    ("name", "/policy/name"),
+    ("kind", "/policy/kind"),
+    ("class", "/policy/class"),
+    ("bytes", "/policy/bytes"),
+    ("uploaded", "/policy/uploaded_at"),
+    ("uploaded digest", "/policy/uploaded_digest"),
+    ("bindings", "/policy/bindings"),
+    ("says of itself", "/manifest/description"),
+    ("version", "/manifest/version"),
+    ("effects", "/manifest/effects"),
+    ("reasons", "/manifest/reasons"),
+    ("obligations", "/manifest/obligations"),
+    ("advice", "/manifest/advice"),
+    ("meters", "/manifest/meters"),
+    ("settings", "/manifest/settings"),
+];
+
 /// `connect` finds the node; what works on files alone does not ask for it.
 pub(super) async fn run(
     command: PolicyCommand,
@@ -28,8 +132,69 @@ pub(super) async fn run(
     output: &mut Output,
 ) -> Result<(), Failure> {
     match command {
+        PolicyCommand::Upload(args) => upload(args, &connect()?, output).await,
+        PolicyCommand::List(Listing { limit }) => {
+            let page = list(&connect()?, "policies", limit).await?;
+            output.answer(&page, |page| render::table(rows(page, "policies"), &COLUMNS))
+        }
+        PolicyCommand::Show { digest } => shown(&connect()?.send(Call::get(&["policies", &digest])).await?, output),
+        PolicyCommand::Bind(bind) => bindings::bind(bind, &connect()?, output).await,
+        PolicyCommand::Bindings { id: Some(id), .. } => bindings::show(&id, &connect()?, output).await,
+        PolicyCommand::Bindings { id: None, listing } => bindings::list_all(listing, &connect()?, output).await,
+        PolicyCommand::Update(update) => bindings::update(update, &connect()?, output).await,
+        PolicyCommand::Rollback { id, if_version } => bindings::roll_back(&id, if_version, &connect()?, output).await,
+        PolicyCommand::Unbind { id } => bindings::unbind(&id, &connect()?, output).await,
         PolicyCommand::Decisions(args) => records::run(args, &connect()?, output).await,
         PolicyCommand::Replay(args) => replay::run(args, connect, output).await,
         PolicyCommand::Diff(args) => diff::run(args, connect, output).await,
+    }
+}
+
+async fn upload(upload: Upload, client: &Client, output: &mut Output) -> Result<(), Failure> {
+    let Upload { file, kind, name, class } = upload;
+    let call = Call::new(Method::POST, &["policies"]).wasm(read(&file)?).patience(UPLOAD_TIMEOUT);
+    let call = call.query("kind", Some(kind.as_str())).query("name", name).query("class", Some(class.as_str()));
+    shown(&client.send(call).await?, output)
+}
+
+/// Runs before anything of a node is set up: the process has limits of its own from here on, and nothing but two pipes.
+pub(super) fn compile(args: &CompilePolicy) -> io::Result<()> {
+    let class = match args.class {
+        Class::Fast => schemas::policy::PolicyClass::Fast,
+        Class::Slow => schemas::policy::PolicyClass::Slow,
+    };
+    policy_host::compile_child(class, io::stdin().lock(), io::stdout().lock())
+}
+
+fn shown(answer: &Value, output: &mut Output) -> Result<(), Failure> {
+    output.answer(answer, |answer| render::block(answer, &FIELDS))
+}
+
+fn read(file: &Path) -> anyhow::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    if file == Path::new("-") {
+        io::stdin().lock().take(UPLOAD_BYTES_MAX).read_to_end(&mut bytes).context("cannot read the module from standard input")?;
+    } else {
+        bytes = std::fs::read(file).with_context(|| format!("cannot read the module from {}", file.display()))?;
+    }
+    Ok(bytes)
+}
+
+impl Kind {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Route => "route",
+            Self::Quota => "quota",
+            Self::Expiry => "expiry",
+        }
+    }
+}
+
+impl Class {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Fast => "fast",
+            Self::Slow => "slow",
+        }
     }
 }

@@ -3,6 +3,8 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
+use super::PartsPerMillion;
+
 /// Beside where it was started, so that a first try needs no privileges.
 pub(super) const DATA: &str = "./keyrelay-data";
 
@@ -13,3 +15,6 @@ pub(super) const ADMIN_LISTEN: SocketAddr = SocketAddr::new(LOOPBACK, 8081);
 
 /// Within what service managers give a process between TERM and KILL.
 pub(super) const DRAIN_TIMEOUT: Duration = Duration::from_secs(25);
+
+/// One permit in a hundred: enough to compare a candidate with, and little beside the usage that every request writes.
+pub(super) const DECISION_SAMPLE_PPM: PartsPerMillion = PartsPerMillion::new(10_000);

@@ -196,3 +196,26 @@ fn nats_settings_that_do_not_go_together_are_refused() {
     }
     assert!(Config::load(environment([nats, ("KEYRELAY_NATS_TLS_CERT", "/c"), ("KEYRELAY_NATS_TLS_KEY", "/k")])).is_ok());
 }
+
+#[test]
+fn policies_have_a_section() {
+    let config = Config::load(environment([
+        ("KEYRELAY_POLICY_SLOW_THREADS", "4"),
+        ("KEYRELAY_POLICY_DECISION_SAMPLE_PPM", "1000000"),
+        ("KEYRELAY_POLICY_BASELINE_OUTPUT_TOKENS", "2000"),
+    ]))
+    .unwrap();
+    let Policy { slow_threads, decision_sample_ppm, baseline_output_tokens } = config.policy;
+    assert_eq!((slow_threads.get(), decision_sample_ppm.get(), baseline_output_tokens.map(NonZeroU64::get)), (4, 1_000_000, Some(2000)));
+    let Policy { slow_threads, decision_sample_ppm, baseline_output_tokens } = Config::default().policy;
+    assert_eq!((slow_threads.get(), decision_sample_ppm.get(), baseline_output_tokens), (2, 10_000, None));
+    for (name, wrong) in [
+        ("KEYRELAY_POLICY_SLOW_THREADS", "0"),
+        ("KEYRELAY_POLICY_SLOW_THREADS", "65"),
+        ("KEYRELAY_POLICY_DECISION_SAMPLE_PPM", "1000001"),
+        ("KEYRELAY_POLICY_BASELINE_OUTPUT_TOKENS", "0"),
+        ("KEYRELAY_POLICY_COLOUR", "blue"),
+    ] {
+        assert!(Config::load(environment([(name, wrong)])).is_err(), "{name} {wrong}");
+    }
+}

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -157,6 +158,70 @@ impl Value for Replicas {
 
     fn show(&self) -> String {
         self.0.to_string()
+    }
+}
+
+/// How many threads do something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Threads(usize);
+
+impl Threads {
+    pub const fn new(threads: usize) -> Self {
+        Self(threads)
+    }
+
+    pub const fn get(self) -> usize {
+        self.0
+    }
+}
+
+impl Value for Threads {
+    const EXPECTED: &'static str = "a number from 1 to 64";
+
+    fn parse(text: &str) -> Option<Self> {
+        text.parse().ok().filter(|threads| (1..=64).contains(threads)).map(Self)
+    }
+
+    fn show(&self) -> String {
+        self.0.to_string()
+    }
+}
+
+/// So many of a million.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PartsPerMillion(u32);
+
+impl PartsPerMillion {
+    pub const fn new(parts: u32) -> Self {
+        Self(parts)
+    }
+
+    pub const fn get(self) -> u32 {
+        self.0
+    }
+}
+
+impl Value for PartsPerMillion {
+    const EXPECTED: &'static str = "a number from 0 to 1000000";
+
+    fn parse(text: &str) -> Option<Self> {
+        text.parse().ok().filter(|parts| *parts <= 1_000_000).map(Self)
+    }
+
+    fn show(&self) -> String {
+        self.0.to_string()
+    }
+}
+
+impl Value for NonZeroU64 {
+    const EXPECTED: &'static str = "a number from 1 on";
+
+    fn parse(text: &str) -> Option<Self> {
+        text.parse().ok()
+    }
+
+    fn show(&self) -> String {
+        self.to_string()
     }
 }
 

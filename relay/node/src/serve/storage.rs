@@ -6,6 +6,7 @@
 //! secrets         DATA/keys                KV bucket, mirrored in DATA/keys
 //! usage           DATA/usage-log           stream, through the spool in DATA/usage-spool
 //! decisions       DATA/decision-log        stream, through the spool in DATA/decision-spool
+//! artefacts       DATA/artefacts           object store; what was used of it is in DATA/artefacts too
 //! ```
 
 use std::path::Path;
@@ -14,6 +15,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
 use control::{LogHealth, NodeHealth, SpoolHealth};
+use event_log::artefacts::{Artefacts, FileArtefacts, NatsArtefacts};
 use event_log::decisions::{DecisionLog, DecisionStream, JetStreamDecisions};
 use event_log::usage::{JetStreamUsage, UsageLog, UsageStream};
 use event_log::{EmbeddedLog, EventLog, Health, JetStreamLog, Nats, NatsConfig, PrepareError, StreamPrepareError, WitnessedLog};
@@ -40,6 +42,7 @@ pub(super) struct Storage {
     pub(super) keys: Arc<dyn KeyStore>,
     pub(super) usage: Arc<dyn UsageStream>,
     pub(super) decisions: Arc<dyn DecisionStream>,
+    pub(super) artefacts: Arc<dyn Artefacts>,
     /// What only a cluster has.
     pub(super) cluster: Option<Cluster>,
 }
@@ -71,13 +74,15 @@ impl Storage {
         ensure!(!is_clusters, "{} is of a node in a cluster: start it with --nats, or give another --data", data.display());
         let (log_dir, usage_dir, keys_dir) = (Layout::new(data).log(), data.join("usage-log"), data.join("keys"));
         let decisions_dir = data.join("decision-log");
+        let artefacts_dir = Layout::new(data).artefacts();
         let opened = tokio::task::spawn_blocking(move || {
             let log = EmbeddedLog::open(&log_dir).context("the event log does not open")?;
             let keys = RocksKeyStore::open(&keys_dir).context("the key store does not open")?;
             let usage = UsageLog::open(&usage_dir).context("the usage stream does not open")?;
             let decisions = DecisionLog::open(&decisions_dir).context("the decision stream does not open")?;
-            let (log, keys) = (Arc::new(log), Arc::new(keys));
-            anyhow::Ok(Self { log, keys, usage: Arc::new(usage), decisions: Arc::new(decisions), cluster: None })
+            let artefacts = FileArtefacts::open(&artefacts_dir).context("the artefacts do not open")?;
+            let (log, keys, usage, artefacts) = (Arc::new(log), Arc::new(keys), Arc::new(usage), Arc::new(artefacts));
+            anyhow::Ok(Self { log, keys, usage, decisions: Arc::new(decisions), artefacts, cluster: None })
         });
         opened.await?
     }
@@ -104,13 +109,15 @@ impl Storage {
         let replicas = nats.replicas();
         let (witness_dir, keys_dir, spool_dir) = (data.join("witness"), data.join("keys"), data.join("usage-spool"));
         let decisions_dir = data.join("decision-spool");
+        let artefacts_dir = layout.artefacts();
         let (log, client): (Arc<dyn EventLog>, _) = (Arc::new(jetstream), nats.client());
-        let (witness, mirror, usage, decisions) = tokio::task::spawn_blocking(move || {
+        let (witness, mirror, usage, decisions, files) = tokio::task::spawn_blocking(move || {
             let witness = WitnessedLog::open(log, &witness_dir).context("the log's witness does not open")?;
             let mirror = RocksKeyStore::open(&keys_dir).context("the mirror of the key store does not open")?;
             let usage = JetStreamUsage::open(client.clone(), &spool_dir, replicas).context("the usage spool does not open")?;
             let decisions = JetStreamDecisions::open(client, &decisions_dir, replicas).context("the decision spool does not open")?;
-            anyhow::Ok((witness, mirror, Arc::new(usage), Arc::new(decisions)))
+            let files = FileArtefacts::open(&artefacts_dir).context("the copies of artefacts do not open")?;
+            anyhow::Ok((witness, mirror, Arc::new(usage), Arc::new(decisions), files))
         })
         .await??;
         let keys = NatsKeyStore::open(nats.client(), mirror, replicas).await.context("the key store does not open")?;
@@ -140,7 +147,8 @@ impl Storage {
                 );
             }
         }
-        Ok(Self { log: Arc::new(witness), keys, usage, decisions, cluster: Some(cluster) })
+        let artefacts = Arc::new(NatsArtefacts::new(cluster.nats.client(), files, replicas));
+        Ok(Self { log: Arc::new(witness), keys, usage, decisions, artefacts, cluster: Some(cluster) })
     }
 
     /// What `/readyz` and the metrics tell of the stores.
