@@ -1,7 +1,7 @@
 //! `keyrelay log migrate`: a log from one machine's files into JetStream, or back, with the same bytes, the same sequences and the same root.
 //!
 //! ```text
-//! compare ──> secrets, usage ──> records, each expecting the one before it ──> both logs read again: one root ──> the mark
+//! compare ──> secrets, artefacts, usage ──> records, each expecting the one before it ──> both logs read again: one root ──> the mark
 //! ```
 //!
 //! The source is only read. Until the mark is changed, which is one rename, the source is the log and the target a part of a copy; after
@@ -9,6 +9,7 @@
 //! end it compares, and says that all is done.
 //! A target that holds anything but the beginning of the source is refused and left as it is.
 
+mod artefacts;
 mod finished;
 mod mark;
 mod others;
@@ -74,6 +75,7 @@ pub struct Migrated {
     /// Records that the target did not hold before.
     pub copied: u64,
     pub secrets: u64,
+    pub artefacts: u64,
     pub usage_batches: u64,
     pub elapsed: Duration,
 }
@@ -124,6 +126,7 @@ impl Migration {
         copier.compare(&*from, &mut |position| progress(Step::Comparing { position, head })).await?;
         progress(Step::Secrets);
         let secrets = self.copy_secrets(&nats).await?;
+        let artefacts = artefacts::copy(&nats, &self.data, self.direction).await.context("the policy modules cannot be copied")?;
         let usage_batches = usage::copy(&nats, &self.data, self.direction).await?;
         let before = copier.head();
         records::runs_after(&*from, before, head, async |run| {
@@ -147,6 +150,7 @@ impl Migration {
             is_repeat: false,
             copied: head.0 - before.0,
             secrets,
+            artefacts,
             usage_batches,
             elapsed: begin.elapsed(),
         })

@@ -57,7 +57,7 @@ pub(super) async fn run(args: Migrate, global: &Global, environment: BTreeMap<St
             let seconds = done.elapsed.as_secs_f64();
             let answer = json!({
                 "done": true, "repeat": done.is_repeat, "cluster": done.cluster, "size": done.size, "root": done.root, "copied": done.copied,
-                "secrets": done.secrets, "usage_batches": done.usage_batches, "seconds": seconds,
+                "secrets": done.secrets, "artefacts": done.artefacts, "usage_batches": done.usage_batches, "seconds": seconds,
             });
             let next = match direction {
                 Direction::ToJetStream => "Start the node with --nats from now on.",
@@ -107,7 +107,7 @@ struct Bar {
 impl Bar {
     fn show(&mut self, step: Step) {
         let (name, position, head) = match step {
-            Step::Secrets => ("secrets and usage", Sequence::ZERO, Sequence::ZERO),
+            Step::Secrets => ("secrets, policies and usage", Sequence::ZERO, Sequence::ZERO),
             Step::Comparing { position, head } => ("comparing", position, head),
             Step::Copying { position, head } => ("copying", position, head),
             Step::Folding { position, head } => ("judging", position, head),

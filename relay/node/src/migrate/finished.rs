@@ -39,7 +39,17 @@ impl Migration {
             None => (size, self.root_at(counts, size, head, progress).await?),
         };
         nats.close().await;
-        Ok(Migrated { cluster, size, root, is_repeat: true, copied: 0, secrets: 0, usage_batches: 0, elapsed: begin.elapsed() })
+        Ok(Migrated {
+            cluster,
+            size,
+            root,
+            is_repeat: true,
+            copied: 0,
+            secrets: 0,
+            artefacts: 0,
+            usage_batches: 0,
+            elapsed: begin.elapsed(),
+        })
     }
 
     /// The root that a log had at a size, by the verdicts of the read models beside it.
