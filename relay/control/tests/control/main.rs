@@ -4,7 +4,10 @@
 
 mod away;
 mod founding;
+mod guest;
 mod nodes;
+mod policies;
 mod registry;
 mod shaky;
+mod shelf;
 mod world;

@@ -5,14 +5,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use arc_swap::ArcSwap;
 use axum::Router;
 use axum::body::Body;
+use axum::http::response::Parts;
 use axum::http::{HeaderMap, Request, StatusCode};
+use bytes::Bytes;
 use control::founding::{self, Foundation, FoundingError, Sources};
 use control::health::{LogHealth, NodeHealth, Trust};
+use control::policies::{PolicyLoader, PolicyLoaderParts, PolicyModules};
 use control::{App, AppParts, Clock, Commands, CommandsParts, Metrics, ProbeOutcome};
 use event_log::usage::{UsageLog, UsageStream};
 use http_body_util::BodyExt as _;
+use policy_host::active::Active;
+use policy_host::{Compiler, Host, HostConfig};
 use projector::usage::UsageProjector;
 use projector::{Memory, Projector, ReadModels};
 use prometheus_client::registry;
@@ -28,6 +34,7 @@ use zeroize::Zeroizing;
 
 use crate::registry::Registry;
 use crate::shaky::ShakyLog;
+use crate::shelf::{Reach, Shelf};
 
 pub(crate) const TOKEN: &str = "kr-owner-q8Zt3LxV0mWn7RyC5bKd2HsJ9fGpA1uE";
 
@@ -37,6 +44,7 @@ pub(crate) struct World {
     pub(crate) log: ShakyLog,
     pub(crate) store: Arc<MemoryKeyStore>,
     pub(crate) registry: Registry,
+    pub(crate) shelf: Shelf,
 }
 
 /// A node that serves its API to the test.
@@ -44,6 +52,11 @@ pub(crate) struct Node {
     pub(crate) id: WriterId,
     pub(crate) models: ReadModels,
     pub(crate) is_stopped: Arc<AtomicBool>,
+    /// Its way to the artefacts.
+    pub(crate) reach: Reach,
+    pub(crate) modules: PolicyModules,
+    /// The bindings in effect.
+    pub(crate) active: Arc<ArcSwap<Active>>,
     router: Router,
     tasks: TaskTracker,
     stop: DropGuard,
@@ -76,6 +89,11 @@ impl World {
 
     /// Starts a node that has founded or joined, and waits until it is level with the log and enrolled.
     pub(crate) async fn start(&self, data: &TempDir, foundation: Foundation) -> Node {
+        self.start_reaching(data, foundation, self.shelf.reach()).await
+    }
+
+    /// As [`World::start`], with a way to the artefacts that a test has in its hands.
+    pub(crate) async fn start_reaching(&self, data: &TempDir, foundation: Foundation, reach: Reach) -> Node {
         let (projector, models) = self.open_models(data.path()).await;
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         tasks.spawn({
@@ -103,6 +121,13 @@ impl World {
         });
         assert!(models.wait_for(self.log.true_head().await, Duration::from_secs(10)).await);
         founding::furnish(&commands, &models, &cluster, &vault).await.unwrap();
+        let cache = data.path().join("policy-code");
+        let host = HostConfig { cache, compiler: Compiler::InProcess, fast_slots: 4, slow_threads: 1 };
+        let modules = PolicyModules::new(Host::new(host).unwrap(), Arc::new(reach.clone()), tasks.clone());
+        let active: Arc<ArcSwap<Active>> = Arc::default();
+        let parts =
+            PolicyLoaderParts { modules: modules.clone(), models: models.clone(), active: active.clone(), metrics: metrics.clone() };
+        tasks.spawn(PolicyLoader::new(parts).run(stop.clone()));
         let (log, is_stopped) = (self.log.clone(), Arc::new(AtomicBool::new(false)));
         let stopped = is_stopped.clone();
         let router = control::router(App::new(AppParts {
@@ -111,6 +136,7 @@ impl World {
             usage,
             vault,
             log: Arc::new(self.log.clone()),
+            modules: modules.clone(),
             clock: clock(),
             metrics,
             registry: Arc::new(names),
@@ -128,7 +154,7 @@ impl World {
             openapi_json: "{}".into(),
         }));
         self.registry.hear(id, models.position().sequence, true);
-        Node { id, models, is_stopped, router, tasks, stop: stop.drop_guard() }
+        Node { id, models, is_stopped, reach, modules, active, router, tasks, stop: stop.drop_guard() }
     }
 
     /// A node that founds or joins under this root key, in a directory of its own.
@@ -141,13 +167,24 @@ impl World {
 
 impl Node {
     pub(crate) async fn call(&self, method: &str, path: &str, body: Value) -> Answer {
-        let request = Request::builder().method(method).uri(path).header("authorization", format!("Bearer {TOKEN}"));
-        let body = if body.is_null() { Body::empty() } else { Body::from(body.to_string()) };
-        let response = self.router.clone().oneshot(request.body(body).unwrap()).await.unwrap();
-        let (head, body) = response.into_parts();
-        let bytes = body.collect().await.unwrap().to_bytes();
+        self.call_with(method, path, &[], if body.is_null() { Vec::new() } else { body.to_string().into_bytes() }).await
+    }
+
+    /// Any bytes under any further fields.
+    pub(crate) async fn call_with(&self, method: &str, path: &str, fields: &[(&str, &str)], body: Vec<u8>) -> Answer {
+        let (head, bytes) = self.exchange(method, path, fields, body).await;
         let body = serde_json::from_slice(&bytes).unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&bytes).into_owned()));
         Answer { status: head.status, headers: head.headers, body }
+    }
+
+    pub(crate) async fn exchange(&self, method: &str, path: &str, fields: &[(&str, &str)], body: Vec<u8>) -> (Parts, Bytes) {
+        let mut request = Request::builder().method(method).uri(path).header("authorization", format!("Bearer {TOKEN}"));
+        for (name, value) in fields {
+            request = request.header(*name, *value);
+        }
+        let response = self.router.clone().oneshot(request.body(Body::from(body)).unwrap()).await.unwrap();
+        let (head, body) = response.into_parts();
+        (head, body.collect().await.unwrap().to_bytes())
     }
 
     pub(crate) async fn get(&self, path: &str) -> Answer {
