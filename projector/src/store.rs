@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rocksdb::checkpoint::Checkpoint;
-use rocksdb::{ColumnFamily, ColumnFamilyDescriptor, DB, Direction, FlushOptions, IteratorMode, WriteBatch};
+use rocksdb::{ColumnFamily, ColumnFamilyDescriptor, DB, Direction, FlushOptions, IteratorMode, Snapshot, WriteBatch};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use thiserror::Error;
@@ -123,6 +123,11 @@ impl Store {
         })
     }
 
+    /// The rows as they are now, whatever is committed while they are read.
+    pub(crate) fn frozen(&self) -> Frozen<'_> {
+        Frozen { store: self, snapshot: self.db.snapshot() }
+    }
+
     /// The first key that is `from` or after it.
     pub(crate) fn seek(&self, family: Family, from: &[u8]) -> Result<Option<Box<[u8]>>, ReadError> {
         let mut rows = self.db.iterator_cf(self.family(family), IteratorMode::From(from, Direction::Forward));
@@ -168,6 +173,34 @@ impl Store {
 
 fn decode<T: DeserializeOwned>(family: Family, value: &[u8]) -> Result<T, ReadError> {
     postcard::from_bytes(value).map_err(|_| ReadError::Row { family })
+}
+
+/// The rows of one moment.
+pub(crate) struct Frozen<'a> {
+    store: &'a Store,
+    snapshot: Snapshot<'a>,
+}
+
+impl Frozen<'_> {
+    pub(crate) fn get<T: DeserializeOwned>(&self, family: Family, key: &[u8]) -> Result<Option<T>, ReadError> {
+        let value = self.snapshot.get_pinned_cf(self.store.family(family), key)?;
+        value.map(|value| decode(family, &value)).transpose()
+    }
+
+    /// As [`Store::scan`].
+    pub(crate) fn scan<T: DeserializeOwned>(
+        &self,
+        family: Family,
+        from: &[u8],
+        prefix: Vec<u8>,
+    ) -> impl Iterator<Item = Result<(Box<[u8]>, T), ReadError>> {
+        let rows = self.snapshot.iterator_cf(self.store.family(family), IteratorMode::From(from, Direction::Forward));
+        rows.take_while(move |row| row.as_ref().map_or(true, |(key, _)| key.starts_with(&prefix))).map(move |row| {
+            let (key, value) = row?;
+            let value = decode(family, &value)?;
+            Ok((key, value))
+        })
+    }
 }
 
 /// Writes that are committed together or not at all.

@@ -1,6 +1,7 @@
 //! The fold of usage batches into sums.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::Arc;
 
 use event_log::usage::StoredBatch;
@@ -9,9 +10,10 @@ use schemas::{RequestId, Sequence};
 use thiserror::Error;
 
 use super::rows::{
-    Dimension, EVER, FAMILIES, GAPS, GapFinding, INCARNATIONS, KEY_DAYS, KEY_MODELS, META, REQUEST_RING, REQUESTS, TOTALS, Totals,
-    UsagePosition, VOIDS, of_incarnation, of_key, of_request, of_ring, of_sequence, position_key, totals_key,
+    Dimension, EVER, FAMILIES, GAPS, GapFinding, INCARNATIONS, KEY_DAYS, KEY_MODELS, META, RECENT, REQUEST_RING, REQUESTS, TALLIES, TOTALS,
+    Totals, UsagePosition, VOIDS, of_incarnation, of_key, of_request, of_ring, of_sequence, position_key, totals_key,
 };
+use super::tally::{Recent, Served, Tally, UsageScope, has_tokens, recent_key, tally_key};
 use crate::memory::Memory;
 use crate::store::{Batch, CommitError, Family, ReadError, Store};
 
@@ -38,6 +40,8 @@ struct Draft<'a> {
     batch: Batch<'a>,
     position: UsagePosition,
     totals: BTreeMap<(Family, Vec<u8>), Totals>,
+    tallies: BTreeMap<Vec<u8>, Tally>,
+    recent: BTreeMap<Vec<u8>, Recent>,
     incarnations: BTreeMap<Vec<u8>, u64>,
     /// By number of the request. One run may go round the ring, so that only the last of a slot counts.
     requests: BTreeMap<u64, &'a UsageRecord>,
@@ -60,9 +64,9 @@ impl UsageFolder {
 
     /// Folds a run into one batch and commits it. What lies at or below the position is passed over.
     pub(crate) fn fold(&mut self, run: &[StoredBatch]) -> Result<(), UsageFoldError> {
-        let (totals, incarnations, requests) = Default::default();
+        let (totals, tallies, recent, incarnations, requests) = Default::default();
         let (store, batch) = (&*self.store, self.store.batch());
-        let mut draft = Draft { store, batch, position: self.position, totals, incarnations, requests };
+        let mut draft = Draft { store, batch, position: self.position, totals, tallies, recent, incarnations, requests };
         for stored in run.iter().filter(|stored| stored.sequence > self.position.sequence) {
             let expected = draft.position.sequence.next();
             if stored.sequence != expected {
@@ -123,27 +127,46 @@ impl<'a> Draft<'a> {
         self.count_in(TOTALS, totals_key(tenant, Dimension::Day, day, &[]), record)?;
         self.count_in(KEY_DAYS, of_key(tenant, key, &day.to_be_bytes()), record)?;
         self.count_in(KEY_MODELS, of_key(tenant, key, model), record)?;
+        self.tally(record, day)?;
         self.position.requests += 1;
         self.requests.insert(self.position.requests, record);
         Ok(())
     }
 
     fn count_in(&mut self, family: Family, key: Vec<u8>, record: &UsageRecord) -> Result<(), ReadError> {
-        use std::collections::btree_map::Entry;
-        let totals = match self.totals.entry((family, key)) {
-            Entry::Occupied(entry) => entry.into_mut(),
-            Entry::Vacant(entry) => {
-                let stored = self.store.get(family, &entry.key().1)?.unwrap_or_default();
-                entry.insert(stored)
+        let store = self.store;
+        row(&mut self.totals, (family, key), |(family, key)| store.get(family, key))?.count(record);
+        Ok(())
+    }
+
+    /// Counts in the sums that can be priced.
+    fn tally(&mut self, record: &UsageRecord, day: u32) -> Result<(), ReadError> {
+        let (store, tenant, served) = (self.store, &record.tenant, Served::of_recent(record));
+        for scope in [UsageScope::Tenant, UsageScope::Key(record.key)] {
+            row(&mut self.recent, recent_key(tenant, scope, &served), |key| store.get(RECENT, key))?.count(record);
+        }
+        if !has_tokens(&record.tokens) {
+            return Ok(());
+        }
+        let tally = Tally::of(record);
+        for day in [EVER, day] {
+            for (dimension, member) in [(Dimension::Key, &record.key.as_bytes()[..]), (Dimension::Day, &[])] {
+                let key = tally_key(tenant, dimension, day, member, &served);
+                row(&mut self.tallies, key, |key| store.get(TALLIES, key))?.add(&tally);
             }
-        };
-        totals.count(record);
+        }
         Ok(())
     }
 
     fn commit(mut self) -> Result<UsagePosition, UsageFoldError> {
         for ((family, key), totals) in &self.totals {
             self.batch.put(family, key, totals);
+        }
+        for (key, tally) in &self.tallies {
+            self.batch.put(TALLIES, key, tally);
+        }
+        for (key, recent) in &self.recent {
+            self.batch.put(RECENT, key, recent);
         }
         for (origin, last) in &self.incarnations {
             self.batch.put(INCARNATIONS, origin, last);
@@ -161,4 +184,19 @@ impl<'a> Draft<'a> {
         self.batch.commit()?;
         Ok(self.position)
     }
+}
+
+/// A row under change, as it is in the store where it was not changed yet.
+fn row<K: Ord, T: Default>(
+    rows: &mut BTreeMap<K, T>,
+    key: K,
+    stored: impl FnOnce(&K) -> Result<Option<T>, ReadError>,
+) -> Result<&mut T, ReadError> {
+    Ok(match rows.entry(key) {
+        Entry::Occupied(entry) => entry.into_mut(),
+        Entry::Vacant(entry) => {
+            let stored = stored(entry.key())?.unwrap_or_default();
+            entry.insert(stored)
+        }
+    })
 }

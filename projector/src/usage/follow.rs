@@ -19,8 +19,8 @@ use super::query::{Announced, UsageModels};
 use crate::projector::{Config, blocking};
 use crate::store::ReadError;
 
-/// The version of the usage rows, in the name of their directory. 2: what stands in the stream and is no batch.
-const VERSION: u32 = 2;
+/// The version of the usage rows, in the name of their directory. 3: sums by what served, which can be priced.
+const VERSION: u32 = 3;
 
 /// Batches folded into one batch of rows at most.
 const RUN_BATCHES_MAX: usize = 128;

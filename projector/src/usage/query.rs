@@ -14,7 +14,7 @@ use super::rows::{
     Dimension, EVER, GAPS, GapFinding, KEY_DAYS, KEY_MODELS, REQUESTS, TOTALS, Totals, UsagePosition, VOIDS, of_key, of_request,
     of_sequence, totals_day, totals_key, totals_prefix,
 };
-use crate::store::{ReadError, Row, Store, key};
+use crate::store::{Frozen, ReadError, Row, Store, key};
 
 /// What the groups of an answer are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,27 +102,7 @@ impl UsageModels {
 
     /// Sums by group, in the order of the groups.
     pub fn usage(&self, query: &UsageQuery) -> Result<Vec<(UsageGroup, Totals)>, ReadError> {
-        let UsageQuery { tenant, group_by, days } = query;
-        let dimension = dimension(*group_by);
-        // Days begin at 1: the row of day 0 is the sum of all.
-        let days = match (days, group_by) {
-            (Some(days), _) => (*days.start()).max(1)..=*days.end(),
-            (None, GroupBy::Day) => 1..=u32::MAX,
-            (None, _) => EVER..=EVER,
-        };
-        let prefix = totals_prefix(tenant, dimension);
-        let mut groups: BTreeMap<UsageGroup, Totals> = BTreeMap::new();
-        for row in self.store.scan::<Totals>(TOTALS, &totals_day(tenant, dimension, *days.start()), prefix.clone()) {
-            let (key, totals) = row?;
-            let (day, member) = key[prefix.len()..].split_first_chunk::<4>().ok_or(ReadError::Row { family: TOTALS })?;
-            let day = u32::from_be_bytes(*day);
-            if day > *days.end() {
-                break;
-            }
-            let group = group(*group_by, day, member).ok_or(ReadError::Row { family: TOTALS })?;
-            groups.entry(group).or_default().add(&totals);
-        }
-        Ok(groups.into_iter().collect())
+        sums(&self.store.frozen(), query)
     }
 
     /// The sums of one key over all time; none if it was never used.
@@ -183,6 +163,36 @@ impl UsageModels {
     pub fn faults(&self) -> Arc<crate::faults::Faults> {
         Arc::clone(&self.store.faults)
     }
+}
+
+impl UsageQuery {
+    /// Days begin at 1: the row of day 0 is the sum of all.
+    pub(super) fn stored_days(&self) -> RangeInclusive<u32> {
+        match (&self.days, self.group_by) {
+            (Some(days), _) => (*days.start()).max(1)..=*days.end(),
+            (None, GroupBy::Day) => 1..=u32::MAX,
+            (None, _) => EVER..=EVER,
+        }
+    }
+}
+
+/// Sums by group, in the order of the groups.
+pub(super) fn sums(rows: &Frozen<'_>, query: &UsageQuery) -> Result<Vec<(UsageGroup, Totals)>, ReadError> {
+    let UsageQuery { tenant, group_by, .. } = query;
+    let (dimension, days) = (dimension(*group_by), query.stored_days());
+    let prefix = totals_prefix(tenant, dimension);
+    let mut groups: BTreeMap<UsageGroup, Totals> = BTreeMap::new();
+    for row in rows.scan::<Totals>(TOTALS, &totals_day(tenant, dimension, *days.start()), prefix.clone()) {
+        let (key, totals) = row?;
+        let (day, member) = key[prefix.len()..].split_first_chunk::<4>().ok_or(ReadError::Row { family: TOTALS })?;
+        let day = u32::from_be_bytes(*day);
+        if day > *days.end() {
+            break;
+        }
+        let group = group(*group_by, day, member).ok_or(ReadError::Row { family: TOTALS })?;
+        groups.entry(group).or_default().add(&totals);
+    }
+    Ok(groups.into_iter().collect())
 }
 
 const fn dimension(group_by: GroupBy) -> Dimension {

@@ -16,6 +16,10 @@ pub(super) const TOTALS: Family = "totals";
 pub(super) const KEY_MODELS: Family = "key_models";
 /// (Tenant, key, day) -> [`Totals`].
 pub(super) const KEY_DAYS: Family = "key_days";
+/// (Tenant, dimension, day, member, served) -> [`super::Tally`]. Of the dimensions only key and day, from which the others are summed up.
+pub(super) const TALLIES: Family = "tallies";
+/// (Tenant, scope, served) -> [`super::Recent`].
+pub(super) const RECENT: Family = "recent";
 /// Request id -> usage record.
 pub(super) const REQUESTS: Family = "requests";
 /// Number of the request modulo [`REQUESTS_KEPT`] -> request id.
@@ -25,7 +29,8 @@ pub(super) const GAPS: Family = "gaps";
 /// Sequence -> [`event_log::usage::UsageVoid`].
 pub(super) const VOIDS: Family = "voids";
 
-pub(super) const FAMILIES: &[Family] = &[META, INCARNATIONS, TOTALS, KEY_MODELS, KEY_DAYS, REQUESTS, REQUEST_RING, GAPS, VOIDS];
+pub(super) const FAMILIES: &[Family] =
+    &[META, INCARNATIONS, TOTALS, KEY_MODELS, KEY_DAYS, TALLIES, RECENT, REQUESTS, REQUEST_RING, GAPS, VOIDS];
 
 /// How many requests are kept in detail. The bound is a number, so that the disk they take is bounded too: about 200 MiB.
 pub const REQUESTS_KEPT: u64 = 1_000_000;
@@ -140,7 +145,7 @@ impl Totals {
 }
 
 /// Part by part; absent and a number is the number. Providers send the numbers, so no sum of them may overflow.
-fn sum(a: &TokenParts, b: &TokenParts) -> TokenParts {
+pub(super) fn sum(a: &TokenParts, b: &TokenParts) -> TokenParts {
     let part = |a: Option<u64>, b: Option<u64>| [a, b].into_iter().flatten().reduce(u64::saturating_add);
     TokenParts {
         input_uncached: part(a.input_uncached, b.input_uncached),
