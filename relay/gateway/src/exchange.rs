@@ -117,7 +117,7 @@ impl Exchange<'_> {
             started_at: arrival.at,
             settled_at: arrival.at,
         };
-        let meter = Meter::open(slot, record, body.bytes.len(), Arc::clone(&state.clock), state.metrics.clone());
+        let meter = Meter::open(slot, record, body.bytes.len(), Arc::clone(&state.clock), state.metrics.clone(), None);
         let forwarding = Forwarding { state, outgoing, first, rest: selection, meter };
         let answer = forwarding.run().await?;
         drop(body);

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use event_log::usage::UsageStream;
-use projector::ReadModels;
+use projector::{ReadModels, UsageModels};
 use schemas::{IncarnationId, Timestamp, WriterId};
 use thiserror::Error;
 use tokio::sync::Semaphore;
@@ -15,6 +15,7 @@ use crate::config::GatewayConfig;
 use crate::cooling::Cooling;
 use crate::decisions::DecisionSink;
 use crate::limits::Allowances;
+use crate::meters::Meters;
 use crate::metrics::Metrics;
 use crate::random::Random;
 use crate::targets::Targets;
@@ -30,6 +31,8 @@ pub struct GatewayParts {
     pub models: ReadModels,
     pub vault: Arc<Vault>,
     pub usage_stream: Arc<dyn UsageStream>,
+    /// What meters are read from.
+    pub usage_models: UsageModels,
     /// Who numbers the usage batches: this node, and this run of its process.
     pub node: WriterId,
     pub incarnation: IncarnationId,
@@ -57,6 +60,7 @@ pub(crate) struct State {
     pub(crate) models: ReadModels,
     pub(crate) clock: Clock,
     pub(crate) metrics: Metrics,
+    pub(crate) meters: Meters,
     pub(crate) usage: UsageSink,
     pub(crate) allowances: Arc<Allowances>,
     pub(crate) cooling: Cooling,
@@ -71,9 +75,10 @@ pub(crate) struct State {
 impl Gateway {
     /// The data plane, and the writer of its usage, which the composition root runs as a task ([`UsageWriter::run`]).
     pub fn new(parts: GatewayParts) -> Result<(Self, UsageWriter), GatewayError> {
-        let GatewayParts { config, models, vault, usage_stream, node, incarnation, decisions: _, clock, metrics } = parts;
+        let GatewayParts { config, models, vault, usage_stream, usage_models, node, incarnation, decisions: _, clock, metrics } = parts;
         let transport = Transport::new(&config).map_err(GatewayError::RootCertificates)?;
-        let (usage, writer) = UsageSink::new(usage_stream, node, incarnation, &metrics);
+        let meters = Meters::new(models.clone(), usage_models, (node, incarnation));
+        let (usage, writer) = UsageSink::new(usage_stream, (node, incarnation), meters.clone(), &metrics);
         let state = State {
             targets: Targets::new(models.clone(), vault, config.allow_private_upstreams),
             bodies: Arc::new(Semaphore::new(config.bodies_bytes_max)),
@@ -85,6 +90,7 @@ impl Gateway {
             models,
             clock,
             metrics,
+            meters,
             usage,
             transport,
         };

@@ -32,6 +32,7 @@ mod held_body;
 mod http;
 mod limits;
 mod meter;
+mod meters;
 mod metrics;
 mod random;
 mod refusal;

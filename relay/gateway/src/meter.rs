@@ -9,6 +9,7 @@ use schemas::usage::{Outcome, TokenParts, UsageRecord, UsageSource};
 
 use crate::Metrics;
 use crate::gateway::Clock;
+use crate::meters::Reservation;
 use crate::tap::Reading;
 use crate::usage::Slot;
 
@@ -22,22 +23,37 @@ const CLIENT_CLOSED_REQUEST: u16 = 499;
 /// The open account of one request. Dropped unsettled, it settles as left by the client.
 pub(crate) struct Meter {
     /// Taken by whichever end of the request comes first.
-    open: Option<(Slot, UsageRecord)>,
+    open: Option<Open>,
     request_bytes: u64,
     clock: Clock,
     metrics: Metrics,
 }
 
+/// What settling takes.
+struct Open {
+    slot: Slot,
+    record: UsageRecord,
+    /// What quota policies hold for the request; none where no policy counts.
+    reservation: Option<Reservation>,
+}
+
 impl Meter {
     /// `record` holds what is known at the first attempt.
-    pub(crate) fn open(slot: Slot, record: UsageRecord, request_bytes: usize, clock: Clock, metrics: Metrics) -> Self {
+    pub(crate) fn open(
+        slot: Slot,
+        record: UsageRecord,
+        request_bytes: usize,
+        clock: Clock,
+        metrics: Metrics,
+        reservation: Option<Reservation>,
+    ) -> Self {
         let record = UsageRecord { status: CLIENT_CLOSED_REQUEST, model_requested: short(record.model_requested), ..record };
-        Self { open: Some((slot, record)), request_bytes: request_bytes as u64, clock, metrics }
+        Self { open: Some(Open { slot, record, reservation }), request_bytes: request_bytes as u64, clock, metrics }
     }
 
     /// What changes with each attempt and its answer.
     pub(crate) fn record(&mut self) -> Option<&mut UsageRecord> {
-        self.open.as_mut().map(|(_, record)| record)
+        self.open.as_mut().map(|open| &mut open.record)
     }
 
     /// No upstream answered, and the relay does with this status. What an upstream may have done unseen is not known.
@@ -75,19 +91,20 @@ impl Meter {
     }
 
     fn count(&self, outcome: Outcome, tokens: &TokenParts) {
-        if let Some((_, record)) = &self.open {
+        if let Some(Open { record, .. }) = &self.open {
             self.metrics.settled(record.dialect, outcome, tokens);
         }
     }
 
     fn settle(&mut self, outcome: Outcome, source: UsageSource, tokens: TokenParts, model: Option<String>) {
-        let Some((slot, record)) = self.open.take() else { return };
+        let Some(Open { slot, record, reservation }) = self.open.take() else { return };
         #[cfg(feature = "faults")]
         if record.streamed && crate::faults::is_planted("forget-usage") {
             return;
         }
         let settled_at: Timestamp = (self.clock)();
-        slot.fill(UsageRecord { outcome, source, tokens, model_billed: model.map(short), settled_at, ..record });
+        let record = UsageRecord { outcome, source, tokens, model_billed: model.map(short), settled_at, ..record };
+        slot.fill(record, reservation);
     }
 }
 

@@ -17,6 +17,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use crate::Metrics;
+use crate::meters::{Amounts, Meters, Reservation};
 use crate::refusal::Refusal;
 
 /// The most requests that are in flight or settled and not yet written.
@@ -31,29 +32,43 @@ const ROOM_PAUSE: Duration = Duration::from_millis(250);
 /// Where settled requests go. Cheap to clone.
 #[derive(Clone)]
 pub struct UsageSink {
-    sender: mpsc::Sender<UsageRecord>,
+    sender: mpsc::Sender<Settled>,
+    meters: Meters,
     /// Whether the usage stream has no room; written by the writer.
     is_full: Arc<AtomicBool>,
     metrics: Metrics,
 }
 
+/// A settled request, and what the meters were told of it.
+struct Settled {
+    record: UsageRecord,
+    amounts: Amounts,
+}
+
 /// A place in the queue for one record. Dropping it gives the place back.
 pub(crate) struct Slot {
-    permit: mpsc::OwnedPermit<UsageRecord>,
+    permit: mpsc::OwnedPermit<Settled>,
+    meters: Meters,
     metrics: Metrics,
 }
 
 impl Slot {
-    pub(crate) fn fill(self, record: UsageRecord) {
+    /// Settles a request: the meters count it in place of what it held, and its record goes its way.
+    pub(crate) fn fill(self, record: UsageRecord, reservation: Option<Reservation>) {
         self.metrics.usage_queued().inc();
-        self.permit.send(record);
+        // First, so that the writer never numbers what the meters do not know.
+        let amounts = self.meters.settle(&record, reservation);
+        self.permit.send(Settled { record, amounts });
     }
 }
 
 /// Writes what settles into the usage stream, in numbered batches. The composition root runs it as a task.
 pub struct UsageWriter {
-    receiver: mpsc::Receiver<UsageRecord>,
+    receiver: mpsc::Receiver<Settled>,
     stream: Arc<dyn UsageStream>,
+    meters: Meters,
+    /// What goes into the batch.
+    settled: Vec<Settled>,
     batch: UsageBatch,
     is_full: Arc<AtomicBool>,
     metrics: Metrics,
@@ -70,12 +85,25 @@ pub enum UsageWriteError {
 
 impl UsageSink {
     /// A sink and its writer. `incarnation` is new at each start of the node, so that batches are numbered from 1.
-    pub fn new(stream: Arc<dyn UsageStream>, node: WriterId, incarnation: IncarnationId, metrics: &Metrics) -> (Self, UsageWriter) {
+    pub(crate) fn new(
+        stream: Arc<dyn UsageStream>,
+        (node, incarnation): (WriterId, IncarnationId),
+        meters: Meters,
+        metrics: &Metrics,
+    ) -> (Self, UsageWriter) {
         let (sender, receiver) = mpsc::channel(SLOTS_MAX);
         let batch = UsageBatch { node, incarnation, number: 1, records: Vec::with_capacity(BATCH_RECORDS_MAX) };
         let is_full = Arc::new(AtomicBool::new(false));
-        let writer = UsageWriter { receiver, stream, batch, is_full: Arc::clone(&is_full), metrics: metrics.clone() };
-        (Self { sender, is_full, metrics: metrics.clone() }, writer)
+        let writer = UsageWriter {
+            receiver,
+            stream,
+            meters: meters.clone(),
+            settled: Vec::with_capacity(BATCH_RECORDS_MAX),
+            batch,
+            is_full: Arc::clone(&is_full),
+            metrics: metrics.clone(),
+        };
+        (Self { sender, meters, is_full, metrics: metrics.clone() }, writer)
     }
 
     /// A place for the record of a request that is about to be sent. There is none while the usage stream has no room, if all are taken,
@@ -85,7 +113,7 @@ impl UsageSink {
             return Err(Refusal::UsageSpoolFull);
         }
         let permit = self.sender.clone().try_reserve_owned().map_err(|_| Refusal::Overloaded)?;
-        Ok(Slot { permit, metrics: self.metrics.clone() })
+        Ok(Slot { permit, meters: self.meters.clone(), metrics: self.metrics.clone() })
     }
 }
 
@@ -99,8 +127,8 @@ impl UsageWriter {
                 () = finish.cancelled(), if !self.receiver.is_closed() => self.receiver.close(),
                 received = self.receiver.recv() => match received {
                     None => return Ok(()),
-                    Some(record) => {
-                        self.batch.records.push(record);
+                    Some(settled) => {
+                        self.settled.push(settled);
                         self.collect().await;
                         self.append().await?;
                     }
@@ -112,9 +140,9 @@ impl UsageWriter {
     /// Fills the batch with what settles within [`BATCH_DELAY`].
     async fn collect(&mut self) {
         let deadline = Instant::now() + BATCH_DELAY;
-        while self.batch.records.len() < BATCH_RECORDS_MAX {
-            let room = BATCH_RECORDS_MAX - self.batch.records.len();
-            match timeout_at(deadline, self.receiver.recv_many(&mut self.batch.records, room)).await {
+        while self.settled.len() < BATCH_RECORDS_MAX {
+            let room = BATCH_RECORDS_MAX - self.settled.len();
+            match timeout_at(deadline, self.receiver.recv_many(&mut self.settled, room)).await {
                 Ok(0) | Err(_) => return,
                 Ok(_) => {}
             }
@@ -124,6 +152,8 @@ impl UsageWriter {
     /// Appends the batch. One that finds no room is kept until there is some: requests in flight still settle, new ones are refused.
     async fn append(&mut self) -> Result<(), UsageWriteError> {
         let number = self.batch.number;
+        self.meters.number(number, self.settled.iter().map(|settled| (&settled.record, &settled.amounts)));
+        self.batch.records.extend(self.settled.drain(..).map(|settled| settled.record));
         loop {
             match self.stream.append(&self.batch).await {
                 Ok(UsageAppended::Appended | UsageAppended::AlreadyAppended) => break,

@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::*;
+use crate::meters::tests::{ORIGIN, meters};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -78,14 +79,15 @@ fn record(n: u8) -> UsageRecord {
 #[tokio::test]
 async fn a_full_spool_refuses_new_requests_and_loses_nothing_of_the_others() {
     let room = Arc::new(Room { has_room: watch::Sender::new(false), refused: watch::Sender::new(0), taken: Mutex::default() });
-    let (node, incarnation) = (WriterId::from_bytes([1; 16]), IncarnationId::from_bytes([2; 16]));
-    let (sink, writer) = UsageSink::new(room.clone(), node, incarnation, &Metrics::new());
+    let directory = tempfile::tempdir().unwrap();
+    let (meters, ..) = meters(directory.path()).await;
+    let (sink, writer) = UsageSink::new(room.clone(), ORIGIN, meters, &Metrics::new());
     let finish = CancellationToken::new();
     let written = tokio::spawn(writer.run(finish.clone()));
 
     // Two requests are in flight when the first of them finds the spool full.
     let (first, second) = (sink.reserve().unwrap(), sink.reserve().unwrap());
-    first.fill(record(1));
+    first.fill(record(1), None);
     let refused = |count: u64| {
         let mut refused = room.refused.subscribe();
         async move { timeout(PATIENCE, refused.wait_for(|refused| *refused >= count)).await.unwrap().map(|_| ()).unwrap() }
@@ -93,7 +95,7 @@ async fn a_full_spool_refuses_new_requests_and_loses_nothing_of_the_others() {
     // The second attempt comes after the answer to the first was looked at.
     refused(2).await;
     assert_eq!(sink.reserve().err(), Some(Refusal::UsageSpoolFull));
-    second.fill(record(2));
+    second.fill(record(2), None);
     assert!(!written.is_finished(), "a full spool does not stop the process");
 
     room.has_room.send_replace(true);
@@ -104,7 +106,7 @@ async fn a_full_spool_refuses_new_requests_and_loses_nothing_of_the_others() {
         tokio::task::yield_now().await;
         slot = sink.reserve();
     }
-    slot.unwrap().fill(record(3));
+    slot.unwrap().fill(record(3), None);
     finish.cancel();
     timeout(PATIENCE, written).await.unwrap().unwrap().unwrap();
 
@@ -118,10 +120,10 @@ async fn a_full_spool_refuses_new_requests_and_loses_nothing_of_the_others() {
 #[tokio::test]
 async fn any_other_refusal_of_the_stream_stops_the_writer() {
     let directory = tempfile::tempdir().unwrap();
-    let log = Arc::new(event_log::usage::UsageLog::open(directory.path()).unwrap());
-    let (sink, writer) = UsageSink::new(log.clone(), WriterId::from_bytes([1; 16]), IncarnationId::from_bytes([2; 16]), &Metrics::new());
+    let (meters, log, _) = meters(directory.path()).await;
+    let (sink, writer) = UsageSink::new(log.clone(), ORIGIN, meters, &Metrics::new());
     log.close().await;
-    sink.reserve().unwrap().fill(record(1));
+    sink.reserve().unwrap().fill(record(1), None);
     let stopped = writer.run(CancellationToken::new()).await;
     assert!(matches!(stopped, Err(UsageWriteError::Append { number: 1, source: UsageAppendError::Closed })));
     assert_eq!(sink.reserve().err(), Some(Refusal::Overloaded));

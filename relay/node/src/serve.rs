@@ -159,6 +159,7 @@ impl Node {
             models: self.models.clone(),
             vault: vault.clone(),
             usage_stream: self.storage.usage.clone(),
+            usage_models: self.usage.clone(),
             node: writer_id,
             incarnation,
             decisions,
