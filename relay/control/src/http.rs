@@ -14,6 +14,7 @@ mod log;
 mod nodes;
 mod policies;
 mod pools;
+mod prices;
 mod upstreams;
 mod usage;
 
@@ -85,6 +86,8 @@ fn routes() -> OpenApiRouter<App> {
         .routes(routes!(bindings::create, bindings::list))
         .routes(routes!(bindings::show, bindings::update, bindings::remove))
         .routes(routes!(bindings::roll_back))
+        .routes(routes!(prices::show, prices::set))
+        .routes(routes!(prices::list))
         .routes(routes!(usage::usage))
         .routes(routes!(usage::request))
         .routes(routes!(decisions::list))

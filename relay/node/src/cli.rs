@@ -14,6 +14,7 @@ mod nodes;
 mod output;
 mod policy;
 mod pools;
+mod prices;
 mod progress;
 mod render;
 mod resource;
@@ -75,6 +76,9 @@ enum Command {
     /// Policies: WebAssembly modules that decide on requests
     #[command(subcommand)]
     Policy(policy::PolicyCommand),
+    /// What models cost in a pool
+    #[command(subcommand)]
+    Prices(prices::PricesCommand),
     /// Nodes: who is in the cluster, and how one leaves it
     Nodes(nodes::NodesArgs),
     /// What was used, by whom
@@ -142,6 +146,7 @@ async fn talk(command: Command, client: &Client, environment: &BTreeMap<String, 
         Command::Keys(command) => keys::run(command, client, output).await,
         Command::Upstreams(command) => upstreams::run(command, client, environment, output).await,
         Command::Pools(command) => pools::run(command, client, output).await,
+        Command::Prices(command) => prices::run(command, client, output).await,
         Command::Nodes(args) => nodes::run(args, client, output).await,
         Command::Usage(command) => usage::run(command, client, output).await,
         Command::Log(command) => log::run(command, client, output).await,

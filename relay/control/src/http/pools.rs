@@ -138,7 +138,7 @@ fn answer(app: &App, receipt: Receipt) -> Result<PoolAnswer, ApiError> {
     Ok(PoolAnswer { pool: view(app, &pool), sequence: receipt.sequence, applied: receipt.applied })
 }
 
-fn find(app: &App, tenant: &TenantId, text: &str) -> Result<PoolId, ApiError> {
+pub(super) fn find(app: &App, tenant: &TenantId, text: &str) -> Result<PoolId, ApiError> {
     find_pool(app, tenant, text)?.ok_or(ApiError::NotFound("such pool"))
 }
 

@@ -2,8 +2,8 @@
 
 use axum::Json;
 use axum::extract::{Path, State};
-use projector::ReadError;
-use projector::usage::{GroupBy, OutcomeCounts, Totals, UsageGroup, UsageQuery};
+use projector::usage::{GroupBy, OutcomeCounts, PricedUsage, Totals, UsageGroup, UsageQuery};
+use projector::{Prices, ReadError};
 use schemas::time::day_text;
 use schemas::upstream::Dialect;
 use schemas::usage::{Outcome, TokenParts, UsageRecord, UsageSource};
@@ -58,8 +58,11 @@ pub(super) struct UsageRow {
     requests: u64,
     input_tokens: u64,
     output_tokens: u64,
-    /// Nothing is priced in this release.
-    cost_microusd: u64,
+    /// What the tokens cost by the present prices of the pools whose upstreams served them: the exact sum in micro-dollars, rounded up once.
+    /// Null if none of them has a price.
+    cost_microusd: Option<u64>,
+    /// Requests with tokens that have no price, and so are not in the cost.
+    unpriced: u64,
     /// Disjoint parts of the tokens; a part that no provider reported is null.
     tokens: TokenParts,
     /// Requests of whose prompt or answer tokens nothing is known.
@@ -108,6 +111,8 @@ pub(super) struct RequestView {
     tokens: TokenParts,
     input_tokens: Option<u64>,
     output_tokens: Option<u64>,
+    /// By the present prices of the upstream's pool, rounded up; null without a price, and where no token is known.
+    cost_microusd: Option<u64>,
     started_at: Timestamp,
     settled_at: Timestamp,
 }
@@ -139,7 +144,7 @@ pub(super) async fn usage(
         Grouping::Day => GroupBy::Day,
     };
     let query = UsageQuery { tenant: caller.tenant, group_by, days };
-    rows(&app, move |usage| usage.usage(&query)).await
+    rows(&app, move |usage, prices| usage.priced_usage(&query, prices)).await
 }
 
 /// Show what became of one request: one of the latest, by the `x-request-id` of its answer.
@@ -153,30 +158,33 @@ pub(super) async fn request(State(app): State<App>, caller: Caller, Path(id): Pa
     if record.is_none() && decisions.is_empty() {
         return Err(ApiError::NotFound("such request among those kept"));
     }
-    Ok(Json(ShownRequest { request: record.map(view), decisions, as_of }))
+    let request = match record {
+        Some(record) => {
+            let cost_microusd = Prices::new(&app.models).cost(&record)?;
+            Some(view(record, cost_microusd))
+        }
+        None => None,
+    };
+    Ok(Json(ShownRequest { request, decisions, as_of }))
 }
 
 /// What one key used, by day.
 pub(super) async fn of_key(app: &App, tenant: &TenantId, id: KeyId) -> Result<Json<UsageRows>, ApiError> {
     let tenant = tenant.clone();
-    rows(app, move |usage| {
-        let days = usage.key_usage(&tenant, id)?.days;
-        Ok(days.into_iter().map(|(day, totals)| (UsageGroup::Day(day), totals)).collect())
-    })
-    .await
+    rows(app, move |usage, prices| usage.priced_key_days(&tenant, id, prices)).await
 }
 
 /// Runs a query off the executor: sums are scanned from disk.
 async fn rows<Q>(app: &App, query: Q) -> Result<Json<UsageRows>, ApiError>
 where
-    Q: FnOnce(&projector::UsageModels) -> Result<Vec<(UsageGroup, Totals)>, ReadError> + Send + 'static,
+    Q: FnOnce(&projector::UsageModels, &Prices) -> Result<Vec<PricedUsage>, ReadError> + Send + 'static,
 {
-    let (usage, as_of) = (app.usage.clone(), app.usage.position());
-    let groups = tokio::task::spawn_blocking(move || query(&usage)).await??;
+    let (usage, as_of, prices) = (app.usage.clone(), app.usage.position(), Prices::new(&app.models));
+    let groups = tokio::task::spawn_blocking(move || query(&usage, &prices)).await??;
     Ok(Json(UsageRows { usage: groups.into_iter().map(row).collect(), as_of }))
 }
 
-fn row((group, totals): (UsageGroup, Totals)) -> UsageRow {
+fn row(PricedUsage { group, totals, cost }: PricedUsage) -> UsageRow {
     let Totals { requests, tokens, input_unknown, output_unknown, estimated, outcomes, last_used } = totals;
     let OutcomeCounts { completed, upstream_error, upstream_failed, client_left } = outcomes;
     let (mut key, mut model, mut upstream, mut day) = (None, None, None, None);
@@ -194,7 +202,8 @@ fn row((group, totals): (UsageGroup, Totals)) -> UsageRow {
         requests,
         input_tokens: tokens.input().unwrap_or(0),
         output_tokens: tokens.output().unwrap_or(0),
-        cost_microusd: 0,
+        cost_microusd: cost.micro_usd(),
+        unpriced: cost.unpriced,
         tokens,
         input_unknown,
         output_unknown,
@@ -204,7 +213,7 @@ fn row((group, totals): (UsageGroup, Totals)) -> UsageRow {
     }
 }
 
-fn view(record: UsageRecord) -> RequestView {
+fn view(record: UsageRecord, cost_microusd: Option<u64>) -> RequestView {
     RequestView {
         id: record.request,
         key: record.key,
@@ -221,6 +230,7 @@ fn view(record: UsageRecord) -> RequestView {
         input_tokens: record.tokens.input(),
         output_tokens: record.tokens.output(),
         tokens: record.tokens,
+        cost_microusd,
         started_at: record.started_at,
         settled_at: record.settled_at,
     }

@@ -11,7 +11,7 @@ use super::resource::rows;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum UsageCommand {
-    /// Sums of requests and tokens
+    /// Sums of requests, tokens and what they cost
     Show {
         #[arg(long, value_enum, default_value_t = GroupBy::Key)]
         group_by: GroupBy,
@@ -47,7 +47,7 @@ impl GroupBy {
         }
     }
 
-    const fn columns(self) -> [Field; 5] {
+    const fn columns(self) -> [Field; 6] {
         let group = match self {
             Self::Key => ("key", "/key"),
             Self::Model => ("model", "/model"),
@@ -59,6 +59,7 @@ impl GroupBy {
             ("requests", "/requests"),
             ("input tokens", "/input_tokens"),
             ("output tokens", "/output_tokens"),
+            ("cost microusd", "/cost_microusd"),
             ("last used", "/last_used"),
         ]
     }
