@@ -6,6 +6,7 @@ mod degraded;
 mod fold;
 mod models;
 mod policies;
+mod prices;
 mod rebuild;
 mod shaky;
 mod snapshot;
