@@ -6,6 +6,8 @@
 //!   client <── answer_body (tap: what it used) <── forward (transport, address) <─────┘
 //!                  │
 //!                  └──> meter ──> usage ──> usage log
+//!                                   │
+//!                                   └──> meters: what keys and tenants have used and hold
 //! ```
 //!
 //! Invariants. The bytes of a request and of an answer are never written anew; the two edits there are, asking for usage and hiding
@@ -32,6 +34,7 @@ mod held_body;
 mod http;
 mod limits;
 mod meter;
+#[cfg_attr(not(test), expect(dead_code, reason = "meters are read by quota policies"))]
 mod meters;
 mod metrics;
 mod random;
