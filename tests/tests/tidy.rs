@@ -9,7 +9,7 @@ use serde_json::Value;
 use tests::cli;
 
 /// What each crate may import from the workspace: the table of the README.
-const IMPORTS: [(&str, &[&str]); 13] = [
+const IMPORTS: [(&str, &[&str]); 19] = [
     ("schemas", &[]),
     ("event_log", &["nats_server", "schemas"]),
     ("vault", &["nats_server", "schemas"]),
@@ -22,6 +22,12 @@ const IMPORTS: [(&str, &[&str]); 13] = [
     ("keyrelay", &["control", "coordination", "event_log", "gateway", "openapi", "policy_host", "projector", "schemas", "vault"]),
     // What the author of a policy depends on: nothing of the workspace.
     ("keyrelay-policy", &[]),
+    ("business-hours", &["keyrelay-policy"]),
+    ("canary-share", &["keyrelay-policy"]),
+    ("cheapest-healthy", &["keyrelay-policy"]),
+    ("expire-unused", &["keyrelay-policy"]),
+    ("model-allow-list", &["keyrelay-policy"]),
+    ("money-quota", &["keyrelay-policy"]),
     ("tests", &["coordination", "event_log", "nats_server", "policy_host", "projector", "schemas", "vault"]),
     // Test equipment without a word of Keyrelay in it; others have it among their development dependencies only.
     ("nats_server", &[]),
