@@ -112,6 +112,8 @@ pub(crate) enum Degradation {
     SyncLazy,
     /// The node's copy of the key store is behind.
     KeyStoreBehind,
+    /// The usage models do not follow their stream: sums grow no more. The node's log says why.
+    UsageStopped,
     /// Usage that was acknowledged is gone from the stream, or another batch stands in the place of one.
     UsageLost,
     /// The module of a bound policy cannot be had: the binding's `on_fault` applies. `policies` names it.
@@ -135,6 +137,8 @@ pub(crate) struct Signs<'a> {
     pub(crate) sync: SyncMode,
     pub(crate) health: &'a NodeHealth,
     pub(crate) policies: &'a PolicyHealth,
+    /// Whether the usage models follow their stream, or wait for it.
+    pub(crate) usage_follows: bool,
 }
 
 impl Standing {
@@ -148,6 +152,7 @@ impl Standing {
             (Degradation::LogRefused, log.trust == Trust::Refused),
             (Degradation::SyncLazy, signs.sync == SyncMode::Lazy),
             (Degradation::KeyStoreBehind, signs.health.key_store.is_some_and(|store| !store.level)),
+            (Degradation::UsageStopped, !signs.usage_follows),
             (Degradation::UsageLost, signs.health.spool.is_some_and(|spool| spool.refused + spool.losses > 0)),
             (Degradation::PolicyMissing, !signs.policies.missing.is_empty()),
         ];
@@ -204,6 +209,7 @@ mod tests {
             sync,
             health: &health,
             policies: &PolicyHealth::default(),
+            usage_follows: true,
         })
     }
 
@@ -236,8 +242,27 @@ mod tests {
         let policies = PolicyHealth { missing: vec![missing], ..PolicyHealth::default() };
         let (health, read_models, sync) = (NodeHealth::embedded(), &ProjectorState::Following, SyncMode::Verified);
         let (staleness, staleness_max) = (Duration::ZERO, MAX);
-        let signs = Signs { is_serving: true, read_models, staleness, staleness_max, sync, health: &health, policies: &policies };
+        let signs = Signs {
+            is_serving: true,
+            read_models,
+            staleness,
+            staleness_max,
+            sync,
+            health: &health,
+            policies: &policies,
+            usage_follows: true,
+        };
         assert_eq!(Standing::judge(&signs), Standing { is_ready: true, degradations: vec![Degradation::PolicyMissing] });
+    }
+
+    #[test]
+    fn usage_that_is_not_summed_is_told_and_stops_nobody() {
+        let (health, read_models) = (NodeHealth::embedded(), &ProjectorState::Following);
+        let (staleness, staleness_max, sync) = (Duration::ZERO, MAX, SyncMode::Verified);
+        let policies = &PolicyHealth::default();
+        let signs =
+            Signs { is_serving: true, read_models, staleness, staleness_max, sync, health: &health, policies, usage_follows: false };
+        assert_eq!(Standing::judge(&signs), Standing { is_ready: true, degradations: vec![Degradation::UsageStopped] });
     }
 
     #[test]
@@ -253,6 +278,7 @@ mod tests {
                 sync,
                 health: &health,
                 policies: &PolicyHealth::default(),
+                usage_follows: true,
             })
         };
         let stopped = ProjectorState::Stopped { sequence: Sequence(3), reason: "newer format".to_owned() };
