@@ -15,6 +15,7 @@ mod nodes;
 mod policies;
 mod pools;
 mod prices;
+mod rebuild;
 mod upstreams;
 mod usage;
 
@@ -93,6 +94,7 @@ fn routes() -> OpenApiRouter<App> {
         .routes(routes!(decisions::list))
         .routes(routes!(decisions::export))
         .routes(routes!(log::show))
+        .routes(routes!(rebuild::start, rebuild::show))
         .routes(routes!(audit::export))
         .routes(routes!(events::list))
         .routes(routes!(commands::show))

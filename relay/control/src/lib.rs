@@ -14,6 +14,7 @@ pub mod health;
 mod http;
 mod metrics;
 pub mod policies;
+mod rebuilds;
 mod secrets;
 mod writer;
 
@@ -25,6 +26,7 @@ pub use commands::{Commands, CommandsParts, ExecuteError, Receipt, Request};
 pub use health::{Health, LogHealth, NodeHealth, SpoolHealth, Trust};
 pub use http::{App, AppParts, Probe, ProbeOutcome, Stop, openapi, router};
 pub use metrics::Metrics;
+pub use rebuilds::Rebuilds;
 pub use writer::Writer;
 
 /// Where the time comes from: the system's clock in a node, a hand-moved one in tests.

@@ -16,6 +16,7 @@ mod policy;
 mod pools;
 mod prices;
 mod progress;
+mod rebuild;
 mod render;
 mod resource;
 mod stream;

@@ -17,7 +17,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
 use control::founding::{self, Foundation, Sources};
-use control::{App, AppParts, Clock, Commands, CommandsParts, Metrics, ProbeOutcome};
+use control::{App, AppParts, Clock, Commands, CommandsParts, Metrics, ProbeOutcome, Rebuilds};
 use event_log::artefacts::Snapshots;
 use event_log::{EventLog, ReadError};
 use gateway::{DecisionSink, Gateway, GatewayParts};
@@ -198,6 +198,7 @@ impl Node {
             owner_token_hash: cluster.owner_token_hash,
             coordination: coordination.clone(),
             health: self.storage.health(),
+            rebuilds: Rebuilds::new(self.projector.clone(), self.clock.clone(), tasks.tracker.clone(), tasks.close.clone()),
             staleness_max: self.config.relay.staleness_max,
             stop: tasks.stopper(),
             ready: is_ready.clone(),

@@ -14,7 +14,7 @@ use tokio::task::JoinError;
 use vault::Vault;
 
 use crate::policies::PolicyModules;
-use crate::{Clock, Commands, Health, Metrics};
+use crate::{Clock, Commands, Health, Metrics, Rebuilds};
 
 /// Asks an upstream for its models with its credential; the composition root connects it to the data plane's client.
 pub type Probe = Arc<dyn Fn(UpstreamId) -> futures_util::future::BoxFuture<'static, ProbeOutcome> + Send + Sync>;
@@ -52,6 +52,8 @@ pub struct AppParts {
     pub coordination: Arc<dyn Coordination>,
     /// How the node stands with what it depends on.
     pub health: Health,
+    /// Rebuilds of the read models that are asked for.
+    pub rebuilds: Rebuilds,
     /// The bound of the data plane, beyond which the node is not ready.
     pub staleness_max: Duration,
     /// For a node that leaves the cluster.

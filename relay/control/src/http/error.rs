@@ -78,6 +78,8 @@ pub(crate) enum ApiError {
     NodeLive(WriterId),
     #[error("whether the node is live cannot be told now: this node does not hear of others")]
     RegistryAway,
+    #[error("a rebuild is running already; ask how far it is with GET")]
+    RebuildRunning,
     #[error("the read models have not reached sequence {0} yet")]
     NotApplied(u64),
     #[error("{0} is the beginning of more than one digest; give more of it")]
@@ -131,6 +133,7 @@ impl ApiError {
             Self::PoolInUse { .. } => (StatusCode::CONFLICT, "pool_in_use"),
             Self::NodeLive(_) => (StatusCode::CONFLICT, "node_live"),
             Self::RegistryAway => (StatusCode::SERVICE_UNAVAILABLE, "registry_unavailable"),
+            Self::RebuildRunning => (StatusCode::CONFLICT, "rebuild_running"),
             Self::NotApplied(_) => (StatusCode::SERVICE_UNAVAILABLE, "not_applied"),
             Self::AmbiguousDigest(_) => (StatusCode::CONFLICT, "ambiguous_digest"),
             Self::Busy(_) => (StatusCode::SERVICE_UNAVAILABLE, "busy"),
@@ -209,6 +212,7 @@ impl ApiError {
             | Self::PoolInUse { .. }
             | Self::NodeLive(_)
             | Self::RegistryAway
+            | Self::RebuildRunning
             | Self::NotApplied(_)
             | Self::AmbiguousDigest(_)
             | Self::Busy(_)

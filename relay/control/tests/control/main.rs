@@ -7,6 +7,7 @@ mod founding;
 mod guest;
 mod nodes;
 mod policies;
+mod rebuild;
 mod registry;
 mod shaky;
 mod shelf;

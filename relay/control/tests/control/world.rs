@@ -14,7 +14,7 @@ use bytes::Bytes;
 use control::founding::{self, Foundation, FoundingError, Sources};
 use control::health::{LogHealth, NodeHealth, Trust};
 use control::policies::{PolicyLoader, PolicyLoaderParts, PolicyModules};
-use control::{App, AppParts, Clock, Commands, CommandsParts, Metrics, ProbeOutcome};
+use control::{App, AppParts, Clock, Commands, CommandsParts, Metrics, ProbeOutcome, Rebuilds};
 use event_log::usage::{UsageLog, UsageStream};
 use http_body_util::BodyExt as _;
 use policy_host::active::Active;
@@ -95,9 +95,9 @@ impl World {
     /// As [`World::start`], with a way to the artefacts that a test has in its hands.
     pub(crate) async fn start_reaching(&self, data: &TempDir, foundation: Foundation, reach: Reach) -> Node {
         let (projector, models) = self.open_models(data.path()).await;
-        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        let (projector, tasks, stop) = (Arc::new(projector), TaskTracker::new(), CancellationToken::new());
         tasks.spawn({
-            let stop = stop.clone();
+            let (projector, stop) = (projector.clone(), stop.clone());
             async move {
                 while projector.run(stop.clone()).await.is_err() {
                     tokio::time::sleep(Duration::from_millis(20)).await;
@@ -148,6 +148,7 @@ impl World {
                 let log = LogHealth { connected: !log.is_away(), epoch: 1, trust: Trust::Trusted, trust_reason: None };
                 NodeHealth { log, spool: None, key_store: None }
             }),
+            rebuilds: Rebuilds::new(projector, clock(), tasks.clone(), stop.clone()),
             staleness_max: Duration::from_secs(900),
             stop: Arc::new(move || stopped.store(true, Ordering::SeqCst)),
             ready: watch::channel(true).1,

@@ -24,6 +24,8 @@ pub(super) enum LogCommand {
     Read(Read),
     /// Fold the whole log again here and compare it with what the node believes
     Verify(Verify),
+    /// Fold the node's read models anew from the log, beside those in use, and put them in their place
+    Rebuild(super::rebuild::Rebuild),
     /// Move a stopped node's log, with its secrets and usage, into NATS JetStream or back, byte for byte; of a running node, copy ahead
     Migrate(super::migrate::Migrate),
 }
@@ -91,6 +93,7 @@ pub(super) async fn run(command: LogCommand, client: &Client, output: &mut Outpu
             Ok(())
         }
         LogCommand::Verify(args) => verify(args, client, output).await,
+        LogCommand::Rebuild(args) => super::rebuild::run(args, client, output).await,
         LogCommand::Migrate(_) => unreachable!("a migration needs no node and was run before"),
     }
 }

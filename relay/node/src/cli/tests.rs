@@ -69,6 +69,7 @@ fn every_verb_is_understood() {
         "log read --from 5 --limit 10 --stream key_x",
         "log read --follow",
         "log verify --offline --data d",
+        "log rebuild --judge",
         "log migrate --to-nats nats://a:4222,nats://b:4222 --data d",
         "log migrate --to-embedded --nats nats://a:4222 --data d",
         "log migrate --to-embedded --config f",
