@@ -9,12 +9,11 @@ use tests::{Admin, Node, ScriptedUpstream, cli};
 
 const KEYS: usize = 400;
 
+/// What must be the same whichever models are in use.
 async fn shown(admin: &Admin) -> Result<Value> {
     let log = admin.get("/log").await?.success()?;
-    let keys = admin.get("/keys?limit=1000").await?.success()?;
-    Ok(
-        json!({ "position": log["position"], "root": log["root"], "keys": keys["keys"], "upstreams": admin.get("/upstreams").await?.success()? }),
-    )
+    let (keys, upstreams) = (admin.get("/keys?limit=1000").await?.success()?, admin.get("/upstreams").await?.success()?);
+    Ok(json!({ "position": log["position"], "root": log["root"], "keys": keys["keys"], "upstreams": upstreams["upstreams"] }))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -55,7 +54,8 @@ async fn requests_are_served_while_the_read_models_are_rebuilt_and_the_rows_are_
         let rebuilt: Value = serde_json::from_slice(&output.stdout).context("an answer")?;
         ensure!(rebuilt["state"] == "done" && rebuilt["verdicts"] == verdicts, "{rebuilt}");
         ensure!(rebuilt["root"] == before["root"] && rebuilt["position"] == before["position"], "{rebuilt}");
-        ensure!(shown(&admin).await? == before, "the rows are others after {served} requests");
+        let after = shown(&admin).await?;
+        ensure!(after == before, "after {served} requests {before} became {after}");
     }
 
     // What is written after the switch is folded into the rebuilt models, and a restart opens them.
