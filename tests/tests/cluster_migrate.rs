@@ -194,6 +194,30 @@ async fn a_log_that_is_another_clusters_is_not_written_to() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_is_not_taken_away_from_under_nodes_that_are_live() -> Result<()> {
+    let stopped = Stopped::new().await?;
+    let nats = tokio::task::block_in_place(|| nats_server::Cluster::start(1, Sync::Always))?;
+    let url = nats.url();
+    migrate(stopped.data(), &["--to-nats", &url])?.expect(0)?;
+    let node = stopped.on_nats(&url).start().await?;
+    // Also from a directory that knows nothing of that node.
+    let elsewhere = tempfile::tempdir()?;
+    let apart = elsewhere.path().join("data");
+    std::fs::create_dir(&apart)?;
+    for data in [stopped.data(), &apart] {
+        let run = migrate(data, &["--to-embedded", "--nats", &url])?;
+        ensure!(run.code != 0 && run.stderr.contains("nodes are running on that log"), "{}: {}", run.code, run.stderr);
+        ensure!(run.stderr.contains(node.ready["node"].as_str().context("a node")?), "the node is not named: {}", run.stderr);
+    }
+    ensure!(!apart.join("log").exists(), "something was written");
+    // It goes on as if nothing had been tried.
+    node.admin()?.create_key(&json!({ "name": "after", "expires": "never" })).await?;
+    node.stop().await?;
+    migrate(stopped.data(), &["--to-embedded", "--nats", &url])?.expect(0)?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_a_node_that_runs_the_copy_is_made_ahead() -> Result<()> {
     let directory = tempfile::tempdir()?;
     let node = Node::start(&directory.path().join("data")).await?;

@@ -111,6 +111,24 @@ async fn a_head_before_what_is_remembered_is_not_told() {
     assert_eq!(node.log.head().await, Ok(Sequence(10)));
 }
 
+#[tokio::test]
+async fn a_log_that_is_refused_has_no_head_however_long_it_is() {
+    let log = Faithless::new();
+    let node = Node::new(&log).await;
+    fill(&node.log, 1..=10).await;
+    assert_eq!(node.log.head().await, Ok(Sequence(10)));
+    log.overwrite(Sequence(4), Bytes::from_static(b"another")).await;
+    node.reconnect();
+    let (reason, _) = node.is_refused().await;
+    // Whoever is level with it must not count as fresh.
+    append(&log, "kr.e.default.key.0", Bytes::from_static(b"on and on")).await;
+    assert_eq!(log.head().await, Ok(Sequence(11)));
+    match node.log.head().await {
+        Err(ReadError::Unavailable { reason: told }) => assert!(told.contains(&reason), "{told}"),
+        head => panic!("{head:?}"),
+    }
+}
+
 /// A branch that goes on where the reader waits must not reach it.
 #[tokio::test]
 async fn a_reader_at_the_end_gets_nothing_of_a_branch() {

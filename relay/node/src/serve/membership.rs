@@ -68,3 +68,60 @@ pub(super) async fn announce(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test stops at its first surprise")]
+
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use control::founding::{self, Sources};
+    use control::{LogHealth, NodeHealth};
+    use event_log::{EventLog as _, MemoryLog};
+    use projector::{Memory, Projector};
+    use vault::{MemoryKeyStore, RootKey};
+
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(10);
+
+    #[tokio::test]
+    async fn of_a_log_that_is_refused_nothing_counts_as_applied() {
+        let (data, log, clock) = (tempfile::tempdir().unwrap(), Arc::new(MemoryLog::new()), crate::serve::clock());
+        let sources = Sources { data: data.path().to_owned(), root_key: Some(RootKey::generate().unwrap()), owner_token: None };
+        founding::found_or_join(&sources, &*log, Arc::new(MemoryKeyStore::default()), &clock).await.unwrap();
+        let memory = Memory::new(Memory::BYTES_MIN);
+        let config = projector::Config { data: data.path().to_owned(), memory, clock: clock.clone() };
+        let head = log.head().await.unwrap();
+        assert!(head > Sequence::ZERO);
+        let (projector, models) = Projector::open(config, log).await.unwrap();
+        let (node, stop, is_refused) = (WriterId::from_bytes([7; 16]), CancellationToken::new(), Arc::new(AtomicBool::new(false)));
+        let coordination = Arc::new(LocalCoordination::new(node, clock.clone()));
+        let health: control::Health = Arc::new({
+            let is_refused = is_refused.clone();
+            move || {
+                let trust = if is_refused.load(Ordering::SeqCst) { Trust::Refused } else { Trust::Trusted };
+                NodeHealth { log: LogHealth { trust, ..NodeHealth::embedded().log }, ..NodeHealth::embedded() }
+            }
+        });
+        let introduction = Introduction { node, relay: "http://127.0.0.1:1".to_owned(), admin: "http://127.0.0.1:2".to_owned() };
+        let (_starting, ready) = watch::channel(true);
+        let announcing = announce(introduction, coordination.clone(), models.clone(), clock, ready, health, stop.clone());
+        let watching = async {
+            let mut nodes = coordination.nodes();
+            let mut applied = async |wanted: Sequence| {
+                let told = nodes.wait_for(|nodes| nodes.iter().any(|entry| entry.status.applied == wanted));
+                tokio::time::timeout(PATIENCE, told).await.unwrap().unwrap();
+            };
+            applied(head).await;
+            is_refused.store(true, Ordering::SeqCst);
+            applied(Sequence::ZERO).await;
+            is_refused.store(false, Ordering::SeqCst);
+            applied(head).await;
+            stop.cancel();
+        };
+        let (announced, folded, ()) = tokio::join!(announcing, projector.run(stop.clone()), watching);
+        announced.unwrap();
+        folded.unwrap();
+    }
+}

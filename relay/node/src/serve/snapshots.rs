@@ -17,14 +17,31 @@ use schemas::Sequence;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-/// A log shorter than this is folded sooner than a snapshot is fetched.
-const RECORDS_MIN: u64 = 10_000;
-/// A snapshot is due after so many records ...
-const RECORDS_BETWEEN: u64 = 500_000;
-/// ... or after so long, if there are enough new records to be worth it.
-const TIME_BETWEEN: Duration = Duration::from_secs(3600);
-/// How often a node looks whether one is due.
-const INTERVAL: Duration = Duration::from_secs(30);
+/// When snapshots are worth it.
+#[derive(Debug, Clone, Copy)]
+struct Schedule {
+    /// A log shorter than this is folded sooner than a snapshot is fetched.
+    records_min: u64,
+    /// A snapshot is due after so many records ...
+    records_between: u64,
+    /// ... or after so long, if there are enough new records to be worth it.
+    time_between: Duration,
+    /// How often a node looks whether one is due.
+    interval: Duration,
+}
+
+const SCHEDULE: Schedule =
+    Schedule { records_min: 10_000, records_between: 500_000, time_between: Duration::from_secs(3600), interval: Duration::from_secs(30) };
+
+/// The schedule of this process: a test's, in which time alone makes a second snapshot due, or the one there is.
+fn schedule() -> Schedule {
+    #[cfg(feature = "faults")]
+    if crate::faults::is_planted("eager-snapshots") {
+        let (time_between, interval) = (Duration::from_secs(1), Duration::from_millis(200));
+        return Schedule { records_min: 5, time_between, interval, ..SCHEDULE };
+    }
+    SCHEDULE
+}
 /// The right to take one, long enough for the largest.
 const LEASE: &str = "snapshots";
 const LEASE_TTL: Duration = Duration::from_secs(600);
@@ -49,14 +66,15 @@ pub(super) struct Taker {
 impl Taker {
     /// Takes snapshots until the node stops. One that fails is tried again when the next look is due.
     pub(super) async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
+        let schedule = schedule();
         // The newest that is known of, and when it was heard of.
         let mut last: Option<(Sequence, Instant)> = None;
         loop {
-            if stop.run_until_cancelled(tokio::time::sleep(INTERVAL)).await.is_none() {
+            if stop.run_until_cancelled(tokio::time::sleep(schedule.interval)).await.is_none() {
                 return Ok(());
             }
             let position = self.models.position().sequence;
-            let is_time = last.map_or(position.0 >= RECORDS_MIN, |(at, when)| is_due(at, when.elapsed(), position));
+            let is_time = last.map_or(position.0 >= schedule.records_min, |(at, when)| schedule.is_due(at, when.elapsed(), position));
             if !is_time || !self.models.status().is_ready() {
                 continue;
             }
@@ -76,7 +94,7 @@ impl Taker {
         let newest = self.store.list().await?.into_iter().filter_map(|entry| Some((usable(&entry.metadata)?, entry.stored_at))).max();
         if let Some((newest, stored_at)) = newest {
             let age = Duration::from_micros((self.clock)().as_micros().saturating_sub(stored_at.as_micros()));
-            if !is_due(newest, age, position) {
+            if !schedule().is_due(newest, age, position) {
                 return Ok(Some(newest));
             }
         }
@@ -93,17 +111,19 @@ impl Taker {
     }
 }
 
-/// Whether the newest snapshot is far enough behind, at this position and of this age.
-fn is_due(newest: Sequence, age: Duration, position: Sequence) -> bool {
-    let new = position.0.saturating_sub(newest.0);
-    new >= RECORDS_BETWEEN || (new >= RECORDS_MIN && age >= TIME_BETWEEN)
+impl Schedule {
+    /// Whether the newest snapshot is far enough behind, at this position and of this age.
+    fn is_due(&self, newest: Sequence, age: Duration, position: Sequence) -> bool {
+        let new = position.0.saturating_sub(newest.0);
+        new >= self.records_between || (new >= self.records_min && age >= self.time_between)
+    }
 }
 
 /// Begins the read models of this node with the newest snapshot, if it has none and the log is long. Whatever is wrong with a snapshot, the
 /// log can still be folded from its beginning.
 pub(super) async fn install(store: &Snapshots, config: &Config, log: &dyn EventLog) -> anyhow::Result<()> {
     let Some(cluster) = founding::founded_cluster(log).await? else { return Ok(()) };
-    if log.head().await?.0 < RECORDS_MIN {
+    if log.head().await?.0 < schedule().records_min {
         return Ok(());
     }
     for entry in store.list().await?.iter().filter(|entry| usable(&entry.metadata).is_some()) {
@@ -201,8 +221,9 @@ mod tests {
 
     #[test]
     fn a_snapshot_is_due_by_records_or_by_time_and_records() {
-        let due = |age, position| is_due(Sequence(1), age, Sequence(position));
-        assert!(!due(Duration::ZERO, RECORDS_BETWEEN) && due(Duration::ZERO, RECORDS_BETWEEN + 1));
-        assert!(due(TIME_BETWEEN, RECORDS_MIN + 1) && !due(TIME_BETWEEN, 2));
+        let due = |age, position| SCHEDULE.is_due(Sequence(1), age, Sequence(position));
+        let Schedule { records_min, records_between, time_between, .. } = SCHEDULE;
+        assert!(!due(Duration::ZERO, records_between) && due(Duration::ZERO, records_between + 1));
+        assert!(due(time_between, records_min + 1) && !due(time_between, 2));
     }
 }
