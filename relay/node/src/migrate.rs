@@ -1,8 +1,12 @@
 //! `keyrelay log migrate`: a log from one machine's files into JetStream, or back, with the same bytes, the same sequences and the same root.
 //!
 //! ```text
-//! compare ──> secrets, artefacts, usage ──> records, each expecting the one before it ──> both logs read again: one root ──> the mark
+//! judge ──> compare ──> secrets, artefacts, usage ──> records, each expecting the one before it ──> compare those ──> one root ──> the mark
 //! ```
+//!
+//! Every record of both logs is read back and compared byte for byte once in a run: what the target held before anything is written, what it was
+//! given after that. The root is that of what was compared. So a run whose target holds nearly all of it already, copied while the node ran,
+//! reads each log once while the node stands still.
 //!
 //! The source is only read. Until the mark is changed, which is one rename, the source is the log and the target a part of a copy; after
 //! it the target is the log and the source a copy of old. Whatever is cut off in between is finished by the same command, run again; after the
@@ -31,7 +35,7 @@ use tokio_util::sync::CancellationToken;
 use vault::{NatsKeyStore, RocksKeyStore};
 
 pub(crate) use mark::Moved;
-use records::Copier;
+use records::{Compared, Copier};
 
 /// How long servers may take to answer for the first time.
 const NATS_WAIT: Duration = Duration::from_secs(30);
@@ -61,7 +65,7 @@ pub enum Step {
     Comparing { position: Sequence, head: Sequence },
     Copying { position: Sequence, head: Sequence },
     Folding { position: Sequence, head: Sequence },
-    Verifying,
+    Verifying { position: Sequence, head: Sequence },
 }
 
 /// What a migration has come to.
@@ -120,10 +124,18 @@ impl Migration {
         if let Some(there) = to.identity().await?.filter(|there| *there != cluster) {
             bail!("the target log belongs to cluster {there}, and this one is cluster {cluster}; nothing was written");
         }
-        // Before anything is written: what another log keeps there would be lost to it.
         let head = from.head().await?;
+        let models = self.folded(&from, head, progress).await?;
+        let is_void = |sequence| Ok(models.void(sequence)?.is_some());
+        // Before anything is written: what another log keeps there would be lost to it.
         let mut copier = Copier::new(&*to);
-        copier.compare(&*from, &mut |position| progress(Step::Comparing { position, head })).await?;
+        let mut compared = Compared::new(&*from, &*to, is_void);
+        compared
+            .beginning(head, |stored| {
+                copier.agreed(stored);
+                progress(Step::Comparing { position: stored.sequence, head });
+            })
+            .await?;
         progress(Step::Secrets);
         let secrets = self.copy_secrets(&nats).await?;
         let artefacts = artefacts::copy(&nats, &self.data, self.direction).await.context("the policy modules cannot be copied")?;
@@ -135,7 +147,10 @@ impl Migration {
             Ok(())
         })
         .await?;
-        let root = self.verify(&from, &*to, head, progress).await?;
+        compared.up_to(head, |stored| progress(Step::Verifying { position: stored.sequence, head })).await?;
+        let (root, judged) = (compared.root(), models.position());
+        ensure!(judged.sequence == head, "the source log has gone on to {}: is another node running on it?", judged.sequence);
+        ensure!(root == judged.root, "both logs have the root {root}, the read models say {}: nothing was handed over", judged.root);
         let now = from.head().await?;
         ensure!(now == head, "the source log went from {head} to {now} records meanwhile: stop all nodes and run the same command again");
         match self.direction {
@@ -184,23 +199,6 @@ impl Migration {
         }
         nats.close().await;
         Ok(copier.head())
-    }
-
-    /// Both logs are read again, from their first record to the last. The verdicts come from the read models, which judged the source.
-    async fn verify(&self, from: &Arc<dyn EventLog>, to: &dyn EventLog, head: Sequence, progress: &mut impl FnMut(Step)) -> Result<Digest> {
-        let models = self.folded(from, head, progress).await?;
-        let position = models.position();
-        ensure!(position.sequence == head, "the source log has gone on to {}: is another node running on it?", position.sequence);
-        progress(Step::Verifying);
-        let is_void = |sequence| Ok(models.void(sequence)?.is_some());
-        let (ours, theirs) = (records::root(&**from, head, is_void).await?, records::root(to, head, is_void).await?);
-        ensure!(
-            ours == position.root,
-            "the source log has the root {ours}, the read models say {}: nothing was handed over",
-            position.root
-        );
-        ensure!(theirs == ours, "the target log has the root {theirs}, the source {ours}: nothing was handed over");
-        Ok(ours)
     }
 
     /// The read models of the data directory, folded up to a head of the log at least.

@@ -111,7 +111,7 @@ impl Bar {
             Step::Comparing { position, head } => ("comparing", position, head),
             Step::Copying { position, head } => ("copying", position, head),
             Step::Folding { position, head } => ("judging", position, head),
-            Step::Verifying => ("verifying both", Sequence::ZERO, Sequence::ZERO),
+            Step::Verifying { position, head } => ("comparing again", position, head),
         };
         if self.shown.as_ref().is_none_or(|(shown, _)| *shown != name) {
             if let Some((_, bar)) = self.shown.take() {

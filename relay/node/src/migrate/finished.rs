@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use event_log::EventLog;
+use event_log::{EventLog, Stored};
 use schemas::{ClusterId, Digest, Sequence};
 
 use super::{Direction, Migrated, Migration, Moved, Step, connect, open_embedded, records};
@@ -30,7 +30,8 @@ impl Migration {
             size <= head,
             "the log of {place} has {size} records, the one it was moved to only {head}: it has gone on since, and nothing was written"
         );
-        records::compare(&**left, &**counts, size, |stored| progress(Step::Comparing { position: stored.sequence, head: size })).await?;
+        let show = |stored: &Stored| Ok(progress(Step::Comparing { position: stored.sequence, head: size }));
+        records::compare(&**left, &**counts, Sequence::ZERO, size, show).await?;
         let (size, root) = match mark {
             Some(Moved { size: moved, root, .. }) => {
                 ensure!(moved <= size, "the log of {place} had {moved} records when it was moved, and has only {size}");
@@ -55,7 +56,7 @@ impl Migration {
     /// The root that a log had at a size, by the verdicts of the read models beside it.
     async fn root_at(&self, log: &Arc<dyn EventLog>, size: Sequence, head: Sequence, progress: &mut impl FnMut(Step)) -> Result<Digest> {
         let models = self.folded(log, head, progress).await?;
-        progress(Step::Verifying);
+        progress(Step::Verifying { position: Sequence::ZERO, head: size });
         records::root(&**log, size, |sequence| Ok(models.void(sequence)?.is_some())).await
     }
 }

@@ -39,20 +39,9 @@ impl<'a> Copier<'a> {
     }
 
     /// Takes in records that both logs hold.
-    fn agreed(&mut self, stored: &Stored) {
+    pub(super) fn agreed(&mut self, stored: &Stored) {
         self.last.insert(Arc::clone(&stored.subject), stored.sequence);
         self.head = stored.sequence;
-    }
-
-    /// Compares the beginning of the source with all that the target holds. A target that holds anything else is left alone.
-    pub(super) async fn compare(&mut self, from: &dyn EventLog, progress: &mut impl FnMut(Sequence)) -> Result<()> {
-        let (source, target) = (from.head().await?, self.to.head().await?);
-        ensure!(target <= source, "the target log has {target} records, the source only {source}: it is another log or has gone on since");
-        compare(from, self.to, target, |stored| {
-            self.agreed(stored);
-            progress(stored.sequence);
-        })
-        .await
     }
 
     /// Takes in a run of the source from its beginning on: what the target holds is compared, what it lacks is appended.
@@ -145,14 +134,20 @@ impl Records {
     }
 }
 
-/// Compares the beginnings of two logs, up to a size that both have.
-pub(super) async fn compare(from: &dyn EventLog, to: &dyn EventLog, size: Sequence, mut same: impl FnMut(&Stored)) -> Result<()> {
-    let mut ours = Records::read(from, Sequence(1), size).await?;
-    let mut theirs = Records::read(to, Sequence(1), size).await?;
+/// Compares two logs byte for byte from behind a sequence up to another, which both have reached.
+pub(super) async fn compare(
+    from: &dyn EventLog,
+    to: &dyn EventLog,
+    after: Sequence,
+    last: Sequence,
+    mut same: impl FnMut(&Stored) -> Result<()>,
+) -> Result<()> {
+    let mut ours = Records::read(from, after.next(), last).await?;
+    let mut theirs = Records::read(to, after.next(), last).await?;
     while let Some(stored) = ours.next().await? {
         let other = theirs.next().await?.context("the target log ends before its own head")?;
         ensure!(stored == other, "the target log holds another record at sequence {}", stored.sequence);
-        same(&stored);
+        same(&stored)?;
     }
     Ok(())
 }
@@ -175,20 +170,66 @@ pub(super) async fn runs_after(
     Ok(())
 }
 
+/// The records that both logs were seen to hold, and their root.
+pub(super) struct Compared<'a, F> {
+    from: &'a dyn EventLog,
+    to: &'a dyn EventLog,
+    /// Tells of each sequence what it was judged.
+    is_void: F,
+    frontier: Frontier,
+    head: Sequence,
+}
+
+impl<'a, F: Fn(Sequence) -> Result<bool>> Compared<'a, F> {
+    pub(super) fn new(from: &'a dyn EventLog, to: &'a dyn EventLog, is_void: F) -> Self {
+        Self { from, to, is_void, frontier: Frontier::default(), head: Sequence::ZERO }
+    }
+
+    /// Compares all that the target holds with the beginning of the source, which has so many records. A target that holds anything else is left
+    /// alone.
+    pub(super) async fn beginning(&mut self, source: Sequence, each: impl FnMut(&Stored)) -> Result<()> {
+        let target = self.to.head().await?;
+        ensure!(target <= source, "the target log has {target} records, the source only {source}: it is another log or has gone on since");
+        self.up_to(target, each).await
+    }
+
+    /// Reads on in both logs up to a sequence that both have reached, and compares byte for byte.
+    pub(super) async fn up_to(&mut self, last: Sequence, mut each: impl FnMut(&Stored)) -> Result<()> {
+        let after = self.head;
+        let (frontier, head, is_void) = (&mut self.frontier, &mut self.head, &self.is_void);
+        compare(self.from, self.to, after, last, |stored| {
+            frontier.push(leaf(stored, is_void)?);
+            *head = stored.sequence;
+            each(stored);
+            Ok(())
+        })
+        .await
+    }
+
+    /// The Merkle root of what was compared.
+    pub(super) fn root(&self) -> Digest {
+        self.frontier.root()
+    }
+}
+
 /// The Merkle root over the first records of a log. `is_void` tells of each sequence what it was judged.
 pub(super) async fn root(log: &dyn EventLog, head: Sequence, is_void: impl Fn(Sequence) -> Result<bool>) -> Result<Digest> {
     let mut frontier = Frontier::default();
     runs_after(log, Sequence::ZERO, head, async |run| {
         for stored in run {
-            frontier.push(match Frame::parse(&stored.bytes) {
-                Ok(frame) if !is_void(stored.sequence)? => leaf_of_valid(&frame),
-                _ => leaf_of_void(&stored.subject, &stored.bytes),
-            });
+            frontier.push(leaf(stored, &is_void)?);
         }
         Ok(())
     })
     .await?;
     Ok(frontier.root())
+}
+
+fn leaf(stored: &Stored, is_void: impl Fn(Sequence) -> Result<bool>) -> Result<[u8; 32]> {
+    Ok(match Frame::parse(&stored.bytes) {
+        Ok(frame) if !is_void(stored.sequence)? => leaf_of_valid(&frame),
+        _ => leaf_of_void(&stored.subject, &stored.bytes),
+    })
 }
 
 #[cfg(test)]
@@ -210,22 +251,24 @@ mod tests {
         log
     }
 
-    async fn copy(from: &MemoryLog, to: &MemoryLog) -> Result<()> {
+    async fn copy(from: &MemoryLog, to: &MemoryLog) -> Result<Digest> {
         let head = from.head().await?;
         let mut copier = Copier::new(to);
-        copier.compare(from, &mut |_| {}).await?;
-        runs_after(from, copier.head(), head, async |run| copier.append(run).await).await
+        let mut compared = Compared::new(from, to, |_| Ok(false));
+        compared.beginning(head, |stored| copier.agreed(stored)).await?;
+        runs_after(from, copier.head(), head, async |run| copier.append(run).await).await?;
+        compared.up_to(head, |_| {}).await?;
+        Ok(compared.root())
     }
 
     #[tokio::test]
     async fn a_copy_has_the_same_records_and_goes_on_where_it_was_cut_off() {
         let (from, to) = (filled(1000).await, filled(300).await);
-        copy(&from, &to).await.unwrap();
-        copy(&from, &to).await.unwrap();
+        let root = copy(&from, &to).await.unwrap();
+        assert_eq!(copy(&from, &to).await.unwrap(), root);
         let (a, b) = (from.read_range(Sequence(1), 1000).await.unwrap(), to.read_range(Sequence(1), 1000).await.unwrap());
         assert_eq!(a, b);
-        let never = |_| Ok(false);
-        assert_eq!(root(&from, Sequence(1000), never).await.unwrap(), root(&to, Sequence(1000), never).await.unwrap());
+        assert_eq!(copy(&from, &MemoryLog::new()).await.unwrap(), root, "copied in one piece");
     }
 
     #[tokio::test]
