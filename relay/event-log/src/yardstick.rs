@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::stream::{Config, DiscardPolicy, StorageType};
 use async_nats::jetstream::{self, Context};
 use bytes::Bytes;
@@ -13,6 +14,7 @@ use crate::nats::Nats;
 #[derive(Clone)]
 pub struct BareStream {
     context: Arc<Context>,
+    name: String,
     subject: String,
 }
 
@@ -32,7 +34,17 @@ impl BareStream {
             ..Config::default()
         };
         context.create_stream(config).await?;
-        Ok(Self { context: Arc::new(context), subject })
+        Ok(Self { context: Arc::new(context), name: name.to_owned(), subject })
+    }
+
+    /// Publishes one message as an append of the log is published, with an id and what it expects, and waits for its acknowledgement: what the
+    /// servers and the client make of that, without the log. Gives the sequence and the time that took.
+    pub async fn publish_expecting(&self, token: &str, id: &str, last: u64, payload: Bytes) -> Result<(u64, Duration), async_nats::Error> {
+        let begin = Instant::now();
+        let message = PublishMessage::build().payload(payload).message_id(id);
+        let message = message.expected_stream(&self.name).expected_last_subject_sequence(last);
+        let stored = self.context.send_publish(format!("{}{token}", self.subject), message).await?.await?;
+        Ok((stored.sequence, begin.elapsed()))
     }
 
     /// Publishes one message and waits for its acknowledgement. Gives the time that took.

@@ -115,6 +115,12 @@ impl Server {
         Ok(())
     }
 
+    /// The number of the running process.
+    pub fn process(&self) -> Result<u32> {
+        let process = self.process.as_ref().with_context(|| format!("{} does not run", self.config.name))?;
+        Ok(process.id())
+    }
+
     /// Stops the process where it is; its connections stay open. It has stopped when this returns, and has answered what it could before.
     pub fn pause(&self) -> Result<()> {
         self.signal(Signal::STOP)?;
@@ -144,8 +150,7 @@ impl Server {
     }
 
     fn pid(&self) -> Result<Pid> {
-        let process = self.process.as_ref().with_context(|| format!("{} does not run", self.config.name))?;
-        i32::try_from(process.id()).ok().and_then(Pid::from_raw).context("a process id")
+        i32::try_from(self.process()?).ok().and_then(Pid::from_raw).context("a process id")
     }
 }
 

@@ -4,6 +4,7 @@
 //! outcome, whoever waits is told as soon as the connection breaks, and an answer that never comes leaves nothing behind.
 
 use std::collections::HashMap;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -113,13 +114,16 @@ impl Requests {
 }
 
 async fn dispatch(mut answers: Subscriber, waiting: Arc<Waiting>, closing: CancellationToken) {
+    // One wait for the end, not one beside each answer.
+    let mut closed = pin!(closing.cancelled());
     loop {
         tokio::select! {
+            biased;
             answer = answers.next() => match answer {
                 Some(message) => waiting.answer(message),
                 None => break,
             },
-            () = closing.cancelled() => break,
+            () = &mut closed => break,
         }
     }
     waiting.clear();

@@ -13,6 +13,7 @@ use tokio::task::JoinSet;
 
 use super::Options;
 use super::founded::{Founded, Signed};
+use super::process::cpu_us;
 use super::report::{line, median, percentile, row};
 
 /// How many appends are under way at once, and how many of each round follow one another.
@@ -24,36 +25,50 @@ struct Round {
     per_second: f64,
     p50_us: f64,
     p99_us: f64,
+    /// Of this process for each, which the noise of the machine changes less than the time ...
+    cpu_us: f64,
+    /// ... and of all servers.
+    servers_us: f64,
 }
 
 /// How an append is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Way {
     Bare,
+    /// With the headers of an append.
+    BareExpecting,
     PreSigned,
     Signed,
 }
 
-const WAYS: [(Way, &str); 3] = [(Way::Bare, "bare client"), (Way::PreSigned, "log, pre-signed"), (Way::Signed, "log, signed")];
+const WAYS: [(Way, &str); 4] = [
+    (Way::Bare, "bare client"),
+    (Way::BareExpecting, "bare client, id and expectation"),
+    (Way::PreSigned, "log, pre-signed"),
+    (Way::Signed, "log, signed"),
+];
 
 struct Bench {
     log: JetStreamLog,
     bare: BareStream,
     founded: Founded,
+    /// Of the servers.
+    processes: Vec<u32>,
 }
 
 pub(crate) async fn measure(options: Options) -> Result<()> {
     line("")?;
-    row("append on NATS, sync_interval: always", "per second; p50 / p99 ms", "of the bare client")?;
-    for servers in [1, 3] {
+    row("append on NATS, sync_interval: always", "per second; p50 / p99 ms", "of the bare client; CPU of client + servers for each")?;
+    for servers in [3, 1] {
         let cluster = tokio::task::block_in_place(|| Cluster::start(servers, Sync::Always))?;
         let nats = connect(&cluster.url()).await?;
         let log = prepared(&nats).await?;
         let bare = BareStream::create(&nats, "BARE", servers).await.map_err(|error| anyhow!(error))?;
-        let bench = Arc::new(Bench { log, bare, founded: Founded::new() });
+        let processes = cluster.servers().iter().map(nats_server::Server::process).collect::<Result<_>>()?;
+        let bench = Arc::new(Bench { log, bare, founded: Founded::new(), processes });
         let mut first = 0;
         for (clients, each) in SHAPES {
-            let mut rounds: [Vec<Round>; 3] = Default::default();
+            let mut rounds: [Vec<Round>; WAYS.len()] = Default::default();
             // The first round warms up and is not counted.
             for round in 0..=options.rounds {
                 for (place, (way, _)) in WAYS.into_iter().enumerate() {
@@ -83,18 +98,19 @@ pub(crate) async fn prepared(nats: &Nats) -> Result<JetStreamLog> {
     Ok(log)
 }
 
-fn print(servers: usize, clients: usize, rounds: &[Vec<Round>; 3]) -> Result<()> {
+fn print(servers: usize, clients: usize, rounds: &[Vec<Round>; WAYS.len()]) -> Result<()> {
     let of = |place: usize, figure: fn(&Round) -> f64| median(&rounds[place].iter().map(figure).collect::<Vec<_>>());
     for (place, (way, name)) in WAYS.into_iter().enumerate() {
         let rate = of(place, |round| round.per_second);
         let (p50, p99) = (of(place, |round| round.p50_us) / 1e3, of(place, |round| round.p99_us) / 1e3);
+        let cpu = format!("{:.1} + {:.1} us", of(place, |round| round.cpu_us), of(place, |round| round.servers_us));
         // Round by round, where the same noise is in both.
         let ratios: Vec<f64> = rounds[place].iter().zip(&rounds[0]).map(|(one, bare)| one.per_second / bare.per_second).collect();
         let shape = if clients == 1 { "sequential".to_owned() } else { format!("{clients} in flight") };
         let reach = match way {
-            Way::Bare => String::new(),
-            Way::PreSigned => format!("{:.2}, reach >= 0.8", median(&ratios)),
-            Way::Signed => format!("{:.2}", median(&ratios)),
+            Way::Bare => format!("      {cpu}"),
+            Way::PreSigned => format!("{:.2}, {cpu}; reach >= 0.8", median(&ratios)),
+            Way::BareExpecting | Way::Signed => format!("{:.2}, {cpu}", median(&ratios)),
         };
         row(&format!("R{servers}, {shape}, {name}"), &format!("{rate:.0}/s; {p50:.2} / {p99:.2}"), &reach)?;
     }
@@ -109,13 +125,15 @@ async fn appends(bench: &Arc<Bench>, way: Way, first: usize, clients: usize, eac
         let signed = if way == Way::Signed { 0 } else { each };
         ready.push((1..=signed).map(|version| renewed(&bench.founded, client, version)).collect::<Result<_>>()?);
     }
-    let begin = Instant::now();
+    let servers_us = || bench.processes.iter().map(|process| cpu_us(*process)).sum::<Result<f64>>();
+    let (begin, cpu, servers) = (Instant::now(), cpu_us(std::process::id())?, servers_us()?);
     let mut running = JoinSet::new();
     for (client, ready) in (first..).zip(ready) {
         let bench = Arc::clone(bench);
         running.spawn(async move {
             match way {
                 Way::Bare => bench.publish(client, ready).await,
+                Way::BareExpecting => bench.publish_expecting(client, ready).await,
                 Way::PreSigned | Way::Signed => bench.append(client, each, ready).await,
             }
         });
@@ -125,7 +143,9 @@ async fn appends(bench: &Arc<Bench>, way: Way, first: usize, clients: usize, eac
         times.extend(of_one??);
     }
     let per_second = times.len() as f64 / begin.elapsed().as_secs_f64();
-    Ok(Round { per_second, p50_us: percentile(&mut times, 0.5), p99_us: percentile(&mut times, 0.99) })
+    let of_each = |cpu: f64| cpu / times.len() as f64;
+    let (cpu_us, servers_us) = (of_each(cpu_us(std::process::id())? - cpu), of_each(servers_us()? - servers));
+    Ok(Round { per_second, cpu_us, servers_us, p50_us: percentile(&mut times, 0.5), p99_us: percentile(&mut times, 0.99) })
 }
 
 fn renewed(founded: &Founded, client: usize, version: u64) -> Result<Signed> {
@@ -138,6 +158,18 @@ impl Bench {
         let token = client.to_string();
         for (_, bytes) in records {
             times.push(self.bare.publish(&token, bytes).await.map_err(|error| anyhow!(error))?);
+        }
+        Ok(times)
+    }
+
+    async fn publish_expecting(&self, client: usize, records: Vec<Signed>) -> Result<Vec<Duration>> {
+        let (mut times, mut last) = (Vec::new(), 0);
+        let token = client.to_string();
+        for (number, (_, bytes)) in records.into_iter().enumerate() {
+            let id = format!("{:032x}", (client << 32) | number);
+            let (sequence, time) = self.bare.publish_expecting(&token, &id, last, bytes).await.map_err(|error| anyhow!(error))?;
+            last = sequence;
+            times.push(time);
         }
         Ok(times)
     }
