@@ -1,6 +1,7 @@
 //! Appends to the log on NATS, synced before each acknowledgement, against the bare client on a stream like it in the same rounds.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow, bail};
@@ -54,6 +55,8 @@ struct Bench {
     founded: Founded,
     /// Of the servers.
     processes: Vec<u32>,
+    /// How often the bare client sent again what came too soon after an acknowledgement.
+    again: AtomicU64,
 }
 
 pub(crate) async fn measure(options: Options) -> Result<()> {
@@ -65,7 +68,7 @@ pub(crate) async fn measure(options: Options) -> Result<()> {
         let log = prepared(&nats).await?;
         let bare = BareStream::create(&nats, "BARE", servers).await.map_err(|error| anyhow!(error))?;
         let processes = cluster.servers().iter().map(nats_server::Server::process).collect::<Result<_>>()?;
-        let bench = Arc::new(Bench { log, bare, founded: Founded::new(), processes });
+        let bench = Arc::new(Bench { log, bare, founded: Founded::new(), processes, again: AtomicU64::new(0) });
         let mut first = 0;
         for (clients, each) in SHAPES {
             let mut rounds: [Vec<Round>; WAYS.len()] = Default::default();
@@ -80,6 +83,8 @@ pub(crate) async fn measure(options: Options) -> Result<()> {
                 }
             }
             print(servers, clients, &rounds)?;
+            let (again, sent) = (bench.again.swap(0, Ordering::Relaxed), (options.rounds as u64 + 1) * clients as u64 * each);
+            row("  of these the bare client had to send again", &format!("{again} of {sent}"), "")?;
         }
         nats.close().await;
     }
@@ -167,7 +172,9 @@ impl Bench {
         let token = client.to_string();
         for (number, (_, bytes)) in records.into_iter().enumerate() {
             let id = format!("{:032x}", (client << 32) | number);
-            let (sequence, time) = self.bare.publish_expecting(&token, &id, last, bytes).await.map_err(|error| anyhow!(error))?;
+            let sent = self.bare.publish_expecting(&token, &id, last, bytes).await.map_err(|error| anyhow!(error))?;
+            let (sequence, time, again) = sent;
+            self.again.fetch_add(u64::from(again), Ordering::Relaxed);
             last = sequence;
             times.push(time);
         }
