@@ -66,8 +66,16 @@ pub(super) async fn readyz(State(app): State<App>) -> (StatusCode, Json<Readines
     let (health, staleness, staleness_max) = ((app.health)(), app.staleness(), app.staleness_max);
     let (is_serving, sync, policies) = (*app.ready.borrow(), app.log.sync(), app.modules.health().borrow().clone());
     let usage_follows = app.usage.status().following;
-    let read_models = &status.state;
-    let signs = Signs { is_serving, read_models, staleness, staleness_max, sync, health: &health, policies: &policies, usage_follows };
+    let signs = Signs {
+        is_serving,
+        read_models: &status.state,
+        staleness,
+        staleness_max,
+        sync,
+        health: &health,
+        policies: &policies,
+        usage_follows,
+    };
     let Standing { is_ready: ready, degradations: reasons } = Standing::judge(&signs);
     let body = Readiness {
         ready,
