@@ -15,10 +15,12 @@ use control::founding::{self, Foundation, FoundingError, Sources};
 use control::health::{LogHealth, NodeHealth, Trust};
 use control::policies::{PolicyLoader, PolicyLoaderParts, PolicyModules};
 use control::{App, AppParts, Clock, Commands, CommandsParts, Metrics, ProbeOutcome, Rebuilds};
+use event_log::decisions::{DecisionLog, DecisionStream};
 use event_log::usage::{UsageLog, UsageStream};
 use http_body_util::BodyExt as _;
 use policy_host::active::Active;
 use policy_host::{Compiler, Host, HostConfig};
+use projector::decisions::DecisionProjector;
 use projector::usage::UsageProjector;
 use projector::{Memory, Projector, ReadModels};
 use prometheus_client::registry;
@@ -106,7 +108,9 @@ impl World {
         });
         let usage_log: Arc<dyn UsageStream> = Arc::new(UsageLog::open(&data.path().join("usage-log")).unwrap());
         let usage_config = projector::Config { data: data.path().to_owned(), memory: Memory::new(Memory::BYTES_MIN), clock: clock() };
-        let (_, usage) = UsageProjector::open(usage_config, usage_log).await.unwrap();
+        let (_, usage) = UsageProjector::open(usage_config.clone(), usage_log).await.unwrap();
+        let decision_log: Arc<dyn DecisionStream> = Arc::new(DecisionLog::open(&data.path().join("decision-log")).unwrap());
+        let (_, decisions) = DecisionProjector::open(usage_config, decision_log).await.unwrap();
         let Foundation { cluster, vault, writer, .. } = foundation;
         let (id, mut names) = (writer.id(), registry::Registry::default());
         let metrics = Metrics::register(&mut names);
@@ -134,6 +138,7 @@ impl World {
             commands,
             models: models.clone(),
             usage,
+            decisions,
             vault,
             log: Arc::new(self.log.clone()),
             modules: modules.clone(),
