@@ -73,6 +73,26 @@ impl Admin {
         IssuedKey::parse(&self.post("/keys", body).await?.success().context("creating a key")?)
     }
 
+    /// Uploads a policy's module, and gives what the node says of it.
+    pub async fn upload_policy(&self, kind: &str, name: &str, module: Vec<u8>) -> Result<Value> {
+        let fields = [("authorization", self.authorization.as_str()), ("content-type", "application/wasm")];
+        let url = format!("{}/api/v1/policies?kind={kind}&name={name}", self.origin);
+        self.http.call(Method::POST, &url, &fields, module).await?.success().context("uploading a policy")
+    }
+
+    /// Binds a policy to the tenant, enforced, and gives the binding's id.
+    pub async fn bind_policy(&self, digest: &str) -> Result<String> {
+        let body = json!({ "policy": digest, "scope": { "tenant": "default" }, "mode": "enforce" });
+        let answer = self.post("/bindings", &body).await?.success().context("binding a policy")?;
+        answer["binding"]["id"].as_str().map(str::to_owned).with_context(|| format!("no binding in {answer}"))
+    }
+
+    /// The binding as the node shows it.
+    pub async fn binding(&self, id: &str) -> Result<Value> {
+        let mut shown = self.get(&format!("/bindings/{id}")).await?.success()?;
+        Ok(shown["binding"].take())
+    }
+
     /// The key as the read model shows it.
     pub async fn key(&self, id: &str) -> Result<Value> {
         let mut shown = self.get(&format!("/keys/{id}")).await?.success()?;

@@ -6,11 +6,16 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use nats_server::Sync;
+use schemas::policy::PolicyKind;
 use serde_json::{Value, json};
 use tests::cli::{self, Run};
 use tests::node::Start;
 use tests::world::CREDENTIAL;
 use tests::{Admin, Launch, Node, ScriptedUpstream};
+
+#[path = "../../relay/policy-host/tests/policies/guest.rs"]
+#[expect(dead_code, clippy::unwrap_used, reason = "the host's tests do more with it")]
+mod guest;
 
 /// Enough that a copy takes a while, so that it can be killed in its middle.
 const KEYS: usize = 300;
@@ -20,9 +25,10 @@ async fn shown(admin: &Admin) -> Result<Value> {
     let log = admin.get("/log").await?.success()?;
     let keys = admin.get("/keys?limit=1000").await?.success()?;
     let upstreams = admin.get("/upstreams").await?.success()?;
+    let bindings = admin.get("/bindings").await?.success()?;
     Ok(json!({
         "cluster": log["cluster"], "position": log["position"], "root": log["root"], "void": log["void"],
-        "keys": keys["keys"], "upstreams": upstreams["upstreams"], "events": admin.events().await?,
+        "keys": keys["keys"], "upstreams": upstreams["upstreams"], "bindings": bindings["bindings"], "events": admin.events().await?,
     }))
 }
 
@@ -31,6 +37,8 @@ struct Stopped {
     launch: Launch,
     shown: Value,
     secret: String,
+    /// The digest of a policy that is bound.
+    policy: String,
     _upstream: ScriptedUpstream,
     _directory: tempfile::TempDir,
 }
@@ -49,9 +57,12 @@ impl Stopped {
         admin.post(&format!("/keys/{}/revoke", keys[0].id), &json!({ "reason": "moved house" })).await?.success()?;
         let secret = keys.pop().context("a key")?.secret;
         node.relay().chat(&secret, "before").await?.success()?;
+        let module = guest::Guest::new(PolicyKind::Route).module();
+        let policy = admin.upload_policy("route", "open", module).await?["policy"]["digest"].as_str().context("a digest")?.to_owned();
+        admin.bind_policy(&policy).await?;
         let shown = shown(&admin).await?;
         let launch = node.stop().await?;
-        Ok(Self { launch, shown, secret, _upstream: upstream, _directory: directory })
+        Ok(Self { launch, shown, secret, policy, _upstream: upstream, _directory: directory })
     }
 
     fn data(&self) -> &Path {
@@ -60,6 +71,12 @@ impl Stopped {
 
     fn on_nats(&self, url: &str) -> Launch {
         self.launch.clone().with("KEYRELAY_NATS_URL", url)
+    }
+
+    /// Takes away what would hide that a module was not carried.
+    fn forget_modules(&self) -> Result<()> {
+        std::fs::remove_dir_all(self.data().join("policy-code"))?;
+        Ok(std::fs::remove_dir_all(self.data().join("artefacts"))?)
     }
 
     /// Starts on a log and compares.
@@ -78,10 +95,11 @@ impl Stopped {
 
     async fn is_same(&self, node: Node) -> Result<()> {
         let now = shown(&node.admin()?).await?;
-        for part in ["cluster", "position", "root", "void", "upstreams", "keys", "events"] {
+        for part in ["cluster", "position", "root", "void", "upstreams", "keys", "bindings", "events"] {
             ensure!(now[part] == self.shown[part], "{part} changed from {} to {}", self.shown[part], now[part]);
         }
         node.relay().chat(&self.secret, "after").await?.success()?;
+        node.admin()?.get(&format!("/policies/{}/module", self.policy)).await?.expect(200)?;
         node.stop().await?;
         Ok(())
     }
@@ -103,6 +121,7 @@ async fn there_and_back_again_with_the_same_root() -> Result<()> {
     let nats = tokio::task::block_in_place(|| nats_server::Cluster::start(3, Sync::Always))?;
     let url = nats.url();
     migrate(stopped.data(), &["--to-nats", &url])?.expect(0)?;
+    stopped.forget_modules()?;
     stopped.is_same_on(stopped.on_nats(&url)).await.context("on NATS")?;
     // Once more is nothing to do, though the log has gone on, and it says so.
     let node = stopped.on_nats(&url).start().await?;
@@ -176,6 +195,7 @@ async fn killed_at_any_moment_the_source_is_whole_and_a_second_run_ends_it() -> 
             break;
         }
     }
+    stopped.forget_modules()?;
     migrate(stopped.data(), &["--to-embedded", "--nats", &url])?.expect(0)?;
     stopped.is_same_on(stopped.launch.clone()).await.context("embedded again")
 }

@@ -140,6 +140,7 @@ pub(super) async fn upload(
     if kept != digest {
         return Err(ApiError::Module(ModuleError::Missing { digest }));
     }
+    app.modules.tell_mended();
     let is_there = app.models.policies().policy(&tenant, &digest).is_some();
     let name = new.name.unwrap_or_else(|| manifest.name.clone());
     let uploaded = PolicyUploaded { name, digest, uploaded_digest, kind, class, bytes: size, manifest: Manifest::canonical(&manifest) };

@@ -91,6 +91,7 @@ impl PolicyLoader {
                     None => return,
                 },
                 Some((module, outcome)) = loads.next() => self.note(module, outcome),
+                () = self.parts.modules.mended() => self.failures.values_mut().for_each(|failure| failure.retry_at = Instant::now()),
                 () = async { sleep_until(retry_at.unwrap_or_else(Instant::now)).await }, if retry_at.is_some() => {}
             }
         }

@@ -9,7 +9,7 @@ use policy_host::{Host, LoadError, Module};
 use schemas::policy::{PolicyClass, PolicyKind, PolicyUploaded};
 use schemas::{Digest, Sequence};
 use thiserror::Error;
-use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{Notify, OnceCell, OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::task::TaskTracker;
 
 use super::status::PolicyHealth;
@@ -59,6 +59,8 @@ struct Inner {
     loads: Semaphore,
     uploads: Arc<Semaphore>,
     tasks: TaskTracker,
+    /// Told when what could not be had may be there now.
+    mended: Notify,
     /// Written by the loader.
     health: watch::Sender<PolicyHealth>,
 }
@@ -67,7 +69,7 @@ impl PolicyModules {
     /// Modules out of this host and this store; what is loaded on somebody's behalf runs among these tasks.
     pub fn new(host: Host, artefacts: Arc<dyn Artefacts>, tasks: TaskTracker) -> Self {
         let (health, loads, uploads) = (watch::Sender::default(), Semaphore::new(LOADS_MAX), Arc::new(Semaphore::new(UPLOADS_MAX)));
-        Self(Arc::new(Inner { host, artefacts, cells: Mutex::default(), loads, uploads, tasks, health }))
+        Self(Arc::new(Inner { host, artefacts, cells: Mutex::default(), loads, uploads, tasks, mended: Notify::new(), health }))
     }
 
     /// What runs them.
@@ -119,6 +121,15 @@ impl PolicyModules {
             *at = health;
             is_other
         });
+    }
+
+    /// An artefact was put, perhaps one that was missing.
+    pub(crate) fn tell_mended(&self) {
+        self.0.mended.notify_one();
+    }
+
+    pub(super) async fn mended(&self) {
+        self.0.mended.notified().await;
     }
 
     /// Waits until the loader has taken in what the log says up to a sequence; false if that takes longer.
