@@ -2,6 +2,7 @@
 #![allow(clippy::disallowed_methods, reason = "a test has no tracker; it awaits what it spawns")]
 
 mod ahead;
+mod decisions;
 mod degraded;
 mod fold;
 mod models;

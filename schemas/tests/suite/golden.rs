@@ -7,10 +7,13 @@ use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use schemas::decision::{DecisionAnswer, DecisionBatch, DecisionEffect, DecisionMode, DecisionRecord};
+use schemas::policy::{PolicyClass, PolicyKind};
 use schemas::record::{self, Frame};
 use schemas::usage::{Outcome, TokenParts, UsageBatch, UsageRecord, UsageSource};
 use schemas::{
-    Actor, CommandId, Event, IncarnationId, RequestId, SessionId, Stream, StreamKind, TenantId, Verdict, WriterId, client_key, judge,
+    Actor, BindingId, CommandId, Digest, Event, IncarnationId, RequestId, SessionId, Stream, StreamKind, TenantId, Verdict, WriterId,
+    client_key, judge,
 };
 
 use crate::log::{Draft, Log};
@@ -210,6 +213,48 @@ fn a_usage_batch_reads_and_writes_as_it_did() {
     assert_eq!(batch.encode(), golden);
     for length in 0..golden.len() {
         assert_eq!(UsageBatch::decode(&golden[..length]), None, "{length} bytes");
+    }
+}
+
+#[test]
+fn a_decision_batch_reads_and_writes_as_it_did() {
+    let record = DecisionRecord {
+        request: RequestId::from_bytes(samples::bytes(1)),
+        at: samples::TIME,
+        tenant: samples::tenant(),
+        key: samples::key_id(),
+        kind: PolicyKind::Quota,
+        binding: BindingId::from_bytes(samples::bytes(2)),
+        policy: Digest::blake3(b"policy"),
+        class: Some(PolicyClass::Slow),
+        settings: Digest::blake3(b"{}"),
+        mode: DecisionMode::Canary,
+        input: vec![1, 2, 3],
+        answer: DecisionAnswer::Output(vec![4, 5]),
+        effect: DecisionEffect::Deny,
+        reasons: vec!["budget.spent".into()],
+        combined: DecisionEffect::Deny,
+        cost_max: Some(70_000),
+        fuel: 1_234,
+        elapsed_ns: 9_000,
+        engine: "wasmtime 48.0.8".into(),
+    };
+    let answer = DecisionAnswer::Fault { code: "trap".into(), detail: "unreachable".into(), replayable: true };
+    let (effect, mode) = (DecisionEffect::Fault, DecisionMode::Shadow);
+    let fault = DecisionRecord { kind: PolicyKind::Route, class: None, mode, answer, effect, cost_max: None, ..record.clone() };
+    let (effect, combined) = (DecisionEffect::NotApplicable, DecisionEffect::Permit);
+    let plain = DecisionRecord { kind: PolicyKind::Expiry, effect, combined, mode: DecisionMode::Enforced, ..record.clone() };
+    let batch = DecisionBatch {
+        node: samples::writer_id(&samples::writer_key()),
+        incarnation: IncarnationId::from_bytes(samples::bytes(0x11)),
+        number: 300,
+        records: vec![record, fault, plain],
+    };
+    let golden = read_hex("decision-batch-v1.hex", || hex_lines("Decision batch of format 1 with three records.", &batch.encode()));
+    assert_eq!(DecisionBatch::decode(&golden), Some(batch.clone()));
+    assert_eq!(batch.encode(), golden);
+    for length in 0..golden.len() {
+        assert_eq!(DecisionBatch::decode(&golden[..length]), None, "{length} bytes");
     }
 }
 
