@@ -35,7 +35,7 @@ fn record(n: u64, (key, upstream, model, billed, day, tokens): (u8, u8, usize, u
     let parts = |tokens: u64| TokenParts {
         input_uncached: Some(tokens),
         cache_read: Some(tokens / 3),
-        cache_write_1h: (tokens % 2 == 0).then_some(tokens / 5),
+        cache_write_1h: tokens.is_multiple_of(2).then_some(tokens / 5),
         output_visible: Some(tokens / 7),
         ..TokenParts::default()
     };

@@ -193,7 +193,7 @@ async fn idle_accounts_are_swept_out() {
     assert!(kept <= SWEEP_MIN * SHARDS, "{kept}");
 }
 
-/// A generous ceiling; the figure is printed for whoever wants it.
+/// A generous ceiling, for a build that is not optimised on a machine that does other things.
 #[tokio::test]
 async fn a_cached_read_takes_microseconds() {
     const READS: u32 = 20_000;
@@ -207,6 +207,5 @@ async fn a_cached_read_takes_microseconds() {
         assert_eq!(reservation.read(&names, NOW).unwrap().len(), 3);
     }
     let each = begin.elapsed() / READS;
-    println!("reserve, read of 3 meters, release: {each:?}");
-    assert!(each < Duration::from_micros(200), "{each:?}");
+    assert!(each < Duration::from_micros(500), "{each:?}");
 }
