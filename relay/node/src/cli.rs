@@ -126,6 +126,7 @@ fn execute(cli: Cli, environment: BTreeMap<String, String>, output: &mut Output)
         Command::Config(args) => node::config(args, global, environment, output),
         Command::Version => node::version(output),
         Command::Audit(audit::AuditCommand::Verify(args)) => audit::verify(args, output),
+        Command::Policy(policy::PolicyCommand::Author(command)) => policy::author(command, output),
         Command::Log(log::LogCommand::Verify(args)) if args.offline => {
             runtime(false)?.block_on(log::verify_offline(&args, &access::layout(&global, &environment), output))
         }

@@ -78,11 +78,18 @@ impl RoutePolicy for CanaryShare {
         if first.is_empty() && !settings.falls_back {
             return Ok(Verdict::deny(EMPTY).into());
         }
-        let fallback = second.iter().filter(|_| settings.falls_back);
-        // The operator's own order within a pool stays: ranks of the second pool come after all of the first.
-        let after = first.iter().map(|candidate| candidate.priority).max().map_or(0, |most| most.saturating_add(1));
-        let picks = first.iter().map(|candidate| candidate.ranked(candidate.priority));
-        let picks = picks.chain(fallback.map(|candidate| candidate.ranked(candidate.priority.saturating_add(after)))).collect();
+        // The operator's own order within a pool stays; all of the second pool comes after all of the first.
+        let fallback = second.iter().filter(|_| settings.falls_back).map(|candidate| ((1, candidate.priority), candidate));
+        let mut kept: Vec<_> = first.iter().map(|candidate| ((0, candidate.priority), candidate)).chain(fallback).collect();
+        kept.sort_by_key(|(place, _)| *place);
+        let mut rank = 0;
+        let picks = kept.iter().enumerate().map(|(index, (place, candidate))| {
+            if index > 0 && kept[index - 1].0 != *place {
+                rank += 1;
+            }
+            candidate.ranked(rank)
+        });
+        let picks = picks.collect();
         let verdict = Verdict::permit().tag_usage("release", if is_canary { "canary" } else { "stable" });
         let verdict = if is_canary { verdict.because(TO_CANARY) } else { verdict };
         Ok(route::Output { verdict, picks })

@@ -73,7 +73,7 @@ impl RoutePolicy for CheapestHealthy {
             kept.retain(|(standing, _)| !standing.is_far);
         }
         if kept.is_empty() {
-            return Ok(Verdict::deny(NO_REGION).public(format!("no upstream in {}", settings.regions.join(", "))).into());
+            return Ok(Verdict::deny(NO_REGION).public("no upstream stands in one of the regions").into());
         }
         kept.sort_by(|(one, _), (other, _)| one.cmp(other));
         let mut rank = 0;

@@ -1,9 +1,18 @@
 //! `keyrelay policy`: WebAssembly modules that decide on requests, where they apply, and what they decided.
 
+mod bench;
 mod bindings;
+mod check;
 mod diff;
+mod example;
+mod module_file;
+mod new;
 mod records;
 mod replay;
+mod run;
+mod template;
+mod test;
+mod vectors;
 mod workbench;
 
 use std::io::{self, Read as _};
@@ -13,6 +22,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::{Args, Subcommand, ValueEnum};
 use http::Method;
+use schemas::policy::{PolicyClass, PolicyKind};
 use serde_json::Value;
 
 use super::client::{Call, Client};
@@ -28,6 +38,8 @@ const UPLOAD_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum PolicyCommand {
+    #[command(flatten)]
+    Author(AuthorCommand),
     /// Upload a module: a component, or a core module that describes its world
     Upload(Upload),
     /// List policies
@@ -59,6 +71,21 @@ pub(super) enum PolicyCommand {
     Replay(replay::Replay),
     /// Run a candidate over recorded decisions and tell what it would have changed. Exit code 1 if a request would have got something else
     Diff(diff::Diff),
+}
+
+/// What needs no node.
+#[derive(Debug, Subcommand)]
+pub(super) enum AuthorCommand {
+    /// Begin a policy: a folder with a source to change, its tests and all that building it needs
+    New(new::New),
+    /// Judge a module as a node would at upload, and show what it says of itself
+    Check(check::Check),
+    /// Run a module against a file of inputs and expected answers
+    Test(test::Test),
+    /// Ask a module once and print its answer
+    Run(run::Run),
+    /// Measure a module: time, fuel, and the room that its class leaves
+    Bench(bench::Bench),
 }
 
 #[derive(Debug, Args)]
@@ -132,6 +159,7 @@ pub(super) async fn run(
     output: &mut Output,
 ) -> Result<(), Failure> {
     match command {
+        PolicyCommand::Author(command) => author(command, output),
         PolicyCommand::Upload(args) => upload(args, &connect()?, output).await,
         PolicyCommand::List(Listing { limit }) => {
             let page = list(&connect()?, "policies", limit).await?;
@@ -150,6 +178,16 @@ pub(super) async fn run(
     }
 }
 
+fn author(command: AuthorCommand, output: &mut Output) -> Result<(), Failure> {
+    match command {
+        AuthorCommand::New(args) => new::run(&args, output),
+        AuthorCommand::Check(args) => check::run(&args, output),
+        AuthorCommand::Test(args) => test::run(&args, output),
+        AuthorCommand::Run(args) => run::run(&args, output),
+        AuthorCommand::Bench(args) => bench::run(&args, output),
+    }
+}
+
 async fn upload(upload: Upload, client: &Client, output: &mut Output) -> Result<(), Failure> {
     let Upload { file, kind, name, class } = upload;
     let call = Call::new(Method::POST, &["policies"]).wasm(read(&file)?).patience(UPLOAD_TIMEOUT);
@@ -159,11 +197,7 @@ async fn upload(upload: Upload, client: &Client, output: &mut Output) -> Result<
 
 /// Runs before anything of a node is set up: the process has limits of its own from here on, and nothing but two pipes.
 pub(super) fn compile(args: &CompilePolicy) -> io::Result<()> {
-    let class = match args.class {
-        Class::Fast => schemas::policy::PolicyClass::Fast,
-        Class::Slow => schemas::policy::PolicyClass::Slow,
-    };
-    policy_host::compile_child(class, io::stdin().lock(), io::stdout().lock())
+    policy_host::compile_child(args.class.into(), io::stdin().lock(), io::stdout().lock())
 }
 
 fn shown(answer: &Value, output: &mut Output) -> Result<(), Failure> {
@@ -195,6 +229,25 @@ impl Class {
         match self {
             Self::Fast => "fast",
             Self::Slow => "slow",
+        }
+    }
+}
+
+impl From<Kind> for PolicyKind {
+    fn from(kind: Kind) -> Self {
+        match kind {
+            Kind::Route => Self::Route,
+            Kind::Quota => Self::Quota,
+            Kind::Expiry => Self::Expiry,
+        }
+    }
+}
+
+impl From<Class> for PolicyClass {
+    fn from(class: Class) -> Self {
+        match class {
+            Class::Fast => Self::Fast,
+            Class::Slow => Self::Slow,
         }
     }
 }

@@ -1,0 +1,63 @@
+//! `keyrelay policy check`: what a node would say to a module.
+
+use clap::Args;
+use policy_host::limits::Limits;
+use serde_json::{Value, json};
+
+use super::super::failure::Failure;
+use super::super::output::Output;
+use super::super::render;
+use super::module_file::{ModuleArgs, chain};
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct Check {
+    #[command(flatten)]
+    module: ModuleArgs,
+}
+
+pub(super) fn run(args: &Check, output: &mut Output) -> Result<(), Failure> {
+    let (kind, class) = (args.module.kind_or(None)?, args.module.class_or(None));
+    let trial = match args.module.admit(kind, class)? {
+        Ok(trial) => trial,
+        Err(error) => {
+            let answer = json!({ "ok": false, "kind": kind, "class": class, "refused": chain(&error) });
+            output.answer(&answer, |_| format!("REFUSED  {}", chain(&error)))?;
+            return Err(Failure::Findings);
+        }
+    };
+    let admitted = &trial.admitted;
+    let answer = json!({
+        "ok": true,
+        "kind": kind,
+        "class": class,
+        "digest": admitted.digest,
+        "is_wrapped": admitted.digest != admitted.uploaded_digest,
+        "bytes": admitted.component.len(),
+        "bytes_max": Limits::of(class).component_bytes_max,
+        "uploaded_bytes": trial.uploaded_bytes,
+        "engine": trial.host.engine_profile(),
+        "manifest": admitted.manifest,
+    });
+    output.answer(&answer, text)
+}
+
+fn text(answer: &Value) -> String {
+    let fields = [
+        ("digest", "/digest"),
+        ("kind", "/kind"),
+        ("class", "/class"),
+        ("bytes", "/bytes"),
+        ("of at most", "/bytes_max"),
+        ("name", "/manifest/name"),
+        ("version", "/manifest/version"),
+        ("says of itself", "/manifest/description"),
+        ("effects", "/manifest/effects"),
+        ("reasons", "/manifest/reasons"),
+        ("obligations", "/manifest/obligations"),
+        ("advice", "/manifest/advice"),
+        ("meters", "/manifest/meters"),
+        ("asks for price", "/manifest/asks_for_price"),
+        ("settings", "/manifest/settings"),
+    ];
+    format!("{}\ngood: a node takes it", render::block(answer, &fields))
+}
