@@ -13,6 +13,7 @@ pub mod http;
 pub mod net;
 pub mod node;
 pub mod planted;
+pub mod policies;
 pub mod relay;
 pub mod traffic;
 pub mod upstream;
