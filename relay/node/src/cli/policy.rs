@@ -178,7 +178,7 @@ pub(super) async fn run(
     }
 }
 
-fn author(command: AuthorCommand, output: &mut Output) -> Result<(), Failure> {
+pub(super) fn author(command: AuthorCommand, output: &mut Output) -> Result<(), Failure> {
     match command {
         AuthorCommand::New(args) => new::run(&args, output),
         AuthorCommand::Check(args) => check::run(&args, output),
