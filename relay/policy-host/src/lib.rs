@@ -11,7 +11,9 @@
 
 pub mod active;
 pub mod backtest;
+pub mod breaker;
 pub mod canonical;
+pub mod chain;
 pub mod contract;
 pub mod exchange;
 pub mod fault;
