@@ -206,7 +206,7 @@ proptest! {
     fn another_member_only_narrows(stages in stages(), places in places(), at in 0_usize..4, more in any::<prop::sample::Index>()) {
         let candidates = candidates(&places);
         let (with, with_outcomes) = combined(&stages, &candidates);
-        let mut fewer = stages.clone();
+        let mut fewer = stages;
         if fewer[at].is_empty() {
             return Ok(());
         }
