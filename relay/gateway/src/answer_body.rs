@@ -16,6 +16,7 @@ use tokio::time::{Instant, Sleep};
 use crate::gateway::InFlight;
 use crate::limits::Permit;
 use crate::meter::Meter;
+use crate::pulse::UnderWay;
 use crate::refusal::Refusal;
 use crate::tap::Tap;
 
@@ -49,6 +50,7 @@ pub(crate) struct AnswerBody {
     /// Settled, and nothing is left to send.
     pub(crate) is_over: bool,
     pub(crate) _permit: Option<Permit>,
+    pub(crate) _under_way: UnderWay,
     pub(crate) _in_flight: InFlight,
 }
 

@@ -25,6 +25,9 @@ pub(crate) const BODY_IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 /// long, and an outage of the log up to this long is none of the clients' business.
 pub(crate) const STALENESS_MAX: Duration = Duration::from_secs(15 * 60);
 
+/// One request in a hundred: enough to compare a policy with its successor, little enough to keep for days.
+pub(crate) const DECISION_SAMPLE_PPM: u32 = 10_000;
+
 /// The data plane's settings.
 #[derive(Debug, Clone)]
 pub struct GatewayConfig {
@@ -41,6 +44,10 @@ pub struct GatewayConfig {
     pub body_bytes_max: usize,
     /// The process's budget for request bodies; beyond it requests are refused until others finish.
     pub bodies_bytes_max: usize,
+    /// What an answer is capped at, in tokens, where a quota policy fails and its binding falls back to the baseline; none caps nothing.
+    pub baseline_output_tokens: Option<u64>,
+    /// Of a million requests so many have all their decisions recorded; denials and faults are recorded of every request.
+    pub decision_sample_ppm: u32,
     /// How old the read models may be: beyond it requests are refused until the log is heard of again.
     pub staleness_max: Duration,
 }
@@ -55,6 +62,8 @@ impl Default for GatewayConfig {
             total_timeout: TOTAL_TIMEOUT,
             body_bytes_max: BODY_BYTES_MAX,
             bodies_bytes_max: BODIES_BYTES_MAX,
+            baseline_output_tokens: None,
+            decision_sample_ppm: DECISION_SAMPLE_PPM,
             staleness_max: STALENESS_MAX,
         }
     }

@@ -20,10 +20,13 @@ use crate::forward::{Answer, Forwarding, Outgoing};
 use crate::gateway::{InFlight, State};
 use crate::headers::{self, ATTEMPTS, OVERHEAD_MS, REQUEST_ID, UPSTREAM};
 use crate::held_body::{self, HeldBody};
-use crate::limits::Allowed;
+use crate::limits::{Permit, Rate};
 use crate::meter::{Meter, short};
+use crate::meters::Reservation;
+use crate::policies::{self, Asked, Caps, Decided, Shadow};
 use crate::refusal::Refusal;
 use crate::request_head::RequestHead;
+use crate::splice::splice;
 use crate::staleness::Staleness;
 use crate::tap::{EventTap, Reading, Tap, WholeTap};
 use crate::targets;
@@ -87,16 +90,39 @@ impl Exchange<'_> {
         }
         let snapshot = state.targets.snapshot();
         let mut selection = Selection::new(&snapshot, &state.cooling, &key, dialect, Some(&head.model), arrival.at);
-        let first = selection.next(&state.random).ok_or(Refusal::NoUpstream)?;
+        if selection.is_empty() {
+            return Err(Refusal::NoUpstream);
+        }
+        let (first, rest, granted) = match state.policies.bound(&key.tenant) {
+            None => (
+                selection.next(&state.random).ok_or(Refusal::NoUpstream)?,
+                selection,
+                Granted { permit: allowed.permit, ..Granted::default() },
+            ),
+            Some(active) => {
+                let request_bytes = body.bytes.len();
+                let asked = Asked { state, key: &key, dialect, endpoint, head: &head, request_bytes, arrival, snapshot: &snapshot };
+                // Boxed, so that a request without policies is no larger for them.
+                let Decided { first, rest, caps, permit, reservation, shadow } =
+                    Box::pin(policies::decide(active, asked, selection, allowed.permit)).await?;
+                (first, rest, Granted { permit: Some(permit), caps, reservation, shadow })
+            }
+        };
+        let Granted { permit, caps, reservation, shadow } = granted;
 
-        let with_option = if dialect == Dialect::Openai && head.stream { head.with_usage_option(&body.bytes) } else { None };
-        let hides_usage = with_option.is_some();
+        let option = if dialect == Dialect::Openai && head.stream { head.usage_option(&body.bytes) } else { None };
+        let hides_usage = option.is_some();
+        let sent = |cap: Option<u64>| {
+            let cap = cap.map(|cap| head.capped(&body.bytes, dialect, cap)).unwrap_or_default();
+            splice(&body.bytes, option.iter().cloned().chain(cap).collect())
+        };
         let outgoing = Outgoing {
             dialect,
             endpoint,
             headers: headers::to_upstream(&parts.headers, key.id),
             query: parts.uri.query().and_then(crate::client_key::scrub),
-            body: with_option.unwrap_or_else(|| body.bytes.clone()),
+            body: sent(caps.all),
+            pool_bodies: caps.pools.iter().map(|(pool, cap)| (*pool, sent(Some(*cap)))).collect(),
         };
         let slot = state.usage.reserve()?;
         let record = UsageRecord {
@@ -117,17 +143,17 @@ impl Exchange<'_> {
             started_at: arrival.at,
             settled_at: arrival.at,
         };
-        let meter = Meter::open(slot, record, body.bytes.len(), Arc::clone(&state.clock), state.metrics.clone(), None);
-        let forwarding = Forwarding { state, outgoing, first, rest: selection, meter };
+        let meter = Meter::open(slot, record, body.bytes.len(), Arc::clone(&state.clock), state.metrics.clone(), reservation);
+        let forwarding = Forwarding { state, outgoing, first, rest, meter };
         let answer = forwarding.run().await?;
         drop(body);
-        let taken = Taken { key, allowed, staleness, in_flight, hides_usage, reading };
+        let taken = Taken { key, rate: allowed.rate, permit, shadow, staleness, in_flight, hides_usage, reading };
         Ok(self.respond(taken, answer))
     }
 
     fn respond(self, taken: Taken, answer: Answer) -> Response {
         let Self { state, dialect, arrival, .. } = self;
-        let Answer { response, target, attempts, waited, first_byte, mut meter } = answer;
+        let Answer { response, target, attempts, waited, first_byte, mut meter, under_way } = answer;
         let (head, upstream) = response.into_parts();
         let overhead = arrival.started.elapsed().saturating_sub(waited + taken.reading);
         state.metrics.answered(first_byte.as_secs_f64(), overhead.as_secs_f64());
@@ -140,7 +166,7 @@ impl Exchange<'_> {
         headers.insert(ATTEMPTS, attempts.into());
         headers.insert(OVERHEAD_MS, headers::text(format_args!("{:.3}", overhead.as_secs_f64() * 1000.0)));
         taken.staleness.write(&mut headers);
-        if let Some(rate) = &taken.allowed.rate {
+        if let Some(rate) = &taken.rate {
             headers::write_rate(&mut headers, dialect, rate);
         }
         tracing::debug!(request.id = %arrival.request, key.id = %taken.key.id, status = head.status.as_u16(), attempts, "answer begins");
@@ -159,7 +185,8 @@ impl Exchange<'_> {
             request: arrival.request,
             is_success,
             is_over: false,
-            _permit: taken.allowed.permit,
+            _permit: taken.permit,
+            _under_way: under_way,
             _in_flight: taken.in_flight,
         };
         let mut response = Response::new(Body::new(body));
@@ -169,10 +196,23 @@ impl Exchange<'_> {
     }
 }
 
+/// What became of a request before its upstream.
+#[derive(Default)]
+struct Granted {
+    permit: Option<Permit>,
+    caps: Caps,
+    reservation: Option<Reservation>,
+    shadow: Option<Shadow>,
+}
+
 /// What the request holds besides the answer.
 struct Taken {
     key: Arc<Key>,
-    allowed: Allowed,
+    rate: Option<Rate>,
+    permit: Option<Permit>,
+    /// Begins when this is dropped: with the answer.
+    #[expect(dead_code, reason = "it is held for its drop")]
+    shadow: Option<Shadow>,
     staleness: Staleness,
     in_flight: InFlight,
     hides_usage: bool,

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::{HeaderMap, Method, Response, StatusCode, header};
 use hyper::body::Incoming;
+use schemas::PoolId;
 use schemas::key::Endpoint;
 use schemas::upstream::Dialect;
 
@@ -19,6 +20,7 @@ use crate::gateway::State;
 use crate::headers::{RETRY_AFTER_MS, credential_name};
 use crate::meter::Meter;
 use crate::metrics::AttemptResult;
+use crate::pulse::UnderWay;
 use crate::refusal::Refusal;
 use crate::targets::Target;
 use crate::transport::{self, TransportError};
@@ -33,6 +35,8 @@ pub(crate) struct Outgoing<'a> {
     pub(crate) headers: HeaderMap,
     pub(crate) query: Option<Cow<'a, str>>,
     pub(crate) body: Bytes,
+    /// Other bodies for upstreams of these pools: with lower bounds on the answer.
+    pub(crate) pool_bodies: Vec<(PoolId, Bytes)>,
 }
 
 /// A request on its way through the candidates.
@@ -54,6 +58,7 @@ pub(crate) struct Answer {
     /// Time that this upstream took.
     pub(crate) first_byte: Duration,
     pub(crate) meter: Meter,
+    pub(crate) under_way: UnderWay,
 }
 
 /// What an attempt ended in, if not in an answer that stands.
@@ -64,12 +69,19 @@ enum Miss {
     Timeout,
 }
 
+impl Outgoing<'_> {
+    fn body(&self, target: &Target) -> Bytes {
+        let pool = target.route.upstream.details.pool;
+        self.pool_bodies.iter().find(|(id, _)| *id == pool).map_or(&self.body, |(_, body)| body).clone()
+    }
+}
+
 impl Forwarding<'_> {
     pub(crate) async fn run(mut self) -> Result<Answer, Refusal> {
         let mut target = Arc::clone(&self.first);
         let (mut attempts, mut waited) = (0, Duration::ZERO);
         // The last answer that did not stand, with its upstream and time.
-        let mut fallback: Option<(Response<Incoming>, Arc<Target>, Duration)> = None;
+        let mut fallback: Option<(Response<Incoming>, Arc<Target>, Duration, UnderWay)> = None;
         let mut is_timeout = false;
         loop {
             attempts += 1;
@@ -77,13 +89,17 @@ impl Forwarding<'_> {
                 record.upstream = target.route.upstream.id;
                 record.attempts = attempts;
             }
+            let under_way = target.pulse.begin();
             let sent = Instant::now();
             let attempt = self.attempt(&target).await;
             let first_byte = sent.elapsed();
             waited += first_byte;
             match attempt {
-                Ok(response) => return Ok(Answer { response, target, attempts, waited, first_byte, meter: self.meter }),
-                Err(Miss::Answer(response)) => fallback = Some((response, target, first_byte)),
+                Ok(response) => {
+                    target.pulse.answered(first_byte);
+                    return Ok(Answer { response, target, attempts, waited, first_byte, meter: self.meter, under_way });
+                }
+                Err(Miss::Answer(response)) => fallback = Some((response, target, first_byte, under_way)),
                 Err(Miss::Unreachable) => is_timeout = false,
                 Err(Miss::Timeout) => is_timeout = true,
             }
@@ -97,11 +113,11 @@ impl Forwarding<'_> {
                 None => break,
             }
         }
-        if let Some((response, target, first_byte)) = fallback {
+        if let Some((response, target, first_byte, under_way)) = fallback {
             if let Some(record) = self.meter.record() {
                 record.upstream = target.route.upstream.id;
             }
-            return Ok(Answer { response, target, attempts, waited, first_byte, meter: self.meter });
+            return Ok(Answer { response, target, attempts, waited, first_byte, meter: self.meter, under_way });
         }
         let refusal = if is_timeout { Refusal::UpstreamTimeout } else { Refusal::UpstreamFailed };
         self.meter.settle_unanswered(refusal.status());
@@ -149,7 +165,7 @@ impl Forwarding<'_> {
             tracing::trace!(credential = ?credential.as_bytes().escape_ascii().to_string(), "asking an upstream");
         }
         let uri = target.uri(self.outgoing.endpoint, self.outgoing.query.as_deref())?;
-        let mut request = transport::request(Method::POST, uri, self.outgoing.body.clone());
+        let mut request = transport::request(Method::POST, uri, self.outgoing.body(target));
         *request.headers_mut() = self.outgoing.headers.clone();
         request.headers_mut().insert(credential_name(self.outgoing.dialect), credential);
         Some(request)

@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use event_log::usage::UsageStream;
+use policy_host::active::Active;
 use projector::{ReadModels, UsageModels};
 use schemas::{IncarnationId, Timestamp, WriterId};
 use thiserror::Error;
@@ -17,6 +19,7 @@ use crate::decisions::DecisionSink;
 use crate::limits::Allowances;
 use crate::meters::Meters;
 use crate::metrics::Metrics;
+use crate::policies::{Policies, PoliciesParts, ShadowWorker};
 use crate::random::Random;
 use crate::targets::Targets;
 use crate::transport::Transport;
@@ -36,6 +39,10 @@ pub struct GatewayParts {
     /// Who numbers the usage batches: this node, and this run of its process.
     pub node: WriterId,
     pub incarnation: IncarnationId,
+    /// The bindings that apply, swapped whole when the log changes them.
+    pub policies: Arc<ArcSwap<Active>>,
+    /// Version and settings of the engine that runs policies.
+    pub engine_profile: String,
     /// Where decisions of policies are written down.
     pub decisions: DecisionSink,
     pub clock: Clock,
@@ -67,6 +74,7 @@ pub(crate) struct State {
     pub(crate) cooling: Cooling,
     pub(crate) targets: Targets,
     pub(crate) transport: Transport,
+    pub(crate) policies: Policies,
     pub(crate) random: Random,
     /// The bytes that request bodies may still take.
     pub(crate) bodies: Arc<Semaphore>,
@@ -74,13 +82,22 @@ pub(crate) struct State {
 }
 
 impl Gateway {
-    /// The data plane, and the writer of its usage, which the composition root runs as a task ([`UsageWriter::run`]).
-    pub fn new(parts: GatewayParts) -> Result<(Self, UsageWriter), GatewayError> {
-        let GatewayParts { config, models, vault, usage_stream, usage_models, node, incarnation, decisions: _, clock, metrics } = parts;
+    /// The data plane, the writer of its usage ([`UsageWriter::run`]) and what runs policies on trial ([`ShadowWorker::run`]), which the
+    /// composition root runs as tasks.
+    pub fn new(parts: GatewayParts) -> Result<(Self, UsageWriter, ShadowWorker), GatewayError> {
+        let GatewayParts { config, models, vault, usage_stream, usage_models, node, incarnation, clock, metrics, .. } = parts;
         let transport = Transport::new(&config).map_err(GatewayError::RootCertificates)?;
         let meters = Meters::new(models.clone(), usage_models, (node, incarnation));
         let (usage, writer) = UsageSink::new(usage_stream, (node, incarnation), meters.clone(), &metrics);
+        let (policies, shadow) = Policies::new(PoliciesParts {
+            active: parts.policies,
+            decisions: parts.decisions,
+            engine: parts.engine_profile,
+            sample_ppm: config.decision_sample_ppm,
+            metrics: metrics.policies().clone(),
+        });
         let state = State {
+            policies,
             targets: Targets::new(models.clone(), vault, config.allow_private_upstreams),
             bodies: Arc::new(Semaphore::new(config.bodies_bytes_max)),
             allowances: Allowances::new(),
@@ -95,7 +112,7 @@ impl Gateway {
             usage,
             transport,
         };
-        Ok((Self(Arc::new(state)), writer))
+        Ok((Self(Arc::new(state)), writer, shadow))
     }
 
     pub(crate) fn state(&self) -> &State {

@@ -9,6 +9,8 @@ use schemas::{Digest, KeyId};
 
 use crate::limits::Rate;
 
+/// The code of a policy's own reason for a denial.
+pub(crate) const POLICY_REASON: HeaderName = HeaderName::from_static("x-keyrelay-policy-reason");
 pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 pub(crate) const REASON: HeaderName = HeaderName::from_static("x-keyrelay-reason");
 pub(crate) const UPSTREAM: HeaderName = HeaderName::from_static("x-keyrelay-upstream");
@@ -128,6 +130,11 @@ pub(crate) fn write_rate(headers: &mut HeaderMap, dialect: Dialect, rate: &Rate)
     for (name, value) in names.into_iter().zip([HeaderValue::from(rate.limit), HeaderValue::from(rate.remaining), reset]) {
         headers.insert(HeaderName::from_static(name), value);
     }
+}
+
+/// A quota that is used up until so many milliseconds are over, as the IETF's draft of rate limit headers spells it.
+pub(crate) fn write_spent(headers: &mut HeaderMap, reset_ms: u64) {
+    headers.insert(HeaderName::from_static("ratelimit"), text(format_args!("\"policy\";r=0;t={}", reset_ms.div_ceil(1000))));
 }
 
 /// `12ms`, `6.5s`, `1m0s`: the spelling of OpenAI's reset headers.

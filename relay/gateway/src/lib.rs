@@ -1,17 +1,17 @@
 //! The data plane: a request comes in with a client key and goes out with an upstream's credential, and what it used is written down.
 //!
 //! ```text
-//! http ──> exchange ──> admit (client_key, limits) ──> held_body, request_head ──> choose (targets, cooling)
-//!                                                                                     │
-//!   client <── answer_body (tap: what it used) <── forward (transport, address) <─────┘
+//! http ──> exchange ──> admit (client_key, limits) ──> held_body, request_head ──> policies ──> choose (targets, cooling, pulse)
+//!                                                                                                │
+//!   client <── answer_body (tap: what it used) <── forward (transport, address) <────────────────┘
 //!                  │
 //!                  └──> meter ──> usage ──> usage log
 //!                                   │
 //!                                   └──> meters: what keys and tenants have used and hold
 //! ```
 //!
-//! Invariants. The bytes of a request and of an answer are never written anew; the two edits there are, asking for usage and hiding
-//! it, are splices. A client key never leaves this crate, and a credential goes only to the origin it was entered for. A request that
+//! Invariants. The bytes of a request and of an answer are never written anew; the three edits there are, asking for usage, hiding it, and
+//! lowering a bound on the answer, are splices. A client key never leaves this crate, and a credential goes only to the origin it was entered for. A request that
 //! reached an upstream settles exactly once. The data path waits for no control plane and never reads the log. Every buffer, queue
 //! and wait has a bound, and the bound has a name.
 
@@ -37,9 +37,12 @@ mod meter;
 #[cfg_attr(not(test), expect(dead_code, reason = "meters are read by quota policies"))]
 mod meters;
 mod metrics;
+mod policies;
+mod pulse;
 mod random;
 mod refusal;
 mod request_head;
+mod splice;
 mod sse;
 mod staleness;
 mod tap;
@@ -53,4 +56,5 @@ pub use config::GatewayConfig;
 pub use decisions::{DecisionSink, DecisionWriter};
 pub use gateway::{Clock, Gateway, GatewayError, GatewayParts};
 pub use metrics::Metrics;
+pub use policies::ShadowWorker;
 pub use usage::{UsageSink, UsageWriteError, UsageWriter};

@@ -100,6 +100,27 @@ impl Allowances {
         Ok(Allowed { rate, permit })
     }
 
+    /// Counts a request of a key that policies decide on as under way, unless a limit of the key's own has it counted already (`permit`).
+    /// Refused with the cap if so many others are under way as it allows.
+    pub(crate) fn hold(self: &Arc<Self>, key: KeyId, permit: Option<Permit>, cap: Option<u32>, now: Timestamp) -> Result<Permit, u32> {
+        let mut shard = self.shard(key).lock();
+        shard.sweep(now);
+        let allowance = shard.keys.entry(key).or_default();
+        let others = allowance.in_flight.saturating_sub(u32::from(permit.is_some()));
+        if let Some(cap) = cap.filter(|cap| others >= *cap) {
+            // Dropping the permit takes the lock.
+            drop(shard);
+            return Err(cap);
+        }
+        allowance.in_flight = others + 1;
+        Ok(permit.unwrap_or_else(|| Permit { allowances: Arc::clone(self), key }))
+    }
+
+    /// The key's requests under way that are counted.
+    pub(crate) fn under_way(&self, key: KeyId) -> u32 {
+        self.shard(key).lock().keys.get(&key).map_or(0, |allowance| allowance.in_flight)
+    }
+
     fn shard(&self, key: KeyId) -> &Mutex<Shard> {
         // The last byte of an id is as random as any.
         &self.shards[usize::from(key.as_bytes()[15]) % SHARDS]
@@ -158,6 +179,21 @@ mod tests {
         }
         drop(first);
         assert_eq!(allowances.admit(KEY, &limits, at(1)).unwrap().rate.unwrap().remaining, 0);
+    }
+
+    #[test]
+    fn a_cap_of_policies_counts_every_request_once() {
+        let allowances = Allowances::new();
+        let limits = Limits { requests_per_minute: None, concurrency: Some(5) };
+        let counted = allowances.admit(KEY, &limits, at(1)).unwrap().permit;
+        let first = allowances.hold(KEY, counted, Some(2), at(1)).unwrap();
+        let second = allowances.hold(KEY, None, None, at(1)).unwrap();
+        assert_eq!(allowances.under_way(KEY), 2);
+        assert_eq!(allowances.hold(KEY, None, Some(2), at(1)).err(), Some(2));
+        drop(first);
+        assert!(allowances.hold(KEY, None, Some(2), at(1)).is_ok());
+        drop(second);
+        assert_eq!(allowances.under_way(KEY), 0);
     }
 
     #[test]

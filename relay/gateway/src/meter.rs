@@ -14,7 +14,7 @@ use crate::tap::Reading;
 use crate::usage::Slot;
 
 /// The usual rule of thumb for English text.
-const BYTES_PER_TOKEN: u64 = 4;
+pub(crate) const BYTES_PER_TOKEN: u64 = 4;
 /// The most bytes of a model's name in a record: it is the client's or the upstream's text.
 const MODEL_BYTES_MAX: usize = 256;
 /// The status of a request whose client left before the answer began, as nginx and its readers know it.

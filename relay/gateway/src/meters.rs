@@ -111,6 +111,7 @@ impl Meters {
     }
 
     /// The meters as they stand, with all reservations.
+    #[cfg(test)]
     pub(crate) fn read(&self, names: &[MeterName], tenant: &TenantId, key: KeyId, now: Timestamp) -> Result<Vec<quota::Meter>, ReadError> {
         self.show(names, tenant, key, now, None)
     }

@@ -13,6 +13,10 @@ use schemas::usage::{Outcome, TokenParts};
 
 use crate::refusal::Refusal;
 
+pub(crate) use policies::PolicyMetrics;
+
+mod policies;
+
 /// Seconds; the relay's own share of a request is a fraction of a millisecond.
 const OVERHEAD_BUCKETS: [f64; 9] = [0.0001, 0.0002, 0.0003, 0.0005, 0.001, 0.0025, 0.005, 0.025, 0.1];
 /// Seconds; models take their time.
@@ -31,6 +35,7 @@ struct Series {
     in_flight: Gauge,
     usage_queued: Gauge,
     decisions: Family<DecisionLabels, Counter>,
+    policies: PolicyMetrics,
 }
 
 /// Each value is the text of a closed enum.
@@ -129,11 +134,13 @@ impl Metrics {
             in_flight: Gauge::default(),
             usage_queued: Gauge::default(),
             decisions: Family::default(),
+            policies: PolicyMetrics::new(),
         }))
     }
 
     /// Names all of them in a registry.
     pub fn register(&self, registry: &mut Registry) {
+        self.0.policies.register(registry);
         let relay = registry.sub_registry_with_prefix("keyrelay_relay");
         relay.register("requests", "Requests by dialect, outcome and the reason of a refusal", self.0.requests.clone());
         relay.register("upstream_attempts", "Attempts at upstreams by what came of them", self.0.attempts.clone());
@@ -197,6 +204,10 @@ impl Metrics {
 }
 
 impl Metrics {
+    pub(crate) fn policies(&self) -> &PolicyMetrics {
+        &self.0.policies
+    }
+
     /// Requests whose last byte is not sent yet.
     pub(crate) fn in_flight(&self) -> &Gauge {
         &self.0.in_flight

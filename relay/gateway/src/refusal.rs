@@ -3,21 +3,26 @@
 //! The code is a closed vocabulary (header `x-keyrelay-reason`, metric label). The body is written in the caller's dialect, such that
 //! the official SDKs raise the exception class their users catch.
 
+use std::fmt;
+
 use axum::body::Body;
 use axum::response::Response;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
+use policy_host::chain::Denial;
 use schemas::RequestId;
 use schemas::upstream::Dialect;
 use serde::Serialize;
 use thiserror::Error;
 
-use crate::headers::{self, REASON, REQUEST_ID, RETRY_AFTER_MS, SHOULD_RETRY};
+use crate::headers::{self, POLICY_REASON, REASON, REQUEST_ID, RETRY_AFTER_MS, SHOULD_RETRY};
 use crate::limits::Rate;
 
 /// How long a client is asked to wait where nothing better is known.
 const RETRY_AFTER_MS_DEFAULT: u64 = 1000;
 /// How long a client is asked to wait for a log that has been away for minutes: about what an election of its leader takes.
 const RETRY_AFTER_MS_STALE: u64 = 5000;
+/// A client that is told to come again later than this is told not to try by itself: official SDKs would try sooner.
+const RETRY_BY_ITSELF_MS_MAX: u64 = 60_000;
 
 /// Why a request got no upstream's answer. The `Display` text is shown to the caller and holds no secret.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -46,6 +51,13 @@ pub(crate) enum Refusal {
     RateLimited(Rate),
     #[error("the key's limit of {0} requests at once is reached")]
     ConcurrencyLimited(u32),
+    /// An expiry or route policy.
+    #[error("a policy does not allow this request{0}")]
+    PolicyDenied(Box<PolicyDenial>),
+    #[error("a quota does not allow this request{0}")]
+    QuotaDenied(Box<PolicyDenial>),
+    #[error("a policy that must be asked failed")]
+    PolicyFault,
     #[error("the body is larger than {0} bytes")]
     BodyTooLarge(usize),
     #[error("the body is not usable: {0}")]
@@ -97,13 +109,38 @@ pub(crate) enum BodyFault {
     BrokeOff,
 }
 
+/// What a client is told of a denial: the first reason there is, and its text if that is public.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct PolicyDenial {
+    code: Option<String>,
+    text: Option<String>,
+    retry_ms: Option<u64>,
+}
+
+impl PolicyDenial {
+    pub(crate) fn new(denial: &Denial) -> Box<Self> {
+        let first = denial.reasons.first();
+        let text = first.filter(|reason| reason.is_public).and_then(|reason| reason.text.clone());
+        Box::new(Self { code: first.map(|reason| reason.code.clone()), text, retry_ms: denial.retry_ms })
+    }
+}
+
+/// What follows the relay's own words.
+impl fmt::Display for PolicyDenial {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.code.as_ref().map_or(Ok(()), |code| write!(f, " ({code})"))?;
+        self.text.as_ref().map_or(Ok(()), |text| write!(f, ": {text}"))
+    }
+}
+
 impl Refusal {
     pub(crate) fn status(&self) -> StatusCode {
         match self {
             Self::KeyMissing | Self::KeyMalformed(_) | Self::KeysConflict | Self::KeyUnknown => StatusCode::UNAUTHORIZED,
             Self::KeyExpired | Self::KeyRevoked | Self::KeySuperseded => StatusCode::UNAUTHORIZED,
             Self::KeyDisabled | Self::EndpointNotAllowed | Self::ModelNotAllowed(_) => StatusCode::FORBIDDEN,
-            Self::RateLimited(_) | Self::ConcurrencyLimited(_) => StatusCode::TOO_MANY_REQUESTS,
+            Self::PolicyDenied(_) => StatusCode::FORBIDDEN,
+            Self::RateLimited(_) | Self::ConcurrencyLimited(_) | Self::QuotaDenied(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::BodyTooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::BodyInvalid(_) => StatusCode::BAD_REQUEST,
             Self::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
@@ -111,9 +148,8 @@ impl Refusal {
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::UpstreamFailed | Self::UpstreamBrokeOff => StatusCode::BAD_GATEWAY,
             Self::UpstreamTimeout => StatusCode::GATEWAY_TIMEOUT,
-            Self::NoUpstream | Self::Draining | Self::Overloaded | Self::UsageSpoolFull | Self::Unavailable | Self::Stale => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            Self::NoUpstream | Self::Draining | Self::Overloaded | Self::UsageSpoolFull => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Unavailable | Self::Stale | Self::PolicyFault => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 
@@ -132,6 +168,9 @@ impl Refusal {
             Self::ModelNotAllowed(_) => "model_not_allowed",
             Self::RateLimited(_) => "rate_limited",
             Self::ConcurrencyLimited(_) => "concurrency_limited",
+            Self::PolicyDenied(_) => "policy_denied",
+            Self::QuotaDenied(_) => "quota_denied",
+            Self::PolicyFault => "policy_fault",
             Self::BodyTooLarge(_) => "body_too_large",
             Self::BodyInvalid(_) => "body_invalid",
             Self::BodyTimeout => "body_timeout",
@@ -154,6 +193,8 @@ impl Refusal {
     fn openai_code(&self) -> &'static str {
         match (self.status(), self) {
             (StatusCode::UNAUTHORIZED, _) => "invalid_api_key",
+            // The spelling of a budget that is spent.
+            (_, Self::QuotaDenied(denial)) if denial.retry_ms.is_none() => "insufficient_quota",
             (StatusCode::TOO_MANY_REQUESTS, _) => "rate_limit_exceeded",
             (_, Self::ModelUnknown(_)) => "model_not_found",
             _ => self.code(),
@@ -162,6 +203,7 @@ impl Refusal {
 
     fn openai_type(&self) -> &'static str {
         match self.status() {
+            _ if self.openai_code() == "insufficient_quota" => "insufficient_quota",
             StatusCode::TOO_MANY_REQUESTS => "rate_limit_error",
             status if status.is_server_error() => "server_error",
             _ => "invalid_request_error",
@@ -227,8 +269,14 @@ impl Refusal {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         self.write_retry(headers);
-        if let Self::RateLimited(rate) = self {
-            headers::write_rate(headers, dialect, rate);
+        match self {
+            Self::RateLimited(rate) => headers::write_rate(headers, dialect, rate),
+            Self::PolicyDenied(denial) | Self::QuotaDenied(denial) => {
+                if let Some(code) = &denial.code {
+                    headers.insert(POLICY_REASON, headers::text(code));
+                }
+            }
+            _ => {}
         }
         response
     }
@@ -237,9 +285,16 @@ impl Refusal {
     fn write_retry(&self, headers: &mut HeaderMap) {
         let after_ms = match self {
             Self::RateLimited(rate) => rate.reset_after_ms(),
-            Self::ConcurrencyLimited(_) | Self::Draining | Self::Overloaded | Self::UsageSpoolFull | Self::Unavailable => {
-                RETRY_AFTER_MS_DEFAULT
+            Self::QuotaDenied(denial) => {
+                if denial.retry_ms.is_none_or(|retry_ms| retry_ms > RETRY_BY_ITSELF_MS_MAX) {
+                    headers.insert(SHOULD_RETRY, HeaderValue::from_static("false"));
+                }
+                let Some(retry_ms) = denial.retry_ms else { return };
+                headers::write_spent(headers, retry_ms);
+                retry_ms.max(1)
             }
+            Self::ConcurrencyLimited(_) | Self::Draining | Self::Overloaded | Self::UsageSpoolFull => RETRY_AFTER_MS_DEFAULT,
+            Self::Unavailable | Self::PolicyFault => RETRY_AFTER_MS_DEFAULT,
             Self::Stale => RETRY_AFTER_MS_STALE,
             // Nothing but an operator can change this; an SDK that tries again only waits.
             Self::NoUpstream => {

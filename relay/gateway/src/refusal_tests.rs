@@ -1,7 +1,13 @@
 use super::*;
+use policy_host::contract::Reason;
 use schemas::Timestamp;
 
 const REQUEST: RequestId = RequestId::from_bytes([0; 16]);
+
+fn denial(is_public: bool, retry_ms: Option<u64>) -> Box<PolicyDenial> {
+    let reason = Reason { code: "area.detail".into(), text: Some("ask for another model".into()), is_public };
+    PolicyDenial::new(&Denial { reasons: vec![reason], retry_ms, is_expired: false })
+}
 
 fn all() -> Vec<Refusal> {
     let rate = Rate { limit: 60, remaining: 0, reset_at: Timestamp::from_micros(61_500_000), now: Timestamp::from_micros(60_000_000) };
@@ -18,6 +24,9 @@ fn all() -> Vec<Refusal> {
         Refusal::ModelNotAllowed("gpt-\"4\"".into()),
         Refusal::RateLimited(rate),
         Refusal::ConcurrencyLimited(4),
+        Refusal::PolicyDenied(denial(true, None)),
+        Refusal::QuotaDenied(denial(false, Some(2_500))),
+        Refusal::PolicyFault,
         Refusal::BodyTooLarge(1024),
         Refusal::BodyInvalid(BodyFault::Json { line: 1, column: 7 }),
         Refusal::BodyInvalid(BodyFault::ModelMissing),
@@ -69,6 +78,20 @@ fn reasons_are_distinct_but_for_the_variants_of_an_invalid_body() {
     codes.sort_unstable();
     codes.dedup();
     assert_eq!(codes.len(), count);
+}
+
+#[test]
+fn a_quota_tells_when_to_come_again_and_sdks_not_to_try_for_hours() {
+    let headers = |retry_ms| Refusal::QuotaDenied(denial(false, retry_ms)).response(Dialect::Openai, REQUEST).headers().clone();
+    let soon = headers(Some(59_001));
+    assert!(soon["retry-after"] == "60" && soon["ratelimit"] == "\"policy\";r=0;t=60", "{soon:?}");
+    assert!(!soon.contains_key(SHOULD_RETRY));
+    let late = headers(Some(3_600_000));
+    assert!(late["retry-after"] == "3600" && late[SHOULD_RETRY] == "false", "{late:?}");
+    let never = headers(None);
+    assert!(!never.contains_key(header::RETRY_AFTER) && never[SHOULD_RETRY] == "false");
+    let spent = Refusal::QuotaDenied(denial(false, None)).body(Dialect::Openai, REQUEST);
+    assert!(String::from_utf8_lossy(&spent).contains("\"code\":\"insufficient_quota\""));
 }
 
 #[test]

@@ -1,14 +1,68 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use bytes::Bytes;
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 
 use super::*;
+use crate::splice::splice;
 
 fn spliced(body: &str) -> Option<String> {
     let body = Bytes::copy_from_slice(body.as_bytes());
-    let spliced = RequestHead::parse(&body).unwrap().with_usage_option(&body);
-    spliced.map(|bytes| String::from_utf8(bytes.to_vec()).unwrap())
+    let option = RequestHead::parse(&body).unwrap().usage_option(&body)?;
+    Some(String::from_utf8(splice(&body, vec![option]).to_vec()).unwrap())
+}
+
+fn capped(dialect: Dialect, body: &str, tokens: u64) -> String {
+    let body = Bytes::copy_from_slice(body.as_bytes());
+    let splices = RequestHead::parse(&body).unwrap().capped(&body, dialect, tokens);
+    String::from_utf8(splice(&body, splices).to_vec()).unwrap()
+}
+
+#[test]
+fn a_bound_on_the_answer_is_lowered_where_it_stands_and_set_where_there_is_none() {
+    for (dialect, body, expected) in [
+        (Dialect::Openai, r#"{"model":"a","max_tokens": 500}"#, r#"{"model":"a","max_tokens": 100}"#),
+        (Dialect::Openai, r#"{"max_completion_tokens":101,"model":"a"}"#, r#"{"max_completion_tokens":100,"model":"a"}"#),
+        (
+            Dialect::Openai,
+            r#"{"max_tokens":7,"model":"a","max_completion_tokens":900}"#,
+            r#"{"max_tokens":7,"model":"a","max_completion_tokens":100}"#,
+        ),
+        (Dialect::Openai, r#"{"model":"a"}"#, r#"{"max_completion_tokens":100,"model":"a"}"#),
+        (Dialect::Openai, r#"{"model":"a","max_tokens":null}"#, r#"{"model":"a","max_tokens":100}"#),
+        (Dialect::Openai, r#"{"model":"a","max_tokens":"999"}"#, r#"{"model":"a","max_tokens":100}"#),
+        (Dialect::Openai, r#"{"model":"a","n":4,"max_tokens":60}"#, r#"{"model":"a","n":4,"max_tokens":25}"#),
+        (Dialect::Anthropic, r#"{"model":"a","max_tokens":1e9}"#, r#"{"model":"a","max_tokens":100}"#),
+        (Dialect::Anthropic, r#"{"model":"a","max_completion_tokens":5}"#, r#"{"max_tokens":100,"model":"a","max_completion_tokens":5}"#),
+    ] {
+        assert_eq!(capped(dialect, body, 100), expected, "{body}");
+        assert_eq!(capped(dialect, expected, 100), expected, "a second time: {body}");
+    }
+    for untouched in [r#"{"model":"a","max_tokens":100}"#, r#"{"model":"a","max_tokens":5.0}"#, r#"{"n":2,"model":"a","max_tokens":50}"#] {
+        assert_eq!(capped(Dialect::Openai, untouched, 100), untouched);
+    }
+    assert_eq!(capped(Dialect::Openai, r#"{"model":"a","n":9,"max_tokens":5}"#, 2), r#"{"model":"a","n":9,"max_tokens":1}"#);
+}
+
+#[test]
+fn the_clients_own_bound_counts_for_all_its_answers() {
+    let bound = |dialect, body: &str| RequestHead::parse(body.as_bytes()).unwrap().output_tokens_max(dialect);
+    assert_eq!(bound(Dialect::Openai, r#"{"model":"a","max_tokens":50,"max_completion_tokens":40}"#), Some(40));
+    assert_eq!(bound(Dialect::Openai, r#"{"model":"a","max_tokens":50,"n":3}"#), Some(150));
+    assert_eq!(bound(Dialect::Anthropic, r#"{"model":"a","max_tokens":50,"n":3}"#), Some(50));
+    for none in [r#"{"model":"a"}"#, r#"{"model":"a","max_tokens":null}"#, r#"{"model":"a","max_tokens":-1}"#] {
+        assert_eq!(bound(Dialect::Openai, none), None, "{none}");
+    }
+}
+
+#[test]
+fn both_edits_of_a_body_go_together() {
+    let body = Bytes::from_static(br#"{"model":"a","stream":true}"#);
+    let head = RequestHead::parse(&body).unwrap();
+    let splices = head.usage_option(&body).into_iter().chain(head.capped(&body, Dialect::Openai, 9)).collect();
+    let spliced: Value = serde_json::from_slice(&splice(&body, splices)).unwrap();
+    assert_eq!(spliced, json!({"model": "a", "stream": true, "stream_options": {"include_usage": true}, "max_completion_tokens": 9}));
 }
 
 #[test]

@@ -10,17 +10,20 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::uri::{Authority, Builder, PathAndQuery, Scheme};
 use http::{HeaderValue, Uri};
+use policy_host::contract::{Price, route};
 use projector::{ReadModels, Route, Routes};
 use schemas::credential::Credential;
 use schemas::key::{Endpoint, Key};
-use schemas::upstream::{Dialect, UpstreamDetails};
-use schemas::{CredentialId, name};
+use schemas::pool::Pool;
+use schemas::upstream::{Dialect, Upstream};
+use schemas::{CredentialId, PoolId, UpstreamId, name};
 use thiserror::Error;
 use tokio::sync::OnceCell;
 use vault::{SecretAddress, UnsealError, Vault};
 use zeroize::Zeroizing;
 
 use crate::address;
+use crate::pulse::Pulse;
 
 /// How long a credential that the key store does not show may be on its way to this node.
 const CREDENTIAL_WAIT: Duration = Duration::from_secs(5);
@@ -60,6 +63,10 @@ pub(crate) struct Target {
     credential: Credential,
     /// Shared among snapshots.
     secret: Arc<Secret>,
+    /// Shared among snapshots.
+    pub(crate) pulse: Arc<Pulse>,
+    /// What policies are told of it, but for what changes from request to request.
+    pub(crate) facts: route::Candidate,
     chat_completions: Uri,
     messages: Uri,
     models: Uri,
@@ -102,13 +109,24 @@ impl Targets {
 
 impl Snapshot {
     fn new(routes: Arc<Routes>, last: &Self, allow_private: bool) -> Self {
-        let has_pool = |details: &UpstreamDetails| routes.pools.iter().any(|pool| pool.value.id == details.pool);
         let target = |route: &Arc<Route>| {
-            let is_open = route.upstream.is_enabled() && has_pool(&route.upstream.details);
-            Target::new(route, is_open, last, allow_private).map(Arc::new)
+            let pool = pool(&routes, route.upstream.details.pool);
+            Target::new(route, pool, last, allow_private).map(Arc::new)
         };
         let targets = routes.upstreams.iter().filter_map(target).collect();
         Self { routes, targets }
+    }
+
+    /// What the model costs in a pool; none if the pool has no price for it.
+    pub(crate) fn price(&self, pool: PoolId, model: &str) -> Option<Price> {
+        let price = self::pool(&self.routes, pool)?.price(model)?;
+        let cached = |price: Option<u64>, input| price.unwrap_or(input);
+        let (cache_read, cache_write) = (cached(price.cache_read, price.input), cached(price.cache_write, price.input));
+        Some(Price { input: price.input, output: price.output, cache_read, cache_write })
+    }
+
+    fn pulse(&self, upstream: UpstreamId) -> Option<Arc<Pulse>> {
+        self.targets.iter().find(|target| target.route.upstream.id == upstream).map(|target| Arc::clone(&target.pulse))
     }
 
     fn secret(&self, credential: &Credential) -> Option<Arc<Secret>> {
@@ -119,7 +137,7 @@ impl Snapshot {
 
 impl Target {
     /// None for an upstream that nothing can be sent to: without a credential for its origin, or on an address that is not allowed.
-    fn new(route: &Arc<Route>, is_open: bool, last: &Snapshot, allow_private: bool) -> Option<Self> {
+    fn new(route: &Arc<Route>, pool: Option<&Pool>, last: &Snapshot, allow_private: bool) -> Option<Self> {
         let details = &route.upstream.details;
         let credential = route.credential.as_ref().filter(|credential| credential.origin == route.upstream.origin())?;
         let base: Uri = details.base_url.parse().ok()?;
@@ -134,9 +152,11 @@ impl Target {
         let secret = || Secret { id: credential.id, version: credential.secret_version, header: OnceCell::new() };
         Some(Self {
             route: Arc::clone(route),
-            is_open,
+            is_open: route.upstream.is_enabled() && pool.is_some(),
             name: HeaderValue::from_bytes(details.name.as_bytes()).ok()?,
             credential: credential.clone(),
+            pulse: last.pulse(route.upstream.id).unwrap_or_default(),
+            facts: facts(&route.upstream, pool),
             secret: last.secret(credential).unwrap_or_else(|| Arc::new(secret())),
             chat_completions: below(&base, chat_completions)?,
             messages: below(&base, messages)?,
@@ -166,6 +186,29 @@ impl Target {
     /// Whether the upstream serves the model, as far as its patterns say.
     pub(crate) fn serves(&self, model: &str) -> bool {
         allows(&self.route.upstream.details.models, model)
+    }
+}
+
+fn pool(routes: &Routes, id: PoolId) -> Option<&Pool> {
+    routes.pools.iter().map(|pool| &pool.value).find(|pool| pool.id == id)
+}
+
+fn facts(upstream: &Upstream, pool: Option<&Pool>) -> route::Candidate {
+    let Upstream { id, details, labels, .. } = upstream;
+    route::Candidate {
+        id: id.to_string(),
+        name: details.name.clone(),
+        pool: details.pool.to_string(),
+        pool_name: pool.map(|pool| pool.name.clone()).unwrap_or_default(),
+        region: labels.region.clone(),
+        tags: labels.tags.clone(),
+        priority: details.priority,
+        weight: details.weight,
+        is_cooling: false,
+        in_flight: 0,
+        latency_ms: None,
+        price: None,
+        more: Vec::new(),
     }
 }
 

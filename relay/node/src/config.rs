@@ -158,6 +158,8 @@ impl Config {
             total_timeout: self.relay.total_timeout,
             body_bytes_max: self.relay.body_bytes_max.bytes(),
             bodies_bytes_max: self.relay.bodies_bytes_max.bytes(),
+            baseline_output_tokens: self.policy.baseline_output_tokens.map(NonZeroU64::get),
+            decision_sample_ppm: self.policy.decision_sample_ppm.get(),
             staleness_max: self.relay.staleness_max,
         }
     }

@@ -154,7 +154,7 @@ impl Node {
         });
         let incarnation = new_incarnation()?;
         let (decisions, decision_writer) = DecisionSink::new(self.storage.decisions.clone(), writer_id, incarnation, &gateway_metrics);
-        let (gateway, usage_writer) = Gateway::new(GatewayParts {
+        let (gateway, usage_writer, shadow_worker) = Gateway::new(GatewayParts {
             config: self.config.gateway(),
             models: self.models.clone(),
             vault: vault.clone(),
@@ -162,6 +162,8 @@ impl Node {
             usage_models: self.usage.clone(),
             node: writer_id,
             incarnation,
+            policies: policies.active.clone(),
+            engine_profile: policies.modules.host().engine_profile().to_owned(),
             decisions,
             clock: self.clock.clone(),
             metrics: gateway_metrics,
@@ -178,6 +180,12 @@ impl Node {
                 decision_writer.run(finish).await;
                 Ok(())
             }
+        });
+        // Policies on trial change nothing, so nothing waits for them either.
+        let close = tasks.close.clone();
+        tasks.logged("policies.shadow", async move {
+            shadow_worker.run(close).await;
+            Ok(())
         });
         let coordination = membership::coordination(self.storage.cluster.as_ref(), cluster.id, writer_id, self.clock.clone());
         let (ready, is_ready) = watch::channel(false);

@@ -8,6 +8,7 @@
 //! for one candidate is what the members that reach it say together, and a pool's denial costs the request no more than that pool.
 
 use schemas::binding::{OnFault, Scope};
+use schemas::decision::DecisionEffect;
 use schemas::policy::PolicyKind;
 use schemas::{BindingId, PoolId};
 
@@ -102,6 +103,17 @@ pub enum Outcome {
     NotApplicable,
     /// A policy failed whose binding denies then, and no other denied.
     Fault,
+}
+
+impl Outcome {
+    pub const fn effect(&self) -> DecisionEffect {
+        match self {
+            Self::Permit(_) => DecisionEffect::Permit,
+            Self::Deny(_) => DecisionEffect::Deny,
+            Self::NotApplicable => DecisionEffect::NotApplicable,
+            Self::Fault => DecisionEffect::Fault,
+        }
+    }
 }
 
 /// What the stages so far leave of a request.

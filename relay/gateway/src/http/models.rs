@@ -79,6 +79,7 @@ pub(super) async fn anthropic_one(Shared(gateway): Shared<Gateway>, Path(id): Pa
     answer(gateway.state(), Dialect::Anthropic, Some(id), request).await
 }
 
+/// Policies are not asked: a list names what could be asked for, and uses nothing.
 async fn answer(state: &State, dialect: Dialect, id: Option<String>, request: Request) -> Response {
     let arrival = Arrival::new(state);
     let _in_flight = InFlight::new(&state.metrics);

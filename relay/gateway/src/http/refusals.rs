@@ -10,14 +10,14 @@ use crate::refusal::Refusal;
 const DESCRIPTIONS: [(&str, &str); 11] = [
     ("400", "The body is not usable: `body_invalid`"),
     ("401", "`key_missing`, `key_malformed`, `keys_conflict`, `key_unknown`, `key_expired`, `key_revoked` or `key_superseded`"),
-    ("403", "`key_disabled`, `endpoint_not_allowed` or `model_not_allowed`"),
+    ("403", "`key_disabled`, `endpoint_not_allowed`, `model_not_allowed` or `policy_denied`"),
     ("404", "`endpoint_unknown` or `model_unknown`"),
     ("405", "`method_not_allowed`"),
     ("408", "`body_timeout`"),
     ("413", "`body_too_large`"),
-    ("429", "`rate_limited` or `concurrency_limited`"),
+    ("429", "`rate_limited`, `concurrency_limited` or `quota_denied`"),
     ("502", "`upstream_failed`"),
-    ("503", "`no_upstream`, `draining`, `overloaded`, `usage_spool_full`, `unavailable` or `stale`"),
+    ("503", "`no_upstream`, `draining`, `overloaded`, `usage_spool_full`, `unavailable`, `stale` or `policy_fault`"),
     ("504", "`upstream_timeout`"),
 ];
 
