@@ -184,7 +184,7 @@ impl Upstream {
                 check_details(&details)?;
                 // A patch that names a credential is a change even if it names the same: its secret is another.
                 let changes = details != upstream.details || credential != upstream.credential || patch.credential.is_some();
-                let changed = changes.then(|| Event::UpstreamChanged(UpstreamChanged { details, credential }));
+                let changed = changes.then_some(Event::UpstreamChanged(UpstreamChanged { details, credential }));
                 let labels = patch.labels_for(upstream);
                 check_labels(&labels)?;
                 let labelled = (labels != upstream.labels).then(|| labelled(&labels));

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use tests::{World, cli, policies};
 
 /// Building a policy for the first time takes minutes on a busy machine.

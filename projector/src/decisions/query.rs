@@ -26,6 +26,9 @@ pub struct DecisionPlace {
     pub number: u64,
 }
 
+/// When a decision was taken, its number, and the decision where the family holds it.
+type Placed = (Timestamp, u64, Option<DecisionRow>);
+
 impl Display for DecisionPlace {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         write!(f, "{}-{}", self.at.as_micros(), self.number)
@@ -209,7 +212,7 @@ impl DecisionModels {
         from: &[u8],
         prefix: &[u8],
         tenant: &'a TenantId,
-    ) -> Box<dyn Iterator<Item = Result<(Timestamp, u64, Option<DecisionRow>), ReadError>> + 'a> {
+    ) -> Box<dyn Iterator<Item = Result<Placed, ReadError>> + 'a> {
         let length = prefix.len();
         let place = move |key: &[u8]| parse_place(&key[length..]).ok_or(ReadError::Row { family });
         if family == RECORDS {

@@ -125,7 +125,8 @@ async fn decisions_are_found_by_whatever_is_asked_newest_first() {
         assert_eq!(numbers(&models, all(limit)), expected(&|_| true));
     }
     let example = record(77);
-    let asked: [(DecisionQuery, &dyn Fn(&DecisionRecord) -> bool); 9] = [
+    type Fits<'a> = &'a dyn Fn(&DecisionRecord) -> bool;
+    let asked: [(DecisionQuery, Fits<'_>); 9] = [
         (DecisionQuery { request: Some(example.request), ..all(1) }, &|record| record.request == example.request),
         (DecisionQuery { key: Some(example.key), ..all(3) }, &|record| record.key == example.key),
         (DecisionQuery { binding: Some(example.binding), ..all(3) }, &|record| record.binding == example.binding),

@@ -67,7 +67,6 @@ pub(crate) struct State {
     pub(crate) models: ReadModels,
     pub(crate) clock: Clock,
     pub(crate) metrics: Metrics,
-    #[expect(dead_code, reason = "meters are read by quota policies")]
     pub(crate) meters: Meters,
     pub(crate) usage: UsageSink,
     pub(crate) allowances: Arc<Allowances>,

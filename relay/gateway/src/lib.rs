@@ -34,7 +34,6 @@ mod held_body;
 mod http;
 mod limits;
 mod meter;
-#[cfg_attr(not(test), expect(dead_code, reason = "meters are read by quota policies"))]
 mod meters;
 mod metrics;
 mod policies;

@@ -1,5 +1,7 @@
 //! No requests outside of business hours.
 
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "a failing test says where"))]
+
 use keyrelay_policy::quota::{Input, Output};
 use keyrelay_policy::{DeclaredReason, Effect, Fault, Kind, Manifest, QuotaPolicy, Verdict};
 use serde::Deserialize;

@@ -3,6 +3,8 @@
 //! The draw is a hash of the key's id, so a key stays where it is, and a larger share takes more keys without letting go of any. Candidates
 //! of neither pool are left out.
 
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "a failing test says where"))]
+
 use keyrelay_policy::{DeclaredReason, Effect, Fault, Kind, Manifest, RoutePolicy, Verdict, route};
 use serde::Deserialize;
 

@@ -3,6 +3,8 @@
 //! Healthy before ailing, near before far, cheap before dear. Candidates that are equal in all of this share a rank, so that the operator's
 //! weights decide between them.
 
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "a failing test says where"))]
+
 use keyrelay_policy::{DeclaredReason, Effect, Fault, Kind, Manifest, RoutePolicy, Verdict, route};
 use serde::Deserialize;
 

@@ -1,5 +1,7 @@
 //! Keys that were not used for some days are expired.
 
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "a failing test says where"))]
+
 use keyrelay_policy::expiry::{Input, Output};
 use keyrelay_policy::{DeclaredReason, Effect, ExpiryPolicy, Fault, Kind, Manifest, Verdict};
 use serde::Deserialize;

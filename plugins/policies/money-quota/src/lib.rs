@@ -3,6 +3,8 @@
 //! Near a limit answers are kept short; at the limit requests are refused until the window begins anew. What is under way counts: the host
 //! reserves what each request may cost.
 
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "a failing test says where"))]
+
 use keyrelay_policy::quota::{Input, Meter, Output};
 use keyrelay_policy::{DeclaredReason, Effect, Fault, Kind, Manifest, QuotaPolicy, Verdict};
 use serde::Deserialize;

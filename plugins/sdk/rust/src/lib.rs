@@ -63,6 +63,8 @@
 //! A module is instantiated anew for every decision, so what an instance touches is what a decision costs. Link with a small stack
 //! (`-Clink-arg=-zstack-size=32768` in `.cargo/config.toml`, as the template of `keyrelay policy new` has it): it halves the time.
 
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "a failing test says where"))]
+
 #[doc(hidden)]
 pub mod bindings;
 #[doc(hidden)]

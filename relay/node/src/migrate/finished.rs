@@ -30,7 +30,10 @@ impl Migration {
             size <= head,
             "the log of {place} has {size} records, the one it was moved to only {head}: it has gone on since, and nothing was written"
         );
-        let show = |stored: &Stored| Ok(progress(Step::Comparing { position: stored.sequence, head: size }));
+        let show = |stored: &Stored| {
+            progress(Step::Comparing { position: stored.sequence, head: size });
+            Ok(())
+        };
         records::compare(&**left, &**counts, Sequence::ZERO, size, show).await?;
         let (size, root) = match mark {
             Some(Moved { size: moved, root, .. }) => {

@@ -69,7 +69,7 @@ pub(crate) fn candidate(n: u32, price: u64) -> route::Candidate {
         name: format!("upstream {n}"),
         pool: "pool_a".into(),
         pool_name: "default".into(),
-        region: (n % 2 == 0).then(|| "eu".into()),
+        region: n.is_multiple_of(2).then(|| "eu".into()),
         tags: vec!["cheap".into()],
         priority: n,
         weight: 100,

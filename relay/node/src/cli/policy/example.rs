@@ -142,6 +142,8 @@ fn moment_ms(text: &str, now_ms: i64) -> Result<i64> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failing test says where")]
+
     use super::*;
 
     fn manifest(kind: &str, more: &str) -> Manifest {

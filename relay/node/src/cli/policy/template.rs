@@ -106,6 +106,8 @@ fn python(kind: Kind) -> Vec<(PathBuf, &'static str)> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failing test says where")]
+
     use super::*;
 
     #[test]
