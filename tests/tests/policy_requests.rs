@@ -13,7 +13,7 @@ use tests::relay::chat;
 use tests::{Behaviour, Relay, World, wait};
 
 #[path = "../../relay/policy-host/tests/policies/guest.rs"]
-#[expect(dead_code, reason = "the host's tests do more with it")]
+#[expect(dead_code, clippy::unwrap_used, reason = "the host's tests do more with it")]
 mod guest;
 
 use guest::Guest;
