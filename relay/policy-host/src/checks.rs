@@ -159,3 +159,6 @@ pub(crate) fn shown_fault(fault: Fault) -> Fault {
     let shown = |text: &str, max: usize| text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(max).collect();
     Fault { code: shown(&fault.code, NAME_BYTES_MAX), detail: shown(&fault.detail, TEXT_BYTES_MAX) }
 }
+
+#[cfg(test)]
+mod adversarial;

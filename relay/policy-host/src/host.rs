@@ -60,7 +60,7 @@ struct Parts {
     /// Held while compiling: one at a time, whatever it takes.
     compiling: Mutex<()>,
     profile: String,
-    _ticker: Arc<Ticker>,
+    ticker: Arc<Ticker>,
 }
 
 /// A policy that may be stored and bound.
@@ -110,6 +110,18 @@ pub enum AdmissionError {
     Cache(#[source] std::io::Error),
 }
 
+impl AdmissionError {
+    /// Whether the same upload may be admitted later: it was this machine, not the policy.
+    pub fn is_temporary(&self) -> bool {
+        match self {
+            Self::Compile(error) => matches!(error, CompileError::Child(_)),
+            Self::World(WorldError::Instance(fault)) | Self::Describe(fault) => !fault.is_replayable(),
+            Self::Cache(_) => true,
+            Self::World(_) | Self::Manifest(_) | Self::Engine(_) => false,
+        }
+    }
+}
+
 /// Why an admitted policy is not loaded on this node.
 #[derive(Debug, Error)]
 pub enum LoadError {
@@ -134,7 +146,7 @@ impl Host {
         let slow_pool = Arc::new(Pool::start(config.slow_threads).map_err(HostError::Thread)?);
         let compiler = config.compiler;
         let profile = engine::profile(&compiling);
-        Ok(Self(Arc::new(Parts { fast, slow, slow_pool, cache, compiler, compiling: Mutex::new(()), profile, _ticker: Arc::new(ticker) })))
+        Ok(Self(Arc::new(Parts { fast, slow, slow_pool, cache, compiler, compiling: Mutex::new(()), profile, ticker: Arc::new(ticker) })))
     }
 
     /// Judges what a user uploads: a component, or a core module that describes its world. Blocks, for as long as compiling takes.
@@ -194,6 +206,6 @@ impl Host {
         let template = Template::new(running.clone(), &component, kind)?;
         let description = template.describe().map_err(AdmissionError::Describe)?;
         let manifest = Manifest::parse(&description, kind)?;
-        Ok(Module { digest: *digest, class, manifest, template, slow: self.0.slow_pool.clone() })
+        Ok(Module { digest: *digest, class, manifest, template, slow: self.0.slow_pool.clone(), _ticker: self.0.ticker.clone() })
     }
 }

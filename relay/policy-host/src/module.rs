@@ -8,6 +8,7 @@ use schemas::policy::{PolicyClass, PolicyKind};
 use thiserror::Error;
 
 use crate::contract::Fault;
+use crate::engine::Ticker;
 use crate::instance::Template;
 use crate::slow::Pool;
 use crate::{Input, Manifest, Output, PolicyFault};
@@ -20,6 +21,8 @@ pub struct Module {
     pub(crate) manifest: Manifest,
     pub(crate) template: Template,
     pub(crate) slow: Arc<Pool>,
+    /// The epoch advances for as long as there is a module, also one that outlives its host.
+    pub(crate) _ticker: Arc<Ticker>,
 }
 
 impl std::fmt::Debug for Module {

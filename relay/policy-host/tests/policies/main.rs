@@ -4,7 +4,10 @@
 
 mod admission;
 mod cache;
+mod child;
 mod guest;
 mod honest;
 mod hostile;
+mod repeat;
+mod slow;
 mod world;
