@@ -49,20 +49,22 @@ fn counts_over_a_hundred_thousand_decisions_agree_with_an_independent_computatio
     let (module, _) = admit(&host, &price_limit(500), PolicyKind::Quota);
     let records = recorded(&module, host.engine_profile(), DECISIONS);
     let machine = |record: &&DecisionRecord| matches!(record.answer, DecisionAnswer::Fault { replayable: false, .. });
-    // Both trap for the same bodies.
-    let decided = || records.iter().filter(|record| record.effect != DecisionEffect::Fault);
 
-    for limit in [300, 500, 800] {
+    // One that is stricter, over all of them; one that is laxer and the same one, over a part.
+    for (limit, count) in [(300, DECISIONS), (800, DECISIONS / 10), (500, DECISIONS / 10)] {
+        let records = &records[..usize::try_from(count).unwrap()];
+        // Both trap for the same bodies.
+        let decided = || records.iter().filter(|record| record.effect != DecisionEffect::Fault);
         let (candidate, _) = admit(&host, &price_limit(limit), PolicyKind::Quota);
         let mut backtest = Backtest::new(candidate, None);
         let begin = Instant::now();
         records.iter().enumerate().for_each(|(n, record)| backtest.add(&n.to_string(), record));
         let report = backtest.finish();
-        eprintln!("{DECISIONS} decisions under a candidate in {:?}", begin.elapsed());
+        eprintln!("{count} decisions under a candidate in {:?}", begin.elapsed());
 
         let flips = |record: &&DecisionRecord| says(limit, record).0 != says(500, record).0;
         let undecided = records.iter().filter(machine).count() as u64;
-        assert_eq!((report.compared, report.undecided), (DECISIONS - undecided, undecided));
+        assert_eq!((report.compared, report.undecided), (count - undecided, undecided));
         assert_eq!(sum(&report.flipped), counted(decided().filter(flips)));
         let details = |record: &&DecisionRecord| !flips(record) && says(limit, record) != says(500, record);
         assert_eq!(sum(&report.details_changed), counted(decided().filter(details)));

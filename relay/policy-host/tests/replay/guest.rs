@@ -57,7 +57,7 @@ fn module(kind: &str, manifest: &str, decide: &str, fields: &str) -> Vec<u8> {
         (func (export "keyrelay:policy/setup@1.0.0#describe") (result i32) (i32.const 16))
         (func (export "keyrelay:policy/setup@1.0.0#configure") (param i32 i32) (result i32) (i32.const 32))
         (func (export "keyrelay:policy/{kind}-policy@1.0.0#decide") (param $input i32) (result i32) {decide})
-        (func (export "cabi_realloc") (param i32) (param $size i32) (param $align i32) (param i32) (result i32) (local $at i32)
+        (func (export "cabi_realloc") (param i32 i32) (param $align i32) (param $size i32) (result i32) (local $at i32)
             (local.set $at (i32.and
                 (i32.add (global.get $heap) (i32.sub (local.get $align) (i32.const 1)))
                 (i32.sub (i32.const 0) (local.get $align))))
