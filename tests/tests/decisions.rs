@@ -66,7 +66,6 @@ async fn decisions_are_listed_told_exported_replayed_and_tried_with_a_candidate(
     let directory = tempfile::tempdir()?;
     let data = directory.path().join("data");
     let recorded = decisions(&directory.path().join("cache"))?;
-    fs::create_dir(&data)?;
     write_down(&data, &recorded).await?;
     let node = Launch::new(&data).start().await?;
 
