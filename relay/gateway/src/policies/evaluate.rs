@@ -90,7 +90,7 @@ impl Evaluated {
 pub(super) enum Runnable<'a> {
     Run(&'a ActivePolicy, &'a Arc<Module>, Pass),
     NotLoaded(&'a ActivePolicy),
-    /// Neither it nor what it could fall back to may be run.
+    /// It failed too often, and there is nothing to fall back to.
     Open(&'a ActivePolicy),
 }
 
@@ -107,7 +107,7 @@ impl<'a> Runnable<'a> {
 }
 
 impl Policies {
-    /// What is run of a binding: the policy in force, or the last good one while the breaker keeps that from running.
+    /// What is run of a binding: the policy in force, or the last good one while that is not loaded or its breaker is open.
     pub(super) fn runnable<'a>(&self, binding: &'a ActiveBinding, policy: &'a ActivePolicy, now: Timestamp) -> Runnable<'a> {
         let runnable = |policy: &'a ActivePolicy| match &policy.module {
             None => Runnable::NotLoaded(policy),
@@ -117,14 +117,14 @@ impl Policies {
             },
         };
         match runnable(policy) {
-            Runnable::Open(_) => {
+            run @ Runnable::Run(..) => run,
+            other @ (Runnable::Open(_) | Runnable::NotLoaded(_)) => {
                 let is_good = |previous: &&ActivePolicy| previous.mode == Mode::Enforce && previous.digest != policy.digest;
                 match binding.previous.as_ref().filter(is_good).map(runnable) {
                     Some(previous @ Runnable::Run(..)) => previous,
-                    _ => Runnable::Open(policy),
+                    _ => other,
                 }
             }
-            other => other,
         }
     }
 

@@ -177,10 +177,10 @@ impl<'a> Chain<'a> {
                 },
                 Part::Off | Part::Shadow => continue,
             };
-            let runnable = policies.runnable(binding, policy, arrival.at);
-            if !is_asked(question, runnable.policy()) {
+            if !is_asked(question, policy) {
                 continue;
             }
+            let runnable = policies.runnable(binding, policy, arrival.at);
             let input = Arc::new(self.input(binding, runnable, question)?);
             let one = policies.evaluate(binding, policy.on_fault, runnable, mode, input, arrival.at).await;
             let is_final = one.is_final();
@@ -367,7 +367,7 @@ impl<'a> Chain<'a> {
             reservation.raise(standing.reserve());
         }
         for advice in standing.advice() {
-            tracing::info!(request.id = %arrival.request, key.id = %key.id, ?advice, "a policy advises");
+            tracing::debug!(request.id = %arrival.request, key.id = %key.id, ?advice, "a policy advises");
         }
         let all = terms.output_max;
         let lower = |(pool, cap): (PoolId, Option<u64>)| Some((pool, cap.filter(|cap| all.is_none_or(|all| *cap < all))?));
