@@ -83,7 +83,10 @@ impl Vectors {
 
     /// A vector's settings over those of the file.
     pub(super) fn settings(&self, vector: &Vector) -> Value {
-        merged(&self.settings, &vector.settings)
+        let mut settings = empty();
+        example::merge(&mut settings, &self.settings);
+        example::merge(&mut settings, &vector.settings);
+        settings
     }
 
     /// A vector's changes of the example over those of the file.
