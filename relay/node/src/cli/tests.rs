@@ -37,6 +37,7 @@ fn every_verb_is_understood() {
         "upstreams list",
         "upstreams show a",
         "upstreams update a --no-credential --base-url http://x",
+        "upstreams update a --region eu --tag cheap --tag fast",
         "upstreams disable a --reason r",
         "upstreams enable a",
         "upstreams remove a",

@@ -87,6 +87,12 @@ struct Details {
     /// A pattern of the models it serves [default: all]
     #[arg(long = "model", value_name = "PATTERN")]
     models: Vec<String>,
+    /// Where it is, in your own words: policies may route by it
+    #[arg(long)]
+    region: Option<String>,
+    /// A label that policies may look at; may be given more than once
+    #[arg(long = "tag", value_name = "TAG")]
+    tags: Vec<String>,
 }
 
 const COLUMNS: [Field; 9] = [
@@ -100,7 +106,7 @@ const COLUMNS: [Field; 9] = [
     ("disabled", "/disabled/at"),
     ("version", "/version"),
 ];
-const FIELDS: [Field; 12] = [
+const FIELDS: [Field; 14] = [
     ("id", "/id"),
     ("name", "/name"),
     ("dialect", "/dialect"),
@@ -109,6 +115,8 @@ const FIELDS: [Field; 12] = [
     ("priority", "/priority"),
     ("weight", "/weight"),
     ("models", "/models"),
+    ("region", "/region"),
+    ("tags", "/tags"),
     ("credential", "/credential"),
     ("disabled", "/disabled"),
     ("created", "/created_at"),
@@ -174,6 +182,8 @@ impl Details {
             ("priority", self.priority.map(Value::from)),
             ("weight", self.weight.map(Value::from)),
             ("models", (!self.models.is_empty()).then(|| self.models.into())),
+            ("region", self.region.map(Value::from)),
+            ("tags", (!self.tags.is_empty()).then(|| self.tags.into())),
         ];
         Ok(members.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect())
     }
