@@ -1,8 +1,10 @@
 //! `keyrelay log migrate`: one command, run again until it says that it is done.
 
 use std::collections::BTreeMap;
+use std::io::{self, BufReader, Seek as _};
 use std::path::PathBuf;
 
+use anyhow::Context as _;
 use clap::Args;
 use event_log::Stored;
 use indicatif::ProgressBar;
@@ -20,7 +22,7 @@ use crate::config::{Config, Sources};
 use crate::migrate::{Direction, Migration, NodeIsRunning, Step};
 use crate::serve;
 
-/// Runs of records between the running node and the servers.
+/// Runs of records between the export and the servers.
 const RUNS_HELD: usize = 2;
 
 #[derive(Debug, Args)]
@@ -88,13 +90,23 @@ pub(super) async fn run(args: Migrate, global: &Global, environment: BTreeMap<St
 /// Takes the records from the running node's export.
 async fn copy_ahead(migration: &Migration, client: &Client, mut bar: Bar) -> Result<Sequence, Failure> {
     let body = client.open(Call::get(&["audit", "export"])).await?.into_body();
+    // Written down first: the node cuts off a connection that stands still for long, and servers that elect a leader let it stand still.
+    let data = migration.data.clone();
+    let export = stream::drive(body, move |mut body| {
+        let mut file = tempfile::tempfile_in(data)?;
+        io::copy(&mut body, &mut file)?;
+        file.rewind()?;
+        io::Result::Ok(file)
+    });
+    let export = export.await?.context("the export of the running node cannot be taken")?;
     let (sender, mut runs) = mpsc::channel::<Vec<Stored>>(RUNS_HELD);
     // The receiver is gone if the copying failed, and then that is what is told.
-    let reading = stream::drive(body, move |body| audit::each_run(body, |run| sender.blocking_send(run).is_ok()));
+    let read = move || audit::each_run(BufReader::new(export), |run| sender.blocking_send(run).is_ok());
+    let reading = tokio::task::spawn_blocking(read);
     let mut show = |step| bar.show(step);
     let (read, copied) = tokio::join!(reading, migration.copy_ahead(&mut runs, &mut show));
     let copied = copied.map_err(Failure::Failed)?;
-    read?.map_err(anyhow::Error::from)?;
+    read.map_err(anyhow::Error::from)?.map_err(anyhow::Error::from)?;
     Ok(copied)
 }
 
