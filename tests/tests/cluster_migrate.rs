@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use nats_server::Sync;
-use schemas::policy::PolicyKind;
+use policy_host::Output;
+use policy_host::contract::{Effect, Verdict, route};
 use serde_json::{Value, json};
 use tests::cli::{self, Run};
 use tests::node::Start;
@@ -57,7 +58,8 @@ impl Stopped {
         admin.post(&format!("/keys/{}/revoke", keys[0].id), &json!({ "reason": "moved house" })).await?.success()?;
         let secret = keys.pop().context("a key")?.secret;
         node.relay().chat(&secret, "before").await?.success()?;
-        let module = guest::Guest::new(PolicyKind::Route).module();
+        let silent = Output::Route(route::Output { verdict: Verdict::plain(Effect::NotApplicable), picks: vec![] });
+        let module = guest::Guest::saying(silent).module();
         let policy = admin.upload_policy("route", "open", module).await?["policy"]["digest"].as_str().context("a digest")?.to_owned();
         admin.bind_policy(&policy).await?;
         let shown = shown(&admin).await?;

@@ -13,7 +13,7 @@ const STOCK: [(&str, &str); 6] = [
     ("canary-share", "route"),
     ("cheapest-healthy", "route"),
     ("expire-unused", "expiry"),
-    ("model-allow-list", "quota"),
+    ("model-allow-list", "route"),
     ("money-quota", "quota"),
 ];
 
@@ -122,7 +122,7 @@ fn what_a_node_would_not_take_is_refused_with_the_reason() -> Result<()> {
 fn one_question_is_answered_the_same_every_time() -> Result<()> {
     let directory = tempfile::tempdir()?;
     let path = directory.path().join("input.json");
-    fs::write(&path, json!({ "kind": "quota", "subject": { "tags": ["support"] } }).to_string())?;
+    fs::write(&path, json!({ "kind": "route", "subject": { "tags": ["support"] } }).to_string())?;
     let settings = r#"{"tags":{"support":["*-mini"]}}"#;
     let ask = |settings: &str| policy("run", &module("model-allow-list")?, &["--input", &path.to_string_lossy(), "--settings", settings]);
     let (one, other) = (ask(settings)?.expect(0)?.json()?, ask(settings)?.expect(0)?.json()?);

@@ -1,11 +1,11 @@
-//! The models that a key may ask for, by its tags.
+//! The models that a key may ask for, by its tags. What is allowed is left to other policies and to the relay: nothing is ranked.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a failing test says where"))]
 
 use std::collections::BTreeMap;
 
-use keyrelay_policy::quota::{Input, Output};
-use keyrelay_policy::{DeclaredReason, Effect, Fault, Kind, Manifest, QuotaPolicy, Verdict};
+use keyrelay_policy::route::{Input, Output};
+use keyrelay_policy::{DeclaredReason, Effect, Fault, Kind, Manifest, RoutePolicy, Verdict};
 use serde::Deserialize;
 
 const NOT_ALLOWED: &str = "model.not_allowed";
@@ -21,14 +21,14 @@ struct Settings {
     others: Vec<String>,
 }
 
-impl QuotaPolicy for ModelAllowList {
+impl RoutePolicy for ModelAllowList {
     const MANIFEST: Manifest = Manifest {
         name: "model-allow-list",
         description: "Refuses models that none of the key's tags allows.",
         effects: &[Effect::Deny, Effect::NotApplicable],
         reasons: &[DeclaredReason { code: NOT_ALLOWED, text: "the key's tags do not allow the model" }],
         settings: include_str!("../settings.schema.json"),
-        ..Manifest::new(Kind::Quota)
+        ..Manifest::new(Kind::Route)
     };
     type Settings = Settings;
 
@@ -58,7 +58,7 @@ fn matches(pattern: &str, text: &str) -> bool {
     text.ends_with(tail)
 }
 
-keyrelay_policy::export_quota!(ModelAllowList);
+keyrelay_policy::export_route!(ModelAllowList);
 
 #[cfg(test)]
 mod tests {
@@ -70,7 +70,7 @@ mod tests {
         let models = |models: &[&str]| models.iter().map(|model| (*model).to_owned()).collect::<Vec<_>>();
         let tagged = [("research".to_owned(), models(&["gpt-*", "o1"])), ("support".to_owned(), models(&["*-mini"]))];
         let settings = Settings { tags: tagged.into(), others: models(&["gpt-4o-mini"]) };
-        let mut input = testing::quota_input();
+        let mut input = testing::route_input();
         input.subject.tags = models(tags);
         input.demand.model = model.to_owned();
         ModelAllowList::decide(&settings, &input).unwrap().verdict.is_deny()
