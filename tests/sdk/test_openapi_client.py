@@ -9,7 +9,11 @@ import pytest
 
 # The generator takes each media type that it knows; ours for archives and metrics it is told about. No formatting afterwards.
 CONFIG = """
-content_type_overrides: {application/x-tar: application/octet-stream, application/openmetrics-text: text/plain}
+content_type_overrides:
+  application/x-tar: application/octet-stream
+  application/wasm: application/octet-stream
+  application/jsonl: application/octet-stream
+  application/openmetrics-text: text/plain
 post_hooks: []
 """
 DOCUMENTS = sorted((Path(__file__).parents[2] / "openapi").glob("*.json"))
