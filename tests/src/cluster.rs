@@ -221,6 +221,10 @@ impl Cluster {
                 let answer = admin.get("/log").await?;
                 let Ok(log) = answer.success() else { return Ok(None) };
                 places.extend([log["head"].as_u64(), log["position"].as_u64()]);
+                // A node knows a head also while the servers elect who may be read from; at rest the log itself can be read.
+                if admin.get("/events?from=1&limit=1").await?.success().is_err() {
+                    return Ok(None);
+                }
             }
             Ok(places.first().copied().flatten().filter(|head| places.iter().all(|place| *place == Some(*head))))
         })

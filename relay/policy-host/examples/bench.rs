@@ -85,7 +85,9 @@ fn processor_time() -> Result<Duration> {
 fn input(kind: PolicyKind) -> Input {
     let subject =
         Subject { tenant: "default".into(), key: "key_mfrggzdfmztwq2lknnwg23tpob".into(), tags: vec!["ci".into()], ..Subject::default() };
-    let (now_ms, seed, settings, more) = (1_800_000_000_000, 7, String::from("{}"), vec![]);
+    // What the stock policies must be told; one that wants other settings answers with a fault, which ends the measurement.
+    let settings = if kind == PolicyKind::Expiry { r#"{"unused_days":30}"# } else { "{}" };
+    let (now_ms, seed, settings, more) = (1_800_000_000_000, 7, settings.to_owned(), vec![]);
     let demand = || Demand {
         dialect: "openai".into(),
         endpoint: "chat_completions".into(),
