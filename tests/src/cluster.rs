@@ -25,6 +25,8 @@ pub const SETTLE: Duration = Duration::from_secs(60);
 
 /// Lines of a node's log that are told with a failure.
 const WORDS: usize = 30;
+/// How often the views of a cluster at rest are read before that counts as a failure.
+const READS_MAX: usize = 5;
 
 /// What a cluster is made of.
 #[derive(Debug, Clone)]
@@ -273,10 +275,24 @@ impl Cluster {
         told
     }
 
+    /// Servers that were just started may elect once more while the views are read, and a write whose caller has given up may still arrive:
+    /// then all is waited for and read anew. What the views show is the checker's business, and is never asked twice.
     async fn at_rest(&self) -> Result<Settled> {
-        let head = self.settle().await?;
-        let counted = self.upstream.counted();
-        self.usage_settled(counted.requests).await?;
+        let mut why = anyhow::anyhow!("the views were not read");
+        for _ in 0..READS_MAX {
+            let head = self.settle().await?;
+            let counted = self.upstream.counted();
+            self.usage_settled(counted.requests).await?;
+            match self.views(head).await {
+                Ok(views) => return Ok(Settled { views, counted: Some(counted) }),
+                Err(error) => why = error,
+            }
+        }
+        Err(why.context(format!("the views cannot be read at one place, in {READS_MAX} attempts")))
+    }
+
+    /// What every node shows and what the servers keep, all of a log that is this long.
+    async fn views(&self, head: u64) -> Result<Vec<View>> {
         let mut views = Vec::new();
         for index in self.running() {
             views.push(View::of_node(&node_name(index), &self.admin(index)?).await?);
@@ -284,7 +300,7 @@ impl Cluster {
         let judged = views.first().context("no node runs")?;
         ensure!(judged.position == head, "the log went on from {head} to {}", judged.position);
         views.push(self.kept(judged).await?);
-        Ok(Settled { views, counted: Some(counted) })
+        Ok(views)
     }
 
     /// The log as the servers keep it, read past the nodes.
