@@ -115,6 +115,22 @@ events! {
     0x0207 KeyRevoked(key::KeyRevoked) of Key, version 1;
     /// Details or limits were changed.
     0x0208 KeyChanged(key::KeyChanged) of Key, version 1;
+    /// The key's time begins with its first accepted request.
+    0x0209 KeyActivationAwaited(key::KeyActivationAwaited) of Key, version 1;
+    /// The first accepted request was seen; the first such event fixes the expiry for all.
+    0x020a KeyActivated(key::KeyActivated) of Key, version 1;
+    /// The older of two secrets is good no more.
+    0x020b KeyOverlapFinished(key::KeyOverlapFinished) of Key, version 1;
+    0x020c KeyArchived(key::KeyArchived) of Key, version 1;
+    0x020d KeyRestored(key::KeyRestored) of Key, version 1;
+    /// The key is gone from all read models and its personal fields are destroyed; what happened to it stays provable.
+    0x020e KeyPurged(key::KeyPurged) of Key, version 1;
+    /// The secret is one that a client had before.
+    0x020f KeySecretBrought(key::KeySecretBrought) of Key, version 1;
+    0x0210 KeySecretUpgraded(key::KeySecretUpgraded) of Key, version 1;
+    0x0211 KeyMetadataSet(key::KeyMetadataSet) of Key, version 1;
+    /// All requests go to one upstream.
+    0x0212 KeyUpstreamDedicated(key::KeyUpstreamDedicated) of Key, version 1;
     0x0301 UpstreamAdded(upstream::UpstreamAdded) of Upstream, version 1;
     0x0302 UpstreamChanged(upstream::UpstreamChanged) of Upstream, version 1;
     0x0303 UpstreamDisabled(upstream::UpstreamDisabled) of Upstream, version 1;

@@ -1,8 +1,9 @@
-use proptest::prelude::*;
-
 use super::*;
-use crate::aggregate::{Aggregate, Command, decide};
+use crate::aggregate::{Aggregate, At, Command};
+use crate::event::Event;
+use crate::name::NameError;
 use crate::rules::{self, Given, NOW, later, tenant};
+use crate::stream::Stream;
 
 const DAY: u64 = 86_400;
 
@@ -63,12 +64,25 @@ fn revoked() -> Event {
     Event::KeyRevoked(KeyRevoked { reason: None })
 }
 
-fn create(details: KeyDetails) -> Command {
-    Command::Key(KeyCommand::Create { details: Box::new(details), hash: hash(1), expiry: Expiry::Never })
+fn new_key(details: KeyDetails) -> NewKey {
+    let secret = NewSecret { hash: hash(1), scheme: SecretScheme::Issued };
+    NewKey { details, secret, term: Term::Never, metadata: METADATA_EMPTY.into(), dedicated: None }
 }
 
-fn renew(expiry: Expiry) -> Command {
-    Command::Key(KeyCommand::Renew { expiry })
+fn create_as(new: NewKey) -> Command {
+    Command::Key(KeyCommand::Create(Box::new(new)))
+}
+
+fn create(details: KeyDetails) -> Command {
+    create_as(new_key(details))
+}
+
+fn renew(term: Term) -> Command {
+    Command::Key(KeyCommand::Renew { term, enable: false })
+}
+
+fn renew_and_enable(term: Term) -> Command {
+    Command::Key(KeyCommand::Renew { term, enable: true })
 }
 
 fn rotate(hash_number: u8, overlap_seconds: u64) -> Command {
@@ -105,7 +119,7 @@ fn key(given: Given) -> Key {
 fn a_new_key_is_active_and_holds_secret_number_one() {
     let key = key(given([]).when(create(details())).then([created(Expiry::Never)]));
     assert_eq!((key.id, key.tenant.clone(), key.created_at), (KeyId::from_bytes([1; 16]), tenant(), NOW));
-    assert_eq!(key.secrets, [KeySecret { number: 1, hash: hash(1), valid_until: None }]);
+    assert_eq!(key.secrets, [KeySecret { number: 1, hash: hash(1), scheme: SecretScheme::Issued, valid_until: None }]);
     assert_eq!(key.state(NOW), KeyState::Active);
 }
 
@@ -117,23 +131,23 @@ fn a_key_is_created_once() {
 
 #[test]
 fn nothing_can_be_done_to_a_key_that_was_never_created() {
-    for command in [renew(Expiry::Never), rotate(2, 0), disable(), ENABLE, EXPIRE, revoke(), change(KeyPatch::default())] {
+    for command in [renew(Term::Never), rotate(2, 0), disable(), ENABLE, EXPIRE, revoke(), change(KeyPatch::default())] {
         given([]).when(command).then_refused(KeyError::NotFound);
     }
 }
 
 #[test]
 fn an_expiry_in_the_past_is_refused() {
-    let create_until = |at| Command::Key(KeyCommand::Create { details: Box::new(details()), hash: hash(1), expiry: Expiry::At(at) });
+    let create_until = |at| create_as(NewKey { term: Term::At(at), ..new_key(details()) });
     given([]).after(1).when(create_until(NOW)).then_refused(KeyError::ExpiryInThePast);
     given([]).when(create_until(NOW)).then_refused(KeyError::ExpiryInThePast);
     given([]).when(create_until(later(1))).then([created(Expiry::At(later(1)))]);
-    given([created(Expiry::Never)]).after(1).when(renew(Expiry::At(NOW))).then_refused(KeyError::ExpiryInThePast);
+    given([created(Expiry::Never)]).after(1).when(renew(Term::At(NOW))).then_refused(KeyError::ExpiryInThePast);
 }
 
 #[test]
 fn a_revoked_key_cannot_be_renewed() {
-    given([created(Expiry::Never), revoked()]).when(renew(Expiry::Never)).then_refused(KeyError::Revoked);
+    given([created(Expiry::Never), revoked()]).when(renew(Term::Never)).then_refused(KeyError::Revoked);
 }
 
 #[test]
@@ -203,7 +217,7 @@ fn renewal_lifts_expiry_but_never_an_operators_disable() {
     let until = Expiry::At(later(9 * DAY));
     let key = key(given([created(Expiry::At(later(DAY))), expired(later(DAY)), disabled()])
         .after(2 * DAY)
-        .when(renew(until))
+        .when(renew(Term::At(later(9 * DAY))))
         .then([renewed(until)]));
     assert_eq!(key.state(later(2 * DAY)), KeyState::Disabled);
     assert_eq!((key.expiry, key.expired_at, key.renewed_at), (until, None, Some(later(2 * DAY))));
@@ -217,10 +231,10 @@ fn enabling_never_lifts_an_expiry() {
 
 #[test]
 fn renewal_to_the_same_expiry_changes_nothing_unless_the_expiry_was_recorded() {
-    given([created(Expiry::Never)]).when(renew(Expiry::Never)).then_nothing();
+    given([created(Expiry::Never)]).when(renew(Term::Never)).then_nothing();
     // A recorded expiry can meet a later one only when two clocks disagree; it must still be lifted.
     let until = Expiry::At(later(DAY));
-    given([created(until), expired(later(DAY))]).when(renew(until)).then([renewed(until)]);
+    given([created(until), expired(later(DAY))]).when(renew(Term::At(later(DAY)))).then([renewed(until)]);
 }
 
 #[test]
@@ -343,68 +357,237 @@ fn revoked_weighs_more_than_expired_and_expired_more_than_disabled() {
     assert_eq!(Key { revoked: None, expired_at: None, expiry: Expiry::Never, ..all }.refusal(until), Some(KeyRefusal::Disabled));
 }
 
-/// Any command on a key that exists, and how many seconds the clock moves before it; clocks of two nodes disagree, so it may go back.
-fn any_command() -> impl Strategy<Value = (i64, KeyCommand)> {
-    let expiry = prop_oneof![Just(Expiry::Never), (0_u64..200).prop_map(|seconds| Expiry::At(later(seconds)))];
-    let command = prop_oneof![
-        2 => expiry.prop_map(|expiry| KeyCommand::Renew { expiry }),
-        2 => (0_u8..6, 0_u64..40, any::<bool>())
-            .prop_map(|(n, overlap_seconds, finish_previous)| KeyCommand::Rotate { hash: hash(n), overlap_seconds, finish_previous }),
-        2 => Just(KeyCommand::Disable { reason: None }),
-        2 => Just(KeyCommand::Enable),
-        3 => Just(KeyCommand::Expire),
-        1 => Just(KeyCommand::Revoke { reason: None }),
-        1 => proptest::option::of("[ab]{0,2}").prop_map(|name| KeyCommand::Change(Box::new(KeyPatch { name, ..KeyPatch::default() }))),
-    ];
-    (-5_i64..30, command)
+fn awaited(seconds: u64) -> Event {
+    Event::KeyActivationAwaited(KeyActivationAwaited { seconds })
 }
 
-/// What a key's refusal must be, told from the accepted commands alone, newest first.
-fn expected_refusal(first_expiry: Expiry, accepted: &[KeyCommand], now: Timestamp) -> Option<KeyRefusal> {
-    let newest_first = || accepted.iter().rev();
-    if newest_first().any(|command| matches!(command, KeyCommand::Revoke { .. })) {
-        return Some(KeyRefusal::Revoked);
-    }
-    let recorded =
-        newest_first().take_while(|command| !matches!(command, KeyCommand::Renew { .. })).any(|command| *command == KeyCommand::Expire);
-    let renewal = newest_first().find_map(|command| match command {
-        KeyCommand::Renew { expiry } => Some(*expiry),
-        _ => None,
-    });
-    let passed = match renewal.unwrap_or(first_expiry) {
-        Expiry::At(at) => at.as_micros() <= now.as_micros(),
-        Expiry::Never => false,
-    };
-    if recorded || passed {
-        return Some(KeyRefusal::Expired);
-    }
-    let last_switch = newest_first().find(|command| matches!(command, KeyCommand::Disable { .. } | KeyCommand::Enable));
-    matches!(last_switch, Some(KeyCommand::Disable { .. })).then_some(KeyRefusal::Disabled)
+fn activated(first_used_at: Timestamp, seconds: u64) -> Event {
+    Event::KeyActivated(KeyActivated { first_used_at, expires_at: first_used_at.plus_seconds(seconds) })
 }
 
-proptest! {
-    #[test]
-    fn any_run_of_commands_can_be_applied_and_leads_to_the_refusal_that_they_say(
-        first_expiry in prop_oneof![Just(Expiry::Never), (1_u64..100).prop_map(|seconds| Expiry::At(later(seconds)))],
-        commands in proptest::collection::vec(any_command(), 0..40),
-    ) {
-        let mut state = given([created(first_expiry)]).state();
-        let (mut now, mut accepted) = (NOW, vec![]);
-        for (seconds, command) in commands {
-            now = Timestamp::from_micros(now.as_micros().saturating_add_signed(seconds * 1_000_000));
-            let context = Context { now, actor: Actor::Scheduler };
-            if let Ok(events) = decide(Some(&state), &Command::Key(command.clone()), &context) {
-                prop_assert!(events.len() <= 1);
-                let at = At { time: now, actor: Actor::Scheduler };
-                state = events.iter().try_fold(state, |state, event| crate::apply(Some(state), &stream(), event, &at)).unwrap();
-                accepted.push(command);
-            }
-            let Aggregate::Key(key) = &state else { panic!("a key stays a key") };
-            prop_assert_eq!(key.refusal(now), expected_refusal(first_expiry, &accepted, now));
-            // At most two secrets, numbered in a row, and only the older has an end.
-            let (current, older) = key.secrets.split_last().unwrap();
-            prop_assert!(older.len() <= 1 && current.valid_until.is_none());
-            prop_assert!(older.iter().all(|secret| secret.number + 1 == current.number && secret.valid_until.is_some()));
-        }
+fn activate(first_used_at: Timestamp, since: Timestamp) -> Command {
+    Command::Key(KeyCommand::Activate { first_used_at, since })
+}
+
+fn archived() -> Event {
+    Event::KeyArchived(KeyArchived { reason: None })
+}
+
+fn purged() -> Event {
+    Event::KeyPurged(KeyPurged {})
+}
+
+const FINISH: Command = Command::Key(KeyCommand::FinishOverlap);
+const ARCHIVE: Command = Command::Key(KeyCommand::Archive { reason: None });
+const RESTORE: Command = Command::Key(KeyCommand::Restore);
+const PURGE: Command = Command::Key(KeyCommand::Purge);
+
+#[test]
+fn a_key_that_awaits_its_first_use_expires_only_after_it() {
+    let awaiting = new_key(details());
+    let term = Term::AfterFirstUse { seconds: DAY };
+    let waiting = given([]).when(create_as(NewKey { term, ..awaiting })).then([created(Expiry::Never), awaited(DAY)]);
+    let waiting = waiting.after(900 * DAY).when(EXPIRE);
+    let used = waiting.then_refused(KeyError::NotExpired).when(activate(later(900 * DAY), NOW)).then([activated(later(900 * DAY), DAY)]);
+    let key = key(used);
+    assert_eq!((key.expiry, key.first_used_at, key.activation), (Expiry::At(later(901 * DAY)), Some(later(900 * DAY)), None));
+    assert_eq!(key.state(later(901 * DAY - 1)), KeyState::Active);
+    assert_eq!(key.state(later(901 * DAY)), KeyState::Expired);
+}
+
+#[test]
+fn the_first_activation_counts_and_a_later_one_changes_nothing() {
+    let used = given([created(Expiry::Never), awaited(DAY)]).after(9).when(activate(later(5), NOW)).then([activated(later(5), DAY)]);
+    // Seen earlier by another node, told later.
+    used.when(activate(later(3), NOW)).then_nothing();
+}
+
+#[test]
+fn an_expiry_after_the_first_use_is_recorded_as_any_other() {
+    given([created(Expiry::Never), awaited(DAY), activated(later(5), DAY)])
+        .after(DAY + 4)
+        .when(EXPIRE)
+        .then_refused(KeyError::NotExpired)
+        .after(1)
+        .when(EXPIRE)
+        .then([expired(later(5).plus_seconds(DAY))]);
+}
+
+#[test]
+fn a_first_use_lies_between_the_beginning_of_the_waiting_and_now() {
+    let waiting = || given([created(Expiry::Never), awaited(DAY)]).after(10);
+    waiting().when(activate(later(11), NOW)).then([activated(later(10), DAY)]);
+    waiting().when(activate(Timestamp::from_micros(1), NOW)).then([activated(NOW, DAY)]);
+}
+
+#[test]
+fn a_first_use_of_before_a_renewal_does_not_start_the_time_of_after() {
+    let term = Term::AfterFirstUse { seconds: 2 * DAY };
+    let renewed_at = later(20);
+    let waiting = given([created(Expiry::Never), awaited(DAY)])
+        .after(20)
+        .when(renew(term))
+        .then([renewed(Expiry::Never), awaited(2 * DAY)])
+        .after(1)
+        .when(activate(later(19), NOW))
+        .then_nothing();
+    waiting.when(activate(later(21), renewed_at)).then([activated(later(21), 2 * DAY)]);
+}
+
+#[test]
+fn a_renewal_can_begin_the_waiting_again_and_the_same_waiting_changes_nothing() {
+    let term = Term::AfterFirstUse { seconds: DAY };
+    given([created(Expiry::Never), awaited(DAY)]).after(5).when(renew(term)).then_nothing();
+    let key = key(given([created(Expiry::Never), awaited(DAY), activated(NOW, DAY), expired(later(DAY))])
+        .after(2 * DAY)
+        .when(renew(term))
+        .then([renewed(Expiry::Never), awaited(DAY)]));
+    assert_eq!((key.first_used_at, key.expired_at, key.term()), (None, None, term));
+    assert_eq!(key.state(later(900 * DAY)), KeyState::Active);
+}
+
+#[test]
+fn the_time_after_the_first_use_is_bounded() {
+    for seconds in [0, command::ACTIVATION_SECONDS_MAX + 1, u64::MAX] {
+        let term = Term::AfterFirstUse { seconds };
+        given([]).when(create_as(NewKey { term, ..new_key(details()) })).then_refused(KeyError::ActivationLength);
+        given([created(Expiry::Never)]).when(renew(term)).then_refused(KeyError::ActivationLength);
     }
+}
+
+#[test]
+fn a_renewal_lifts_a_disable_only_where_it_is_asked_to() {
+    let until = later(9 * DAY);
+    let key = key(given([created(Expiry::At(later(DAY))), expired(later(DAY)), disabled()])
+        .after(2 * DAY)
+        .when(renew_and_enable(Term::At(until)))
+        .then([renewed(Expiry::At(until)), enabled()]));
+    assert_eq!(key.state(later(2 * DAY)), KeyState::Active);
+    given([created(Expiry::Never), disabled()]).when(renew_and_enable(Term::Never)).then([enabled()]);
+    given([created(Expiry::Never)]).when(renew_and_enable(Term::Never)).then_nothing();
+}
+
+#[test]
+fn an_overlap_can_be_finished_early() {
+    let rotating = || given([created(Expiry::Never), rotated(2, 2, later(DAY))]).after(5);
+    let finished = rotating().when(FINISH).then([Event::KeyOverlapFinished(KeyOverlapFinished {})]);
+    let again = finished.when(FINISH).then_nothing();
+    let key = key(again.when(rotate(3, 0)).then([rotated(3, 3, later(5))]));
+    assert_eq!(key.secret(&hash(1), later(5)), None);
+    given([created(Expiry::Never), rotated(2, 2, later(DAY))]).after(DAY).when(FINISH).then_nothing();
+}
+
+#[test]
+fn a_restore_lifts_archived_and_nothing_else() {
+    let until = later(DAY);
+    let key = key(given([created(Expiry::At(until)), disabled(), expired(until), revoked(), archived()])
+        .when(RESTORE)
+        .then([Event::KeyRestored(KeyRestored {})])
+        .when(RESTORE)
+        .then_nothing());
+    assert_eq!(key.archived, None);
+    assert!(key.disabled.is_some() && key.expired_at.is_some() && key.revoked.is_some());
+}
+
+#[test]
+fn an_archived_key_says_who_archived_it_and_takes_no_change_that_may_widen_it() {
+    let put_away = given([created(Expiry::Never)]).when(Command::Key(KeyCommand::Archive { reason: sealed("left") }));
+    let key = key(put_away.then([Event::KeyArchived(KeyArchived { reason: sealed("left") })]));
+    assert_eq!(key.archived, Some(Fact { at: NOW, by: Actor::Owner, reason: sealed("left") }));
+    for command in [renew(Term::At(later(DAY))), rotate(2, 0), ENABLE, change(KeyPatch::default())] {
+        given([created(Expiry::Never), archived()]).when(command).then_refused(KeyError::Archived);
+    }
+    given([created(Expiry::Never), archived()]).when(disable()).then([disabled()]).when(revoke()).then([revoked()]);
+}
+
+#[test]
+fn only_an_archived_key_is_purged_and_nothing_of_it_is_left() {
+    given([created(Expiry::Never)]).when(PURGE).then_refused(KeyError::NotArchived);
+    let key = key(given([created(Expiry::Never), disabled(), rotated(2, 2, later(DAY)), archived()]).after(7).when(PURGE).then([purged()]));
+    assert_eq!((key.purged_at, key.is_purged()), (Some(later(7)), true));
+    assert_eq!((&key.details, key.secrets.len(), &key.disabled, &key.archived), (&KeyDetails::default(), 0, &None, &None));
+}
+
+#[test]
+fn a_purge_is_final_and_its_id_is_never_given_again() {
+    let gone = || given([created(Expiry::Never), archived(), purged()]);
+    for command in [renew(Term::Never), rotate(2, 0), FINISH, disable(), ENABLE, EXPIRE, revoke(), ARCHIVE, RESTORE, PURGE] {
+        gone().when(command).then_refused(KeyError::NotFound);
+    }
+    gone().when(create(details())).then_refused(KeyError::Exists);
+    let Aggregate::Key(key) = gone().state() else { panic!("a key stays a key") };
+    assert_eq!(Key::apply(Some(*key), &stream(), &enabled(), &At { time: NOW, actor: Actor::Owner }), None);
+}
+
+#[test]
+fn a_brought_secret_says_how_its_hash_was_made_and_a_rotation_gives_one_of_ours() {
+    let scheme = SecretScheme::Peppered { pepper: 1 };
+    let new = NewKey { secret: NewSecret { hash: hash(1), scheme }, ..new_key(details()) };
+    let brought = Event::KeySecretBrought(KeySecretBrought { number: 1, scheme });
+    let rotated_key =
+        key(given([]).when(create_as(new)).then([created(Expiry::Never), brought]).when(rotate(2, DAY)).then([rotated(2, 2, later(DAY))]));
+    assert_eq!(rotated_key.secrets.iter().map(|secret| secret.scheme).collect::<Vec<_>>(), [scheme, SecretScheme::Issued]);
+}
+
+#[test]
+fn a_secret_of_an_older_scheme_is_upgraded_once() {
+    let old = Event::KeySecretBrought(KeySecretBrought { number: 1, scheme: SecretScheme::ClaudeRelayService { salt: 1 } });
+    let upgrade = |pepper| Command::Key(KeyCommand::UpgradeSecret { number: 1, hash: hash(9), pepper });
+    let upgraded = |pepper| Event::KeySecretUpgraded(KeySecretUpgraded { number: 1, hash: hash(9), pepper });
+    let key = key(given([created(Expiry::Never), old])
+        .when(upgrade(2))
+        .then([upgraded(2)])
+        .when(upgrade(2))
+        .then_nothing()
+        .when(upgrade(1))
+        .then_nothing()
+        .when(upgrade(3))
+        .then([upgraded(3)]));
+    assert_eq!((key.secret(&hash(1), NOW), key.current_secret().hash), (None, hash(9)));
+    given([created(Expiry::Never)]).when(upgrade(1)).then_refused(KeyError::NoSuchSecret);
+    let other = Command::Key(KeyCommand::UpgradeSecret { number: 7, hash: hash(9), pepper: 1 });
+    given([created(Expiry::Never)]).when(other).then_refused(KeyError::NoSuchSecret);
+}
+
+#[test]
+fn metadata_and_a_dedicated_upstream_are_set_and_changed_beside_the_details() {
+    let dedicated = |n| Some(Dedicated { upstream: UpstreamId::from_bytes([n; 16]), fallback: false });
+    let metadata = |text: &str| Event::KeyMetadataSet(KeyMetadataSet { metadata: text.into() });
+    let upstream = |dedicated| Event::KeyUpstreamDedicated(KeyUpstreamDedicated { dedicated });
+    let new = NewKey { metadata: "{\"team\":1}".into(), dedicated: dedicated(1), ..new_key(details()) };
+    let made = given([]).when(create_as(new)).then([created(Expiry::Never), metadata("{\"team\":1}"), upstream(dedicated(1))]);
+    let named = KeyDetails { name: "b".into(), ..details() };
+    let patch = KeyPatch { name: Some("b".into()), metadata: Some(METADATA_EMPTY.into()), dedicated: Some(None), ..KeyPatch::default() };
+    let changed = [Event::KeyChanged(KeyChanged { details: named }), metadata(METADATA_EMPTY), upstream(None)];
+    made.when(change(patch.clone())).then(changed).when(change(patch)).then_nothing();
+}
+
+#[test]
+fn metadata_is_an_object_of_bounded_size() {
+    let largest = format!("{{{}}}", " ".repeat(METADATA_BYTES_MAX - 2));
+    let with = |metadata: &str| create_as(NewKey { metadata: metadata.into(), ..new_key(details()) });
+    let set = Event::KeyMetadataSet(KeyMetadataSet { metadata: largest.clone() });
+    given([]).when(with(&largest)).then([created(Expiry::Never), set]);
+    for metadata in [&(largest + " "), "", "[]"] {
+        given([]).when(with(metadata)).then_refused(KeyError::Metadata);
+        let patch = KeyPatch { metadata: Some(metadata.into()), ..KeyPatch::default() };
+        given([created(Expiry::Never)]).when(change(patch)).then_refused(KeyError::Metadata);
+    }
+}
+
+#[test]
+fn archived_weighs_more_than_revoked() {
+    assert_eq!(key(given([created(Expiry::Never), revoked(), archived()])).state(NOW), KeyState::Archived);
+}
+
+#[test]
+fn an_expiry_is_due_until_it_is_recorded_or_the_key_is_revoked() {
+    let until = later(DAY);
+    let due = |events: &[Event]| key(given(events.to_vec())).expiry_due_at();
+    assert_eq!(due(&[created(Expiry::At(until))]), Some(until));
+    assert_eq!(due(&[created(Expiry::At(until)), disabled(), archived()]), Some(until));
+    assert_eq!(due(&[created(Expiry::At(until)), expired(until)]), None);
+    assert_eq!(due(&[created(Expiry::At(until)), revoked()]), None);
+    assert_eq!(due(&[created(Expiry::Never)]), None);
+    assert_eq!(due(&[created(Expiry::Never), awaited(5)]), None);
 }

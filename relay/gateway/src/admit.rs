@@ -41,6 +41,7 @@ pub(crate) fn admit(state: &State, parts: &Parts, endpoint: Endpoint, arrival: A
     // Whoever shows a secret that is good no more learns nothing else about the key than that it is past its time.
     let secret = key.secret(&hash, now);
     match key.refusal(now) {
+        Some(KeyRefusal::Archived) => return Err(Refusal::KeyArchived),
         Some(KeyRefusal::Revoked) => return Err(Refusal::KeyRevoked),
         Some(KeyRefusal::Expired) => return Err(Refusal::KeyExpired),
         Some(KeyRefusal::Disabled) if secret.is_some() => return Err(Refusal::KeyDisabled),

@@ -39,6 +39,8 @@ pub(crate) enum Refusal {
     KeyExpired,
     #[error("the key is revoked")]
     KeyRevoked,
+    #[error("the key is archived")]
+    KeyArchived,
     #[error("this secret of the key was replaced by a newer one")]
     KeySuperseded,
     #[error("the key is disabled")]
@@ -137,7 +139,7 @@ impl Refusal {
     pub(crate) fn status(&self) -> StatusCode {
         match self {
             Self::KeyMissing | Self::KeyMalformed(_) | Self::KeysConflict | Self::KeyUnknown => StatusCode::UNAUTHORIZED,
-            Self::KeyExpired | Self::KeyRevoked | Self::KeySuperseded => StatusCode::UNAUTHORIZED,
+            Self::KeyExpired | Self::KeyRevoked | Self::KeyArchived | Self::KeySuperseded => StatusCode::UNAUTHORIZED,
             Self::KeyDisabled | Self::EndpointNotAllowed | Self::ModelNotAllowed(_) => StatusCode::FORBIDDEN,
             Self::PolicyDenied(_) => StatusCode::FORBIDDEN,
             Self::RateLimited(_) | Self::ConcurrencyLimited(_) | Self::QuotaDenied(_) => StatusCode::TOO_MANY_REQUESTS,
@@ -162,6 +164,7 @@ impl Refusal {
             Self::KeyUnknown => "key_unknown",
             Self::KeyExpired => "key_expired",
             Self::KeyRevoked => "key_revoked",
+            Self::KeyArchived => "key_archived",
             Self::KeySuperseded => "key_superseded",
             Self::KeyDisabled => "key_disabled",
             Self::EndpointNotAllowed => "endpoint_not_allowed",

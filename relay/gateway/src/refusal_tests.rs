@@ -18,6 +18,7 @@ fn all() -> Vec<Refusal> {
         Refusal::KeyUnknown,
         Refusal::KeyExpired,
         Refusal::KeyRevoked,
+        Refusal::KeyArchived,
         Refusal::KeySuperseded,
         Refusal::KeyDisabled,
         Refusal::EndpointNotAllowed,

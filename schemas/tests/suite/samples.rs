@@ -6,7 +6,9 @@ use schemas::binding::{BindingChanged, BindingCreated, BindingRemoved, BindingRo
 use schemas::cluster::ClusterFounded;
 use schemas::credential::{CredentialAdded, CredentialReplaced, CredentialRevoked};
 use schemas::key::{
-    Endpoint, Expiry, KeyChanged, KeyCreated, KeyDetails, KeyDisabled, KeyEnabled, KeyExpired, KeyRenewed, KeyRevoked, KeyRotated, Limits,
+    Dedicated, Endpoint, Expiry, KeyActivated, KeyActivationAwaited, KeyArchived, KeyChanged, KeyCreated, KeyDetails, KeyDisabled,
+    KeyEnabled, KeyExpired, KeyMetadataSet, KeyOverlapFinished, KeyPurged, KeyRenewed, KeyRestored, KeyRevoked, KeyRotated,
+    KeySecretBrought, KeySecretUpgraded, KeyUpstreamDedicated, Limits, SecretScheme,
 };
 use schemas::policy::{PolicyClass, PolicyKind, PolicyUploaded};
 use schemas::pool::{ModelPrice, PoolChanged, PoolCreated, PoolPriced, PoolRemoved};
@@ -165,6 +167,16 @@ pub(crate) fn events() -> Vec<Event> {
         Event::KeyExpired(KeyExpired { expired_at: TIME }),
         Event::KeyRevoked(KeyRevoked { reason: Some(sealed()) }),
         Event::KeyChanged(KeyChanged { details: key_details() }),
+        Event::KeyActivationAwaited(KeyActivationAwaited { seconds: 2_592_000 }),
+        Event::KeyActivated(KeyActivated { first_used_at: TIME, expires_at: TIME.plus_seconds(2_592_000) }),
+        Event::KeyOverlapFinished(KeyOverlapFinished {}),
+        Event::KeyArchived(KeyArchived { reason: Some(sealed()) }),
+        Event::KeyRestored(KeyRestored {}),
+        Event::KeyPurged(KeyPurged {}),
+        Event::KeySecretBrought(KeySecretBrought { number: 1, scheme: SecretScheme::ClaudeRelayService { salt: 300 } }),
+        Event::KeySecretUpgraded(KeySecretUpgraded { number: 300, hash: digest(0x06), pepper: 2 }),
+        Event::KeyMetadataSet(KeyMetadataSet { metadata: "{\"team\":\"ü\"}".into() }),
+        Event::KeyUpstreamDedicated(KeyUpstreamDedicated { dedicated: Some(Dedicated { upstream: upstream_id(), fallback: true }) }),
         Event::UpstreamAdded(UpstreamAdded { details: upstream_details(Dialect::Openai), credential: Some(credential_id()) }),
         Event::UpstreamChanged(UpstreamChanged { details: upstream_details(Dialect::Anthropic), credential: Some(credential_id()) }),
         Event::UpstreamDisabled(UpstreamDisabled { reason: Some(sealed()) }),

@@ -8,7 +8,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, header};
 use axum::middleware::Next;
 use axum::response::Response;
-use schemas::key::Expiry;
+use schemas::key::Term;
 use schemas::{Actor, Command, CommandId, Digest, DurationText, PoolId, Sequence, Stream, TenantId, Timestamp, Version};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize};
@@ -258,16 +258,16 @@ pub(super) enum NeverText {
 }
 
 /// Until when a key shall be good; exactly one of the three is given.
-pub(super) fn expiry(
+pub(super) fn term(
     now: Timestamp,
     expires_in: Option<DurationText>,
     expires_at: Option<Timestamp>,
     expires: Option<NeverText>,
-) -> Result<Expiry, ApiError> {
+) -> Result<Term, ApiError> {
     match (expires_in, expires_at, expires) {
-        (Some(duration), None, None) => Ok(Expiry::At(now.plus_seconds(duration.as_seconds()))),
-        (None, Some(at), None) => Ok(Expiry::At(at)),
-        (None, None, Some(NeverText::Never)) => Ok(Expiry::Never),
+        (Some(duration), None, None) => Ok(Term::At(now.plus_seconds(duration.as_seconds()))),
+        (None, Some(at), None) => Ok(Term::At(at)),
+        (None, None, Some(NeverText::Never)) => Ok(Term::Never),
         _ => Err(ApiError::BadRequest("give exactly one of expires_in, expires_at and expires: \"never\"".to_owned())),
     }
 }

@@ -260,13 +260,19 @@ fn rejection_status(rejection: &Rejection) -> (StatusCode, &'static str) {
             KeyError::Exists => (CLASH, "exists"),
             KeyError::NotFound => (GONE, "not_found"),
             KeyError::Revoked => (CLASH, "key_revoked"),
+            KeyError::Archived => (CLASH, "key_archived"),
+            KeyError::NotArchived => (CLASH, "key_not_archived"),
             KeyError::ExpiryInThePast => (BAD, "expiry_in_the_past"),
             KeyError::NotExpired => (CLASH, "key_not_expired"),
             KeyError::Expired => (CLASH, "key_expired"),
             KeyError::RotationRunning { .. } => (CLASH, "rotation_running"),
             KeyError::OverlapTooLong => (BAD, "overlap_too_long"),
             KeyError::SameSecret => (CLASH, "same_secret"),
-            KeyError::NoPools | KeyError::LimitZero { .. } | KeyError::List { .. } | KeyError::Name(_) => (BAD, "bad_request"),
+            KeyError::NoSuchSecret => (CLASH, "no_such_secret"),
+            KeyError::Metadata => (BAD, "bad_metadata"),
+            KeyError::NoPools | KeyError::LimitZero { .. } | KeyError::List { .. } | KeyError::ActivationLength | KeyError::Name(_) => {
+                (BAD, "bad_request")
+            }
         },
         Rejection::Upstream(error) => match error {
             UpstreamError::Exists => (CLASH, "exists"),

@@ -4,7 +4,9 @@ use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use projector::Versioned;
-use schemas::key::{Endpoint, Expiry, Fact, Key, KeyCommand, KeyDetails, KeyPatch, KeyState, Limits};
+use schemas::key::{
+    Endpoint, Expiry, Fact, Key, KeyCommand, KeyDetails, KeyPatch, KeyState, Limits, METADATA_EMPTY, NewSecret, SecretScheme,
+};
 use schemas::{Actor, Aggregate, Command, DurationText, KeyId, Sealed, Sequence, Stream, TenantId, Timestamp, Version, client_key};
 use serde::{Deserialize, Serialize, Serializer};
 use tokio::time::Instant;
@@ -12,7 +14,7 @@ use utoipa::ToSchema;
 use zeroize::Zeroizing;
 
 use super::app::App;
-use super::conventions::{Caller, Fenced, Mutation, NeverText, Nothing, Page, Params, Reason, expiry, named_pool, pool_text, present};
+use super::conventions::{Caller, Fenced, Mutation, NeverText, Nothing, Page, Params, Reason, named_pool, pool_text, present, term};
 use super::error::{ApiError, MutationProblems, ReadProblems};
 use super::usage::UsageRows;
 use crate::Receipt;
@@ -200,7 +202,7 @@ pub(super) async fn create(State(app): State<App>, mutation: Mutation<NewKey>) -
     let id = mutation.command_id.new_key_id();
     let stream = Stream::key(tenant.clone(), id);
     let body = &mutation.body;
-    let expiry = expiry(app.now(), body.expires_in, body.expires_at, body.expires)?;
+    let term = term(app.now(), body.expires_in, body.expires_at, body.expires)?;
     let details = KeyDetails {
         name: body.name.clone(),
         description: seal_text(&app, &stream, body.description.as_deref()).await?,
@@ -212,7 +214,14 @@ pub(super) async fn create(State(app): State<App>, mutation: Mutation<NewKey>) -
         limits: body.limits.clone(),
     };
     let secret = issue(&app, &mutation, id).await?;
-    let command = KeyCommand::Create { details: Box::new(details), hash: client_key::hash(&secret), expiry };
+    let new = schemas::key::NewKey {
+        details,
+        secret: NewSecret { hash: client_key::hash(&secret), scheme: SecretScheme::Issued },
+        term,
+        metadata: METADATA_EMPTY.to_owned(),
+        dedicated: None,
+    };
+    let command = KeyCommand::Create(Box::new(new));
     let receipt = app.commands.execute(mutation.request(stream, Command::Key(command))).await?;
     issued(&app, receipt, secret).await.map(|answer| (StatusCode::CREATED, Json(answer)))
 }
@@ -264,6 +273,7 @@ pub(super) async fn update(
         models: body.models.clone(),
         endpoints: body.endpoints.clone(),
         limits: body.limits.clone(),
+        ..KeyPatch::default()
     };
     execute(&app, &mutation, &id, KeyCommand::Change(Box::new(patch))).await
 }
@@ -277,8 +287,8 @@ pub(super) async fn renew(
     mutation: Mutation<Renewal>,
 ) -> Result<Json<KeyAnswer>, ApiError> {
     let body = &mutation.body;
-    let expiry = expiry(app.now(), body.expires_in, body.expires_at, body.expires)?;
-    execute(&app, &mutation, &id, KeyCommand::Renew { expiry }).await
+    let term = term(app.now(), body.expires_in, body.expires_at, body.expires)?;
+    execute(&app, &mutation, &id, KeyCommand::Renew { term, enable: false }).await
 }
 
 /// Give the key a new secret; the one before stays good for the overlap. Id, limits and usage stay.

@@ -1,0 +1,113 @@
+//! What can happen to a key, as the log tells it. Each struct is frozen once released, see [`crate::event`].
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{Dedicated, Expiry, KeyDetails, SecretScheme};
+use crate::id::Digest;
+use crate::sealed::Sealed;
+use crate::time::Timestamp;
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct KeyCreated {
+    pub details: KeyDetails,
+    /// Hash of secret number 1, see [`crate::client_key::hash`].
+    pub hash: Digest,
+    pub expiry: Expiry,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct KeyRenewed {
+    pub expiry: Expiry,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct KeyRotated {
+    /// Number of the new secret: 2, 3, ...
+    pub number: u32,
+    pub hash: Digest,
+    /// Until when the secret before this one is good.
+    pub previous_valid_until: Timestamp,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct KeyDisabled {
+    pub reason: Option<Sealed>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct KeyEnabled {}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct KeyExpired {
+    /// The moment from which the key was refused.
+    pub expired_at: Timestamp,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct KeyRevoked {
+    pub reason: Option<Sealed>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct KeyChanged {
+    /// The details after the change, whole.
+    pub details: KeyDetails,
+}
+
+/// Beside `KeyCreated` or `KeyRenewed` with the expiry `Never`: the key's time begins with its first accepted request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct KeyActivationAwaited {
+    /// How long the key is good from then on.
+    pub seconds: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct KeyActivated {
+    pub first_used_at: Timestamp,
+    pub expires_at: Timestamp,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct KeyOverlapFinished {}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct KeyArchived {
+    pub reason: Option<Sealed>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct KeyRestored {}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct KeyPurged {}
+
+/// Beside `KeyCreated`: its secret was not issued here.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct KeySecretBrought {
+    /// The secret's number.
+    pub number: u32,
+    /// How the hash in `KeyCreated` was made.
+    pub scheme: SecretScheme,
+}
+
+/// A secret under an older scheme was shown, and is known by the hash of a newer one from here on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct KeySecretUpgraded {
+    pub number: u32,
+    pub hash: Digest,
+    /// The version of the pepper under `hash`.
+    pub pepper: u32,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct KeyMetadataSet {
+    /// The metadata after the change, whole: a canonical JSON object.
+    pub metadata: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct KeyUpstreamDedicated {
+    /// None makes the key use its pools again.
+    pub dedicated: Option<Dedicated>,
+}
