@@ -73,10 +73,15 @@ impl Admin {
         IssuedKey::parse(&self.post("/keys", body).await?.success().context("creating a key")?)
     }
 
-    /// Uploads a policy's module, and gives what the node says of it.
+    /// Uploads a module of the fast class, and gives what the node says of it.
     pub async fn upload_policy(&self, kind: &str, name: &str, module: Vec<u8>) -> Result<Value> {
+        self.upload_policy_as("fast", kind, name, module).await
+    }
+
+    /// Uploads a policy's module, and gives what the node says of it.
+    pub async fn upload_policy_as(&self, class: &str, kind: &str, name: &str, module: Vec<u8>) -> Result<Value> {
         let fields = [("authorization", self.authorization.as_str()), ("content-type", "application/wasm")];
-        let url = format!("{}/api/v1/policies?kind={kind}&name={name}", self.origin);
+        let url = format!("{}/api/v1/policies?kind={kind}&class={class}&name={name}", self.origin);
         self.http.call(Method::POST, &url, &fields, module).await?.success().context("uploading a policy")
     }
 

@@ -1,11 +1,12 @@
 //! Planted bugs for fault tests. Only with the feature `faults`.
 
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, StreamBody};
 use hyper::body::{Frame, Incoming};
+use policy_host::Input;
 use tokio::sync::mpsc;
 
 /// The bug that `KEYRELAY_FAULT` plants in this process, by name.
@@ -19,6 +20,19 @@ pub fn plant(name: &str) {
 /// Whether this is the bug that was planted.
 pub(crate) fn is_planted(name: &str) -> bool {
     PLANTED.get().is_some_and(|planted| planted == name)
+}
+
+/// What a policy is given; with the bug `unrecorded-input` not what is recorded, but another seed.
+pub(crate) fn given(recorded: &Arc<Input>) -> Arc<Input> {
+    let mut input = Arc::clone(recorded);
+    if is_planted("unrecorded-input") {
+        match Arc::make_mut(&mut input) {
+            Input::Expiry(input) => input.seed ^= 1,
+            Input::Quota(input) => input.seed ^= 1,
+            Input::Route(input) => input.seed ^= 1,
+        }
+    }
+    input
 }
 
 /// An upstream's answer; with the bugs `keep-upstream-call` and `unbounded-stream` it is read ahead of the client, and on after it has left.

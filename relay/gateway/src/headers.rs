@@ -18,6 +18,9 @@ pub(crate) const ATTEMPTS: HeaderName = HeaderName::from_static("x-keyrelay-atte
 pub(crate) const OVERHEAD_MS: HeaderName = HeaderName::from_static("x-keyrelay-overhead-ms");
 pub(crate) const STALE_SECONDS: HeaderName = HeaderName::from_static("x-keyrelay-stale-seconds");
 pub(crate) const RETRY_AFTER_MS: HeaderName = HeaderName::from_static("retry-after-ms");
+/// What is left of a quota, as the IETF's draft (draft-ietf-httpapi-ratelimit-headers) has it, and what the quota is.
+const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
+const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 pub(crate) const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 pub(crate) const ANTHROPIC_VERSION: HeaderName = HeaderName::from_static("anthropic-version");
 pub(crate) const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
@@ -66,7 +69,7 @@ static NOT_TO_CLIENT: [HeaderName; 24] = [
 const OUR_PREFIX: &str = "x-keyrelay-";
 
 /// An upstream's own rate headers describe the account, not the caller's key; they pass under a name that says so.
-const UPSTREAM_RATE_PREFIXES: [&str; 2] = ["x-ratelimit-", "anthropic-ratelimit-"];
+const UPSTREAM_RATE_PREFIXES: [&str; 3] = ["x-ratelimit-", "anthropic-ratelimit-", "ratelimit"];
 
 /// The headers of an upstream request, but for the credential.
 pub(crate) fn to_upstream(from_client: &HeaderMap, key: KeyId) -> HeaderMap {
@@ -130,11 +133,16 @@ pub(crate) fn write_rate(headers: &mut HeaderMap, dialect: Dialect, rate: &Rate)
     for (name, value) in names.into_iter().zip([HeaderValue::from(rate.limit), HeaderValue::from(rate.remaining), reset]) {
         headers.insert(HeaderName::from_static(name), value);
     }
+    // The IETF's draft of them, which is the same in every dialect.
+    let Rate { limit, remaining, .. } = rate;
+    headers.insert(RATE_LIMIT_POLICY, text(format_args!("\"requests\";q={limit};w=60")));
+    headers.insert(RATE_LIMIT, text(format_args!("\"requests\";r={remaining};t={}", rate.reset_after_ms().div_ceil(1000))));
 }
 
-/// A quota that is used up until so many milliseconds are over, as the IETF's draft of rate limit headers spells it.
+/// A quota that is used up until so many milliseconds are over, as the IETF's draft of rate limit headers spells it. There is no
+/// `RateLimit-Policy` beside it, which must name the quota: that is known to the policy alone.
 pub(crate) fn write_spent(headers: &mut HeaderMap, reset_ms: u64) {
-    headers.insert(HeaderName::from_static("ratelimit"), text(format_args!("\"policy\";r=0;t={}", reset_ms.div_ceil(1000))));
+    headers.insert(RATE_LIMIT, text(format_args!("\"policy\";r=0;t={}", reset_ms.div_ceil(1000))));
 }
 
 /// `12ms`, `6.5s`, `1m0s`: the spelling of OpenAI's reset headers.
@@ -202,6 +210,7 @@ mod tests {
             ("request-id", "req_1"),
             ("x-ratelimit-remaining-tokens", "5"),
             ("anthropic-ratelimit-requests-limit", "6"),
+            ("ratelimit", "\"default\";r=7;t=1"),
         ]));
         let mut names: Vec<_> = sent.keys().map(HeaderName::as_str).collect();
         names.sort_unstable();
@@ -210,6 +219,7 @@ mod tests {
             "request-id",
             "x-new",
             "x-upstream-anthropic-ratelimit-requests-limit",
+            "x-upstream-ratelimit",
             "x-upstream-ratelimit-remaining-tokens",
         ];
         assert_eq!(names, expected);

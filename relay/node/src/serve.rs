@@ -51,6 +51,8 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     files::private_dir(&data)?;
     data::check_format(&data)?;
     let clock = clock();
+    #[cfg(feature = "faults")]
+    let clock = moved(clock, data.clone());
 
     // Before anything is founded: an address in use must leave no trace.
     let relay = Listener::bind(config.relay.listen).await.with_context(|| format!("cannot listen on {}", config.relay.listen))?;
@@ -66,6 +68,12 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
 /// The system's clock, for whoever takes one.
 pub(crate) fn clock() -> Clock {
     Arc::new(now)
+}
+
+/// The same clock as a test moves it.
+#[cfg(feature = "faults")]
+fn moved(clock: Clock, data: std::path::PathBuf) -> Clock {
+    Arc::new(move || clock().plus_seconds(crate::faults::clock_ahead_seconds(&data)))
 }
 
 /// Microseconds of the system's clock: the one place of the node that asks it.
@@ -133,6 +141,10 @@ impl Node {
 
         let head_at_start = match log.head().await {
             // What this node has is all there is to serve, for as long as it is not too old.
+            Err(ReadError::Unavailable { .. }) => Sequence::ZERO,
+            head => head?,
+        };
+        let usage_at_start = match self.storage.usage.head().await {
             Err(ReadError::Unavailable { .. }) => Sequence::ZERO,
             head => head?,
         };
@@ -246,6 +258,7 @@ impl Node {
         }
         let start = async {
             catch_up(&self.models, head_at_start).await?;
+            catch_up_with_usage(&self.usage, usage_at_start).await;
             founding::furnish(&commands, &self.models, &cluster, &vault).await?;
             policies.start(&self.models, &control_metrics, &tasks).await;
             caught_up.send_replace(true);
@@ -302,6 +315,18 @@ async fn catch_up(models: &ReadModels, head: Sequence) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Waits until what was used before this start is summed: a meter that reads low lets a policy permit what is used up, and a key whose uses
+/// are not known looks unused. Sums that have stopped are told by `/readyz`, and stop nobody.
+async fn catch_up_with_usage(usage: &UsageModels, head: Sequence) {
+    while !usage.wait_for(head, CATCH_UP_REPORT).await {
+        let status = usage.status();
+        if !status.following {
+            return;
+        }
+        tracing::info!(position = status.sequence.0, head = head.0, "catching up with the usage stream");
+    }
+}
+
 /// Follows the log, again after a failure that may pass; a record that this release cannot fold does not.
 async fn follow(projector: Arc<Projector>, stop: CancellationToken) -> anyhow::Result<()> {
     loop {
@@ -322,6 +347,10 @@ async fn follow(projector: Arc<Projector>, stop: CancellationToken) -> anyhow::R
 
 /// Follows the usage stream, again after a failure that may pass.
 async fn follow_usage(projector: UsageProjector, stop: CancellationToken) -> anyhow::Result<()> {
+    #[cfg(feature = "faults")]
+    if crate::faults::is_planted("late-usage") {
+        tokio::time::sleep(FOLLOW_PAUSE).await;
+    }
     while let Err(error) = projector.run(stop.clone()).await {
         let is_lost = matches!(error, UsageFollowError::LogShorter { .. });
         let (pause, cure) = if is_lost { (REFUSED_PAUSE, "a restart folds what is left") } else { (FOLLOW_PAUSE, "trying again") };

@@ -141,7 +141,11 @@ impl Policies {
         let policy = runnable.policy();
         let (answer, fuel, elapsed) = match runnable {
             Runnable::Run(_, module, pass) => {
-                let Evaluation { result, fuel, elapsed } = run(module, &input).await;
+                #[cfg(feature = "faults")]
+                let given = crate::faults::given(&input);
+                #[cfg(not(feature = "faults"))]
+                let given = Arc::clone(&input);
+                let Evaluation { result, fuel, elapsed } = run(module, &given).await;
                 self.heed(binding, policy, pass, result.as_ref().err(), now);
                 self.metrics.ran(binding.kind, fuel, elapsed);
                 (result.map_err(|fault| Failure::new(&fault)), fuel, elapsed)
@@ -187,6 +191,8 @@ impl Policies {
 /// Fast policies run inline, as fuel bounds them; slow ones on threads of their own.
 pub(super) async fn run(module: &Arc<Module>, input: &Arc<Input>) -> Evaluation {
     match module.class() {
+        #[cfg(feature = "faults")]
+        PolicyClass::Slow if crate::faults::is_planted("slow-inline") => module.decide(input),
         PolicyClass::Fast => module.decide(input),
         PolicyClass::Slow => module.decide_slow(Arc::clone(input)).await,
     }

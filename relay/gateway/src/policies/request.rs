@@ -63,8 +63,8 @@ pub(crate) struct Caps {
 #[derive(Clone, Copy)]
 enum Question {
     First,
-    /// Once more, of the policies that want to know what the chosen upstream costs.
-    Chosen(Price),
+    /// Once more, of the policies that want to know what the chosen upstream costs, and that reach its pool.
+    Chosen(Price, PoolId),
 }
 
 struct Chain<'a> {
@@ -167,7 +167,7 @@ impl<'a> Chain<'a> {
     async fn ask(&mut self, bindings: &[Arc<ActiveBinding>], question: Question) -> Result<Vec<Evaluated>, Refusal> {
         let Asked { state, key, arrival, .. } = self.asked;
         let (policies, mut evaluated) = (&state.policies, Vec::new());
-        for binding in bindings.iter().filter(|binding| self.reaches(binding.scope)) {
+        for binding in bindings.iter().filter(|binding| self.is_reached(binding.scope, question)) {
             let (policy, mode) = match chain::part(binding.current.mode, binding.id, key.id) {
                 Part::Enforced => (&binding.current, DecisionMode::Enforced),
                 Part::Canary => (&binding.current, DecisionMode::Canary),
@@ -196,7 +196,7 @@ impl<'a> Chain<'a> {
     /// Gives policies on trial the input that they would have if they were enforced.
     fn ask_shadows(&mut self, bindings: &[Arc<ActiveBinding>], question: Question) -> Result<(), Refusal> {
         let Some(mut shadow) = self.shadow.take() else { return Ok(()) };
-        for binding in bindings.iter().filter(|binding| binding.current.mode == Mode::Shadow && self.reaches(binding.scope)) {
+        for binding in bindings.iter().filter(|binding| binding.current.mode == Mode::Shadow && self.is_reached(binding.scope, question)) {
             if let Some(module) = binding.current.module.as_ref().filter(|_| is_asked(question, &binding.current)) {
                 let runnable = Runnable::Run(&binding.current, module, policy_host::breaker::Pass::Run);
                 shadow.ask(binding, self.input(binding, runnable, question)?);
@@ -204,6 +204,14 @@ impl<'a> Chain<'a> {
         }
         self.shadow = Some(shadow);
         Ok(())
+    }
+
+    /// Whether a binding is to be asked. What an upstream costs is no matter of other pools than its own.
+    fn is_reached(&self, scope: Scope, question: Question) -> bool {
+        match (question, scope) {
+            (Question::Chosen(_, chosen), Scope::Pool(pool)) if pool != chosen => false,
+            _ => self.reaches(scope),
+        }
     }
 
     /// Whether a binding has anything to decide about the request.
@@ -280,7 +288,7 @@ impl<'a> Chain<'a> {
                 cost_max: self.occasion.cost_max,
                 chosen: match question {
                     Question::First => None,
-                    Question::Chosen(price) => Some(price),
+                    Question::Chosen(price, _) => Some(price),
                 },
                 more: Vec::new(),
             }),
@@ -339,8 +347,9 @@ impl<'a> Chain<'a> {
             if !self.asks_for_price() {
                 return Ok((first, rest));
             }
-            if let Some(price) = snapshot.price(first.route.upstream.details.pool, &head.model) {
-                self.stage(PolicyKind::Quota, Question::Chosen(price)).await?;
+            let pool = first.route.upstream.details.pool;
+            if let Some(price) = snapshot.price(pool, &head.model) {
+                self.stage(PolicyKind::Quota, Question::Chosen(price, pool)).await?;
             }
             let left = |target: &Arc<Target>| self.candidates.iter().position(|one| Arc::ptr_eq(&one.target, target));
             let is_left = |target: &Arc<Target>| left(target).is_some_and(|place| self.standing.keeps(place));
@@ -383,7 +392,7 @@ fn has_pools(bindings: &[Arc<ActiveBinding>]) -> bool {
 fn is_asked(question: Question, policy: &ActivePolicy) -> bool {
     match question {
         Question::First => true,
-        Question::Chosen(_) => wants_price(policy),
+        Question::Chosen(..) => wants_price(policy),
     }
 }
 

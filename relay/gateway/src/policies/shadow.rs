@@ -117,6 +117,10 @@ impl ShadowWorker {
         while let Some(Some(job)) = cancel.run_until_cancelled(self.jobs.recv()).await {
             for trial in &job.trials {
                 rest += self.try_one(&job, trial).await * REST;
+                #[cfg(feature = "faults")]
+                if crate::faults::is_planted("restless-shadow") {
+                    rest = Duration::ZERO;
+                }
                 if rest >= REST_MIN {
                     if cancel.run_until_cancelled(sleep(rest)).await.is_none() {
                         return;

@@ -1,124 +1,16 @@
-//! What policies change about the next request: where it goes, what it may cost, whether it is answered at all, and what of that is kept.
+//! What policies change about the next request: where it goes, what it may cost, whether it is answered at all.
 
 use anyhow::{Context as _, Result, ensure};
 use http::Method;
-use policy_host::contract::route::Pick;
-use policy_host::contract::{Effect, Fault, Obligation, Reason, Verdict, expiry, quota, route};
+use policy_host::contract::{Effect, Obligation, Verdict, expiry};
 use policy_host::{Output, canonical_json};
 use schemas::policy::PolicyKind;
 use serde_json::{Value, json};
-use tests::admin::IssuedKey;
-use tests::http::Answer;
 use tests::relay::chat;
-use tests::{Behaviour, Relay, World, wait};
+use tests::{Behaviour, wait};
 
-#[path = "../../relay/policy-host/tests/policies/guest.rs"]
-#[expect(dead_code, clippy::unwrap_used, reason = "the host's tests do more with it")]
-mod guest;
-
-use guest::Guest;
-
-/// A second OpenAI upstream, which only policies send anything to.
-const SPARE: &str = "spare";
-
-/// Binds policies and asks the relay.
-struct Bench {
-    world: World,
-    key: IssuedKey,
-    first: String,
-    spare: String,
-}
-
-impl Bench {
-    async fn start() -> Result<Self> {
-        let world = World::start().await?;
-        let spare = json!({ "name": SPARE, "dialect": "openai", "base_url": world.upstream.openai_url(), "credential": "sk-provider-spare", "priority": 90 });
-        world.admin.add_upstream_with(&spare).await?;
-        let listed = world.admin.get("/upstreams").await?.success()?;
-        let id = |name: &str| {
-            let found = listed["upstreams"]
-                .as_array()
-                .and_then(|all| all.iter().find(|one| one["name"] == name))
-                .and_then(|one| one["id"].as_str());
-            found.map(str::to_owned).with_context(|| format!("no {name} in {listed}"))
-        };
-        let (first, spare) = (id("openai")?, id(SPARE)?);
-        let key = world.key(json!({})).await?;
-        Ok(Self { world, key, first, spare })
-    }
-
-    async fn upload(&self, guest: &Guest) -> Result<String> {
-        let answer = self.world.admin.upload_policy(guest.kind.as_str(), "guest", guest.module()).await?;
-        Ok(answer["policy"]["digest"].as_str().context("a digest")?.to_owned())
-    }
-
-    /// Uploads a policy and binds it to the tenant; gives the binding's id.
-    async fn bind(&self, guest: &Guest, rules: Value) -> Result<String> {
-        let mut body = json!({ "policy": self.upload(guest).await?, "scope": { "tenant": "default" } });
-        if let (Some(body), Value::Object(rules)) = (body.as_object_mut(), rules) {
-            body.extend(rules);
-        }
-        let bound = self.world.admin.post("/bindings", &body).await?.success().context("binding")?;
-        ensure!(bound["binding"]["loaded"] == true, "{bound}");
-        Ok(bound["binding"]["id"].as_str().context("an id")?.to_owned())
-    }
-
-    async fn change(&self, binding: &str, body: &Value) -> Result<()> {
-        self.world.admin.call(Method::PATCH, &format!("/api/v1/bindings/{binding}"), &[], body).await?.success().map(drop)
-    }
-
-    fn relay(&self) -> &Relay {
-        &self.world.relay
-    }
-
-    async fn chat(&self) -> Result<Answer> {
-        self.relay().chat(&self.key.secret, "hello").await
-    }
-
-    async fn served_by(&self) -> Result<String> {
-        let answer = self.chat().await?;
-        answer.expect(200)?;
-        Ok(answer.header("x-keyrelay-upstream").to_owned())
-    }
-
-    async fn metric(&self, line: &str) -> Result<f64> {
-        let metrics = self.world.admin.metrics().await?;
-        let found = metrics.lines().find_map(|one| one.strip_prefix(line)?.trim().parse().ok());
-        Ok(found.unwrap_or(0.0))
-    }
-}
-
-fn picks(ids: &[&str]) -> Guest {
-    let pick = |(rank, id): (u32, &&str)| Pick { id: (*id).to_owned(), rank, weight: 1 };
-    Guest::saying(Output::Route(route::Output { verdict: Verdict::plain(Effect::Permit), picks: (0..).zip(ids).map(pick).collect() }))
-}
-
-fn denying(kind: PolicyKind, retry_ms: Option<u64>) -> Guest {
-    let reason = Reason { code: "test.reason".into(), text: Some("not today".into()), is_public: true };
-    let verdict = Verdict { reasons: vec![reason], ..Verdict::plain(Effect::Deny) };
-    Guest::saying(match kind {
-        PolicyKind::Expiry => Output::Expiry(expiry::Output { verdict, valid_until_ms: None }),
-        PolicyKind::Quota => Output::Quota(quota::Output { verdict, reserve: vec![], retry_ms }),
-        PolicyKind::Route => Output::Route(route::Output { verdict, picks: vec![] }),
-    })
-}
-
-fn obliging(obligations: Vec<Obligation>) -> Guest {
-    let verdict = Verdict { obligations, ..Verdict::plain(Effect::Permit) };
-    Guest::saying(Output::Quota(quota::Output { verdict, reserve: vec![], retry_ms: None }))
-}
-
-fn faulty(kind: PolicyKind) -> Guest {
-    let fault = Fault { code: "test.fault".into(), detail: "it cannot".into() };
-    Guest::answering(&Err(fault), kind)
-}
-
-fn refused(answer: &Answer, status: u16, reason: &str) -> Result<()> {
-    answer.expect(status)?;
-    let given = answer.header("x-keyrelay-reason");
-    ensure!(given == reason, "expected the reason {reason}, got {given}: {}", answer.text());
-    Ok(())
-}
+use crate::bench::{Bench, SPARE, denying, faulty, obliging, picks, refused};
+use crate::guest::{self, Guest};
 
 #[tokio::test]
 async fn a_route_policy_changes_where_the_next_request_goes_and_a_rollback_brings_it_back() -> Result<()> {
