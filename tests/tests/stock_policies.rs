@@ -1,13 +1,12 @@
 //! The stock policies, as they are built for operators: what each makes of the next request.
 
 use std::fs;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, ensure};
 use http::Method;
 use serde_json::{Value, json};
 use tests::http::Answer;
-use tests::{World, policies};
+use tests::{World, clock, policies};
 
 /// Uploads a stock policy and binds it to the tenant; gives the binding's id.
 async fn bind(world: &World, kind: &str, name: &str, settings: Value) -> Result<String> {
@@ -87,8 +86,7 @@ async fn outside_of_business_hours_nothing_is_served() -> Result<()> {
     let world = World::start().await?;
     let key = world.key(json!({})).await?;
     // The first of January 1970 was a Thursday. Hours on the day after tomorrow are neither now nor soon.
-    #[expect(clippy::disallowed_methods, reason = "the node under test goes by the machine's clock")]
-    let days = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs() / 86_400;
+    let days = clock::now_ms()? / 86_400_000;
     let names = ["thu", "fri", "sat", "sun", "mon", "tue", "wed"];
     let day = names[usize::try_from((days + 2) % 7)?];
     let binding = bind(&world, "quota", "business-hours", json!({ "days": [day], "from": "08:00", "to": "09:00" })).await?;
@@ -113,14 +111,37 @@ async fn a_share_of_the_keys_goes_to_another_pool() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_key_that_is_used_does_not_expire_for_want_of_use() -> Result<()> {
-    let world = World::start().await?;
+async fn a_key_that_is_used_does_not_expire_for_want_of_use_and_one_that_rests_does() -> Result<()> {
+    const HOUR: u64 = 3_600;
+    let world = World::with_bug(Some(clock::MOVED)).await?;
     let key = world.key(json!({})).await?;
-    bind(&world, "expiry", "expire-unused", json!({ "unused_days": 1 })).await?;
-    served_by(&world.relay.chat(&key.secret, "hello").await?, "openai")?;
-    // Asked it was: a day without use is more than a test can wait for.
-    let evaluated = "keyrelay_policy_evaluations_total{kind=\"expiry\",mode=\"enforced\",effect=\"permit\"} 1";
-    let metrics = world.admin.metrics().await?;
-    ensure!(metrics.lines().any(|line| line == evaluated), "the policy was not asked");
-    Ok(())
+    let binding = bind(&world, "expiry", "expire-unused", json!({ "unused_days": 1 })).await?;
+    // Each use begins the day anew, so that it slides.
+    for (uses, hours) in [(1, 0), (2, 23), (3, 46), (4, 69)] {
+        clock::ahead(world.node.data(), hours * HOUR)?;
+        served_by(&world.relay.chat(&key.secret, "hello").await?, "openai")?;
+        world.admin.usage_of(&key.id, uses).await?;
+    }
+    // The facts of a second ago were another's.
+    clock::ahead(world.node.data(), 94 * HOUR)?;
+    refused(&world.relay.chat(&key.secret, "hello").await?, 403, "key.unused")?;
+    // A restart knows when it was used as well.
+    let change = json!({ "settings": { "unused_days": 2 } });
+    world.admin.call(Method::PATCH, &format!("/api/v1/bindings/{binding}"), &[], &change).await?.success()?;
+    let world = world.restarted(|_| Ok(())).await?;
+    served_by(&world.relay.chat(&key.secret, "hello").await?, "openai")
+}
+
+#[tokio::test]
+async fn what_was_used_before_a_start_is_known_to_the_first_request_after_it() -> Result<()> {
+    // The usage models come a second later than they could, and have to be folded anew.
+    let world = World::with_bug(Some("late-usage")).await?;
+    let key = world.key(json!({})).await?;
+    let prices = json!({ "prices": [{ "model": "*", "input": 1_000_000, "output": 2_000_000 }] });
+    world.admin.call(Method::PUT, "/api/v1/pools/default/prices", &[], &prices).await?.success()?;
+    bind(&world, "quota", "money-quota", json!({ "day_microusd": 1, "soft_percent": 100 })).await?;
+    world.relay.chat(&key.secret, "hello").await?.expect(200)?;
+    refused(&world.relay.chat(&key.secret, "hello").await?, 429, "quota.day")?;
+    let world = world.restarted(|data| Ok(fs::remove_dir_all(data.join("usage-models"))?)).await?;
+    refused(&world.relay.chat(&key.secret, "hello").await?, 429, "quota.day")
 }

@@ -17,6 +17,8 @@ use order::Rankers;
 
 mod canary;
 mod order;
+#[cfg(test)]
+mod planted;
 mod terms;
 #[cfg(test)]
 mod tests;
@@ -166,6 +168,10 @@ impl Standing {
             match member.said.verdict() {
                 None => self.fail(member, candidates, baseline, &mut tally),
                 Some(verdict) => match verdict.effect {
+                    #[cfg(test)]
+                    Effect::NotApplicable if planted::is(planted::Bug::LoudSilence) => {
+                        self.deny(member, verdict, false, candidates, &mut tally);
+                    }
                     Effect::NotApplicable => {}
                     Effect::Deny => self.deny(member, verdict, false, candidates, &mut tally),
                     Effect::Permit if is_over(member.said, baseline.now_ms) => self.deny(member, verdict, true, candidates, &mut tally),
@@ -175,6 +181,10 @@ impl Standing {
             }
         }
         let is_exhausted = had_candidates && !self.has_candidates();
+        #[cfg(test)]
+        if planted::is(planted::Bug::PermitOverrides) && tally.is_permitted {
+            return Outcome::Permit(tally.permits);
+        }
         match tally {
             Tally { denial: Some(denial), .. } => Outcome::Deny(denial),
             Tally { is_fault: true, .. } => Outcome::Fault,
@@ -310,7 +320,12 @@ impl Standing {
                 Scope::Tenant | Scope::Key(_) => true,
                 Scope::Pool(pool) => pool == candidate.pool,
             };
-            *kept &= !is_reached || stays(candidate);
+            let stays = !is_reached || stays(candidate);
+            #[cfg(test)]
+            if planted::is(planted::Bug::Revival) && is_reached && stays {
+                *kept = true;
+            }
+            *kept &= stays;
         }
     }
 

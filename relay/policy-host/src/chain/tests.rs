@@ -3,10 +3,12 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use proptest::prelude::*;
+use proptest::test_runner::{TestCaseError, TestRunner};
 use schemas::binding::{OnFault, Scope};
 use schemas::policy::PolicyKind;
 use schemas::{BindingId, KeyId, PoolId};
 
+use super::planted::Bug;
 use super::*;
 use crate::contract::{Attribute, quota::Charge, route::Pick};
 
@@ -167,119 +169,175 @@ fn unordered(outcomes: &[Outcome]) -> Vec<Outcome> {
     outcomes.iter().map(outcome).collect()
 }
 
+/// What every property is about: the members of each stage, and where the candidates are.
+type Case = (Vec<Vec<Drawn>>, Vec<(u8, Option<usize>)>);
+type Judged = Result<(), TestCaseError>;
+
+fn case() -> impl Strategy<Value = Case> {
+    (stages(), places())
+}
+
+fn reads_as_the_text((stages, places): Case) -> Judged {
+    let candidates = candidates(&places);
+    let (standing, outcomes) = combined(&stages, &candidates);
+    let expected = model::Request { candidates: &candidates, stages: &stages };
+    let refused = expected.refused();
+    prop_assert_eq!(matches!(outcomes.last(), Some(Outcome::Deny(_) | Outcome::Fault)), refused.is_some());
+    if let Some((stage, is_fault)) = refused {
+        prop_assert_eq!(outcomes.len(), stage + 1);
+        prop_assert_eq!(matches!(outcomes.last(), Some(Outcome::Fault)), is_fault);
+        if let Some(Outcome::Deny(denial)) = outcomes.last() {
+            prop_assert_eq!(&denial.reasons, &expected.reasons(stage));
+        }
+        return Ok(());
+    }
+    for (place, candidate) in candidates.iter().enumerate() {
+        prop_assert_eq!(standing.keeps(place), expected.is_kept(candidate), "{}", candidate.id);
+        let own = standing.pool_terms(candidate.pool);
+        let least = |all: Option<u64>, pool: Option<u64>| all.into_iter().chain(pool).min();
+        prop_assert_eq!(least(standing.terms().output_max, own.and_then(|own| own.output_max)), expected.output_max(candidate));
+        let parallel = least(standing.terms().parallel_max.map(u64::from), own.and_then(|own| own.parallel_max).map(u64::from));
+        prop_assert_eq!(parallel, expected.parallel_max(candidate));
+        let until = standing.terms().valid_until_ms.into_iter().chain(own.and_then(|own| own.valid_until_ms)).min();
+        prop_assert_eq!(until, expected.valid_until(candidate));
+        prop_assert_eq!(standing.tags(candidate.pool), expected.tags(candidate));
+    }
+    let reserve: Vec<(String, u64)> = standing.reserve().iter().map(|charge| (charge.meter.clone(), charge.amount)).collect();
+    prop_assert_eq!(reserve, expected.reserve());
+    prop_assert_eq!(standing.advice(), expected.advice());
+    expected.check_order(&standing.order(&candidates))?;
+    Ok(())
+}
+
+fn only_narrows(((stages, places), at, more): (Case, usize, prop::sample::Index)) -> Judged {
+    let candidates = candidates(&places);
+    let (with, with_outcomes) = combined(&stages, &candidates);
+    let mut fewer = stages;
+    if fewer[at].is_empty() {
+        return Ok(());
+    }
+    let left_out = more.index(fewer[at].len());
+    fewer[at].remove(left_out);
+    let (without, without_outcomes) = combined(&fewer, &candidates);
+    let is_refused = |outcomes: &[Outcome]| matches!(outcomes.last(), Some(Outcome::Deny(_) | Outcome::Fault));
+    prop_assert!(is_refused(&with_outcomes) || !is_refused(&without_outcomes), "a member turned a refusal into a permit");
+    if is_refused(&with_outcomes) {
+        return Ok(());
+    }
+    for (place, candidate) in candidates.iter().enumerate() {
+        prop_assert!(without.keeps(place) || !with.keeps(place), "a member brought {} back", candidate.id);
+    }
+    let caps = |terms: &Terms| {
+        (terms.output_max.unwrap_or(u64::MAX), terms.parallel_max.unwrap_or(u32::MAX), terms.valid_until_ms.unwrap_or(i64::MAX))
+    };
+    let pairs = std::iter::once((with.terms().clone(), without.terms().clone())).chain((0..3).map(|n| {
+        let of = |standing: &Standing| standing.pool_terms(pool(n)).cloned().unwrap_or_default();
+        (of(&with), of(&without))
+    }));
+    for (with, without) in pairs {
+        let (with, without) = (caps(&with), caps(&without));
+        prop_assert!(with.0 <= without.0 && with.1 <= without.1 && with.2 <= without.2, "a member raised a cap");
+    }
+    Ok(())
+}
+
+fn is_free_of_order(((stages, places), seed): (Case, u64)) -> Judged {
+    let candidates = candidates(&places);
+    let (mut standing, outcomes) = combined(&stages, &candidates);
+    let mut turned = stages;
+    for stage in &mut turned {
+        let by = seed as usize % stage.len().max(1);
+        stage.rotate_left(by);
+        if seed % 2 == 0 {
+            stage.reverse();
+        }
+    }
+    let (mut other, other_outcomes) = combined(&turned, &candidates);
+    prop_assert_eq!(unordered(&outcomes), unordered(&other_outcomes));
+    for standing in [&mut standing, &mut other] {
+        standing.advice.sort_by_key(|advice| format!("{advice:?}"));
+        if let Some(lost) = &mut standing.lost {
+            lost.reasons.sort_by(|a, b| a.code.cmp(&b.code));
+        }
+    }
+    prop_assert_eq!(standing, other);
+    Ok(())
+}
+
+fn passes_over_the_silent(((stages, places), at, neutral, is_fault): (Case, usize, Drawn, bool)) -> Judged {
+    let candidates = candidates(&places);
+    let mut more = stages.clone();
+    let kind = [PolicyKind::Expiry, PolicyKind::Quota, PolicyKind::Route, PolicyKind::Quota][at];
+    let verdict = neutral.verdict.clone().unwrap_or_else(|| Verdict::plain(Effect::Permit));
+    let neutral = if is_fault {
+        Drawn { kind, on_fault: OnFault::Skip, verdict: None, ..neutral }
+    } else {
+        Drawn { kind, verdict: Some(Verdict { effect: Effect::NotApplicable, ..verdict }), ..neutral }
+    };
+    more[at].push(neutral);
+    prop_assert_eq!(combined(&stages, &candidates), combined(&more, &candidates));
+    Ok(())
+}
+
+fn lets_deny_win(((stages, places), denier, is_of_key): (Case, Drawn, bool)) -> Judged {
+    let candidates = candidates(&places);
+    let scope = if is_of_key { Scope::Key(KeyId::from_bytes([9; 16])) } else { Scope::Tenant };
+    let mut stages = stages;
+    stages[1].push(Drawn { scope, verdict: Some(Verdict::plain(Effect::Deny)), ..denier });
+    let (_, outcomes) = combined(&stages, &candidates);
+    prop_assert!(outcomes.len() <= 2 && matches!(outcomes.last(), Some(Outcome::Deny(_) | Outcome::Fault)));
+    prop_assert!(outcomes.len() < 2 || matches!(outcomes[1], Outcome::Deny(_)), "a fault hid a denial");
+    Ok(())
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2_000))]
 
     #[test]
-    fn it_is_what_the_text_says(stages in stages(), places in places()) {
-        let candidates = candidates(&places);
-        let (standing, outcomes) = combined(&stages, &candidates);
-        let expected = model::Request { candidates: &candidates, stages: &stages };
-        let refused = expected.refused();
-        prop_assert_eq!(matches!(outcomes.last(), Some(Outcome::Deny(_) | Outcome::Fault)), refused.is_some());
-        if let Some((stage, is_fault)) = refused {
-            prop_assert_eq!(outcomes.len(), stage + 1);
-            prop_assert_eq!(matches!(outcomes.last(), Some(Outcome::Fault)), is_fault);
-            if let Some(Outcome::Deny(denial)) = outcomes.last() {
-                prop_assert_eq!(&denial.reasons, &expected.reasons(stage));
-            }
-            return Ok(());
-        }
-        for (place, candidate) in candidates.iter().enumerate() {
-            prop_assert_eq!(standing.keeps(place), expected.is_kept(candidate), "{}", candidate.id);
-            let own = standing.pool_terms(candidate.pool);
-            let least = |all: Option<u64>, pool: Option<u64>| all.into_iter().chain(pool).min();
-            prop_assert_eq!(least(standing.terms().output_max, own.and_then(|own| own.output_max)), expected.output_max(candidate));
-            let parallel = least(standing.terms().parallel_max.map(u64::from), own.and_then(|own| own.parallel_max).map(u64::from));
-            prop_assert_eq!(parallel, expected.parallel_max(candidate));
-            let until = standing.terms().valid_until_ms.into_iter().chain(own.and_then(|own| own.valid_until_ms)).min();
-            prop_assert_eq!(until, expected.valid_until(candidate));
-            prop_assert_eq!(standing.tags(candidate.pool), expected.tags(candidate));
-        }
-        let reserve: Vec<(String, u64)> = standing.reserve().iter().map(|charge| (charge.meter.clone(), charge.amount)).collect();
-        prop_assert_eq!(reserve, expected.reserve());
-        prop_assert_eq!(standing.advice(), expected.advice());
-        expected.check_order(&standing.order(&candidates))?;
+    fn it_is_what_the_text_says(case in case()) {
+        reads_as_the_text(case)?;
     }
 
     #[test]
-    fn another_member_only_narrows(stages in stages(), places in places(), at in 0_usize..4, more in any::<prop::sample::Index>()) {
-        let candidates = candidates(&places);
-        let (with, with_outcomes) = combined(&stages, &candidates);
-        let mut fewer = stages;
-        if fewer[at].is_empty() {
-            return Ok(());
-        }
-        let left_out = more.index(fewer[at].len());
-        fewer[at].remove(left_out);
-        let (without, without_outcomes) = combined(&fewer, &candidates);
-        let is_refused = |outcomes: &[Outcome]| matches!(outcomes.last(), Some(Outcome::Deny(_) | Outcome::Fault));
-        prop_assert!(is_refused(&with_outcomes) || !is_refused(&without_outcomes), "a member turned a refusal into a permit");
-        if is_refused(&with_outcomes) {
-            return Ok(());
-        }
-        for (place, candidate) in candidates.iter().enumerate() {
-            prop_assert!(without.keeps(place) || !with.keeps(place), "a member brought {} back", candidate.id);
-        }
-        let caps = |terms: &Terms| (terms.output_max.unwrap_or(u64::MAX), terms.parallel_max.unwrap_or(u32::MAX), terms.valid_until_ms.unwrap_or(i64::MAX));
-        let pairs = std::iter::once((with.terms().clone(), without.terms().clone())).chain((0..3).map(|n| {
-            let of = |standing: &Standing| standing.pool_terms(pool(n)).cloned().unwrap_or_default();
-            (of(&with), of(&without))
-        }));
-        for (with, without) in pairs {
-            let (with, without) = (caps(&with), caps(&without));
-            prop_assert!(with.0 <= without.0 && with.1 <= without.1 && with.2 <= without.2, "a member raised a cap");
-        }
+    fn another_member_only_narrows(case in (case(), 0_usize..4, any::<prop::sample::Index>())) {
+        only_narrows(case)?;
     }
 
     #[test]
-    fn the_order_of_members_changes_nothing_but_lists(stages in stages(), places in places(), seed in any::<u64>()) {
-        let candidates = candidates(&places);
-        let (mut standing, outcomes) = combined(&stages, &candidates);
-        let mut turned = stages;
-        for stage in &mut turned {
-            let by = seed as usize % stage.len().max(1);
-            stage.rotate_left(by);
-            if seed % 2 == 0 {
-                stage.reverse();
-            }
-        }
-        let (mut other, other_outcomes) = combined(&turned, &candidates);
-        prop_assert_eq!(unordered(&outcomes), unordered(&other_outcomes));
-        for standing in [&mut standing, &mut other] {
-            standing.advice.sort_by_key(|advice| format!("{advice:?}"));
-            if let Some(lost) = &mut standing.lost {
-                lost.reasons.sort_by(|a, b| a.code.cmp(&b.code));
-            }
-        }
-        prop_assert_eq!(standing, other);
+    fn the_order_of_members_changes_nothing_but_lists(case in (case(), any::<u64>())) {
+        is_free_of_order(case)?;
     }
 
     #[test]
-    fn what_is_not_applicable_or_skipped_is_as_if_it_were_not_there(stages in stages(), places in places(), at in 0_usize..4, neutral in drawn(PolicyKind::Quota), is_fault in any::<bool>()) {
-        let candidates = candidates(&places);
-        let mut more = stages.clone();
-        let kind = [PolicyKind::Expiry, PolicyKind::Quota, PolicyKind::Route, PolicyKind::Quota][at];
-        let verdict = neutral.verdict.clone().unwrap_or_else(|| Verdict::plain(Effect::Permit));
-        let neutral = if is_fault {
-            Drawn { kind, on_fault: OnFault::Skip, verdict: None, ..neutral }
-        } else {
-            Drawn { kind, verdict: Some(Verdict { effect: Effect::NotApplicable, ..verdict }), ..neutral }
-        };
-        more[at].push(neutral);
-        prop_assert_eq!(combined(&stages, &candidates), combined(&more, &candidates));
+    fn what_is_not_applicable_or_skipped_is_as_if_it_were_not_there(case in (case(), 0_usize..4, drawn(PolicyKind::Quota), any::<bool>())) {
+        passes_over_the_silent(case)?;
     }
 
     #[test]
-    fn deny_wins(stages in stages(), places in places(), denier in drawn(PolicyKind::Quota), is_of_key in any::<bool>()) {
-        let candidates = candidates(&places);
-        let scope = if is_of_key { Scope::Key(KeyId::from_bytes([9; 16])) } else { Scope::Tenant };
-        let mut stages = stages;
-        stages[1].push(Drawn { scope, verdict: Some(Verdict::plain(Effect::Deny)), ..denier });
-        let (_, outcomes) = combined(&stages, &candidates);
-        prop_assert!(outcomes.len() <= 2 && matches!(outcomes.last(), Some(Outcome::Deny(_) | Outcome::Fault)));
-        prop_assert!(outcomes.len() < 2 || matches!(outcomes[1], Outcome::Deny(_)), "a fault hid a denial");
+    fn deny_wins(case in (case(), drawn(PolicyKind::Quota), any::<bool>())) {
+        lets_deny_win(case)?;
     }
+}
+
+/// Whether a property holds of so many cases with a bug.
+fn holds<S: Strategy>(bug: Bug, cases: S, judge: impl Fn(S::Value) -> Judged) -> bool {
+    let config = ProptestConfig { failure_persistence: None, max_shrink_iters: 0, ..ProptestConfig::with_cases(2_000) };
+    planted::with(bug, || TestRunner::new(config).run(&cases, judge)).is_ok()
+}
+
+/// A property that holds whatever the chain does shows nothing.
+#[test]
+fn each_property_turns_red_with_a_bug_of_its_kind_and_the_text_with_all_of_them() {
+    let bugs = [Bug::PermitOverrides, Bug::Revival, Bug::HighestCap, Bug::LastRanks, Bug::LoudSilence];
+    for bug in bugs {
+        assert!(!holds(bug, case(), reads_as_the_text), "{bug:?} is as the text says");
+    }
+    assert!(!holds(Bug::PermitOverrides, (case(), drawn(PolicyKind::Quota), any::<bool>()), lets_deny_win));
+    for bug in [Bug::PermitOverrides, Bug::Revival, Bug::HighestCap] {
+        assert!(!holds(bug, (case(), 0_usize..4, any::<prop::sample::Index>()), only_narrows), "{bug:?} narrows");
+    }
+    assert!(!holds(Bug::LastRanks, (case(), any::<u64>()), is_free_of_order));
+    assert!(!holds(Bug::LoudSilence, (case(), 0_usize..4, drawn(PolicyKind::Quota), any::<bool>()), passes_over_the_silent));
 }
 
 #[test]
