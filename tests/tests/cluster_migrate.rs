@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use tests::cli::{self, Run};
 use tests::node::Start;
 use tests::world::CREDENTIAL;
-use tests::{Admin, Launch, Node, ScriptedUpstream};
+use tests::{Admin, Launch, Node, ScriptedUpstream, wait};
 
 #[path = "../../relay/policy-host/tests/policies/guest.rs"]
 #[expect(dead_code, clippy::unwrap_used, reason = "the host's tests do more with it")]
@@ -40,6 +40,8 @@ struct Stopped {
     secret: String,
     /// The digest of a policy that is bound.
     policy: String,
+    /// A request that it decided on, which was written down.
+    decided: String,
     _upstream: ScriptedUpstream,
     _directory: tempfile::TempDir,
 }
@@ -47,7 +49,8 @@ struct Stopped {
 impl Stopped {
     async fn new() -> Result<Self> {
         let directory = tempfile::tempdir()?;
-        let node = Node::start(&directory.path().join("data")).await?;
+        let launch = Launch::new(&directory.path().join("data")).with("KEYRELAY_POLICY_DECISION_SAMPLE_PPM", "1000000");
+        let node = launch.start().await?;
         let upstream = ScriptedUpstream::start().await?;
         let admin = node.admin()?;
         admin.add_upstream("openai", "openai", &upstream.openai_url(), CREDENTIAL).await?;
@@ -62,9 +65,12 @@ impl Stopped {
         let module = guest::Guest::saying(silent).module();
         let policy = admin.upload_policy("route", "open", module).await?["policy"]["digest"].as_str().context("a digest")?.to_owned();
         admin.bind_policy(&policy).await?;
+        let decided = node.relay().chat(&secret, "decided on").await?;
+        decided.success()?;
+        let decided = decided.header("x-request-id").to_owned();
         let shown = shown(&admin).await?;
         let launch = node.stop().await?;
-        Ok(Self { launch, shown, secret, policy, _upstream: upstream, _directory: directory })
+        Ok(Self { launch, shown, secret, policy, decided, _upstream: upstream, _directory: directory })
     }
 
     fn data(&self) -> &Path {
@@ -102,6 +108,13 @@ impl Stopped {
         }
         node.relay().chat(&self.secret, "after").await?.success()?;
         node.admin()?.get(&format!("/policies/{}/module", self.policy)).await?.expect(200)?;
+        wait::until("the decision of before, once", || async {
+            let listed = node.admin()?.get(&format!("/decisions?request={}", self.decided)).await?.success()?;
+            let count = listed["decisions"].as_array().map_or(0, Vec::len);
+            ensure!(count <= 1, "a decision was copied twice: {listed}");
+            Ok((count == 1).then_some(()))
+        })
+        .await?;
         node.stop().await?;
         Ok(())
     }

@@ -49,6 +49,9 @@ async fn a_policy_bound_on_one_node_is_in_effect_on_another_and_rolled_back_from
     }
     let key = first.create_key(&json!({ "name": "ci", "expires": "never" })).await?;
     let (here, there) = (cluster.relay(0)?, cluster.relay(1)?);
+    // The other node compiles what was uploaded before anybody binds it.
+    let kept = async |node: usize| Ok((compiled(&cluster, node).await?.1.len() >= digests.len()).then_some(()));
+    wait::until("machine code of both policies on the other node", || kept(1)).await?;
     let id = first.bind_policy(&digests[0]).await?;
     shows(&second, &id, &digests[0], "enforce").await?;
     let changed =
@@ -62,6 +65,17 @@ async fn a_policy_bound_on_one_node_is_in_effect_on_another_and_rolled_back_from
     there.chat(&key.secret, "the very next request").await?.success()?;
     shows(&first, &id, &digests[0], "enforce").await?;
     answers(&here, &key.secret, 200).await?;
+
+    // Who waits for it has it everywhere with the answer: each time the other node's very next request is another.
+    for _ in 0..5 {
+        let body = json!({ "policy": digests[1] });
+        let closed = first.call(Method::PATCH, &format!("/api/v1/bindings/{id}?wait=true"), &[], &body).await?.success()?;
+        ensure!(closed["fence"]["reached"] == true && closed["fence"]["nodes"] == 2, "{closed}");
+        there.chat(&key.secret, "the very next request").await?.expect(403)?;
+        let open = first.post(&format!("/bindings/{id}/rollback?wait=true"), &json!({})).await?.success()?;
+        ensure!(open["fence"]["reached"] == true, "{open}");
+        there.chat(&key.secret, "the very next request").await?.success()?;
+    }
 
     // A node that has nothing but what the others wrote has it all the same.
     cluster.stop_node(1).await?;

@@ -57,6 +57,11 @@ impl Policies {
         &self.bindings
     }
 
+    /// The policies of all tenants, in the order of tenant and digest.
+    pub fn all_policies(&self) -> &[Arc<Versioned<Policy>>] {
+        &self.policies
+    }
+
     /// A tenant's policies in the order of their digests.
     pub fn policies(&self, tenant: &TenantId) -> &[Arc<Versioned<Policy>>] {
         of_tenant(&self.policies, |policy| policy.value.tenant.cmp(tenant))

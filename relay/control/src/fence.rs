@@ -1,14 +1,18 @@
-//! The fence: waiting until every live node has applied a record, so that whoever revoked a key knows when it is good nowhere.
+//! The fence: waiting until every live node has applied a record, so that whoever revoked a key knows when it is good nowhere, and whoever
+//! bound a policy knows when it decides everywhere.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use coordination::{Coordination, LIVE_WAIT};
+use coordination::{Coordination, LIVE_WAIT, NodeStatus};
 use projector::ReadModels;
 use schemas::{Sequence, WriterId};
 use serde::Serialize;
+use tokio::sync::watch;
 use tokio::time::Instant;
 use utoipa::ToSchema;
+
+use crate::policies::PolicyHealth;
 
 /// How long a fence is waited for.
 pub(crate) const FENCE_WAIT: Duration = Duration::from_secs(10);
@@ -39,7 +43,16 @@ pub(crate) struct FencePosts<'a> {
     pub(crate) this: WriterId,
     /// Writers that are enrolled and not retired.
     pub(crate) enrolled: BTreeSet<WriterId>,
+    pub(crate) applied: Applied,
     pub(crate) began: Instant,
+}
+
+/// What it means that a node has applied a record.
+pub(crate) enum Applied {
+    /// Its read models have.
+    Record,
+    /// The bindings of policies are in effect as of it, with their modules. As this node itself stands.
+    Bindings(watch::Receiver<PolicyHealth>),
 }
 
 impl FencePosts<'_> {
@@ -72,10 +85,10 @@ impl FencePosts<'_> {
         let nodes = self.coordination.nodes().borrow().clone();
         let mut live: BTreeSet<WriterId> = nodes.iter().filter(|entry| entry.live).map(|entry| entry.status.node).collect();
         live.insert(self.this);
-        let behind = |entry: &&coordination::NodeEntry| entry.live && entry.status.node != self.this && entry.status.applied < sequence;
+        let behind = |entry: &&coordination::NodeEntry| entry.live && entry.status.node != self.this && self.of(&entry.status) < sequence;
         let mut missing: Vec<WriterId> = nodes.iter().filter(behind).map(|entry| entry.status.node).collect();
         // What this node itself has applied is known better than it has told the others.
-        if self.models.position().sequence < sequence {
+        if self.own() < sequence {
             missing.push(self.this);
         }
         let unheard = self.enrolled.difference(&live).copied();
@@ -87,6 +100,20 @@ impl FencePosts<'_> {
             elapsed_ms: u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX),
             missing,
             not_live: silent,
+        }
+    }
+    /// How far another node is, as it has told.
+    fn of(&self, status: &NodeStatus) -> Sequence {
+        match self.applied {
+            Applied::Record => status.applied,
+            Applied::Bindings(_) => status.policies,
+        }
+    }
+
+    fn own(&self) -> Sequence {
+        match &self.applied {
+            Applied::Record => self.models.position().sequence,
+            Applied::Bindings(health) => health.borrow().in_effect,
         }
     }
 }

@@ -35,6 +35,9 @@ pub struct NodeStatus {
     pub admin: String,
     /// The last sequence that its read models have applied.
     pub applied: Sequence,
+    /// The last sequence whose bindings of policies apply on it, their modules loaded. 0 for a release that does not tell.
+    #[serde(default)]
+    pub policies: Sequence,
     /// Told in `/readyz`; here so that one node can show all.
     pub ready: bool,
 }

@@ -1,7 +1,7 @@
 //! `keyrelay log migrate`: a log from one machine's files into JetStream, or back, with the same bytes, the same sequences and the same root.
 //!
 //! ```text
-//! judge ──> compare ──> secrets, artefacts, usage ──> records, each expecting the one before it ──> compare those ──> one root ──> the mark
+//! judge ──> compare ──> secrets, artefacts, usage, decisions ──> records, each expecting the one before it ──> compare those ──> one root ──> the mark
 //! ```
 //!
 //! Every record of both logs is read back and compared byte for byte once in a run: what the target held before anything is written, what it was
@@ -14,6 +14,7 @@
 //! A target that holds anything but the beginning of the source is refused and left as it is.
 
 mod artefacts;
+mod decisions;
 mod finished;
 mod mark;
 mod others;
@@ -81,6 +82,8 @@ pub struct Migrated {
     pub secrets: u64,
     pub artefacts: u64,
     pub usage_batches: u64,
+    /// Of the decision stream, which holds the latest ones.
+    pub decision_batches: u64,
     pub elapsed: Duration,
 }
 
@@ -140,6 +143,7 @@ impl Migration {
         let secrets = self.copy_secrets(&nats).await?;
         let artefacts = artefacts::copy(&nats, &self.data, self.direction).await.context("the policy modules cannot be copied")?;
         let usage_batches = usage::copy(&nats, &self.data, self.direction).await?;
+        let decision_batches = decisions::copy(&nats, &self.data, self.direction).await?;
         let before = copier.head();
         records::runs_after(&*from, before, head, async |run| {
             copier.append(run).await?;
@@ -167,6 +171,7 @@ impl Migration {
             secrets,
             artefacts,
             usage_batches,
+            decision_batches,
             elapsed: begin.elapsed(),
         })
     }

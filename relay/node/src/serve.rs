@@ -33,7 +33,7 @@ use vault::files;
 use crate::config::Config;
 use crate::layout::Layout;
 use listener::Listener;
-use membership::Introduction;
+use membership::{Introduction, Standing};
 use policies::Policies;
 use storage::Storage;
 use tasks::Tasks;
@@ -231,11 +231,10 @@ impl Node {
         // The admin side answers until the last stream has ended, so that a drain can be watched.
         tasks.tracker.spawn(admin.run(admin_router, tasks.close.clone(), CancellationToken::new(), tasks.tracker.clone()));
         let introduction = Introduction { node: writer_id, relay: relay_origin.clone(), admin: admin_origin.clone() };
-        let (models, clock, close) = (self.models.clone(), self.clock.clone(), tasks.close.clone());
-        tasks.logged(
-            "nodes.announce",
-            membership::announce(introduction, coordination.clone(), models, clock, is_ready, self.storage.health(), close),
-        );
+        let (models, policy_health, health) = (self.models.clone(), policies.modules.health(), self.storage.health());
+        let standing = Standing { models, ready: is_ready, policies: policy_health, health };
+        let (clock, close) = (self.clock.clone(), tasks.close.clone());
+        tasks.logged("nodes.announce", membership::announce(introduction, coordination.clone(), standing, clock, close));
         // What a retired node signs is void, so that it could only mislead.
         let (models, close) = (self.models.clone(), tasks.close.clone());
         tasks.essential("node.retired", async move {

@@ -15,13 +15,15 @@ use schemas::policy::{Policy, PolicyKind};
 use schemas::{Aggregate, BindingId, Command, Digest, KeyId, Sequence, Stream, TenantId, Timestamp, Version};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use tokio::time::Instant;
 use utoipa::ToSchema;
 
 use super::app::App;
-use super::conventions::{Caller, Mutation, Nothing, Page, Params, named_pool, pool_text};
+use super::conventions::{Caller, Fenced, Mutation, Nothing, Page, Params, named_pool, pool_text};
 use super::error::{ApiError, MutationProblems, ReadProblems};
 use super::policies;
 use crate::Receipt;
+use crate::fence::{Applied, Fence};
 use crate::policies::{ModuleError, ModuleKey};
 
 /// How long a request waits for a module that this node has not loaded yet. The loading goes on behind it.
@@ -141,6 +143,9 @@ pub(super) struct BindingAnswer {
     sequence: Sequence,
     /// Whether this node applies it already. Others do as soon as they have the record and the module.
     applied: bool,
+    /// With `wait=true` only: how it stands with the other nodes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fence: Option<Fence>,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -156,10 +161,16 @@ pub(super) struct ShownBinding {
     as_of: Sequence,
 }
 
-/// Bind a policy. The policy is asked whether it takes the settings, and says everything that is wrong with them.
-#[utoipa::path(post, path = "/bindings", tag = "policies", operation_id = "create_binding", request_body = NewBinding,
+/// Bind a policy. The policy is asked whether it takes the settings, and says everything that is wrong with them. With `wait=true` the answer
+/// comes when it decides on every live node; if it did not in time, that is no failure: the binding is in the log, and `fence` names the node.
+#[utoipa::path(post, path = "/bindings", tag = "policies", operation_id = "create_binding", request_body = NewBinding, params(Fenced),
     responses((status = 201, body = BindingAnswer), MutationProblems))]
-pub(super) async fn create(State(app): State<App>, mutation: Mutation<NewBinding>) -> Result<(StatusCode, Json<BindingAnswer>), ApiError> {
+pub(super) async fn create(
+    State(app): State<App>,
+    Params(fenced): Params<Fenced>,
+    mutation: Mutation<NewBinding>,
+) -> Result<(StatusCode, Json<BindingAnswer>), ApiError> {
+    let began = Instant::now();
     let id = mutation.command_id.new_binding_id();
     let (body, tenant) = (&mutation.body, &mutation.caller.tenant);
     let mode = mode(body.mode, body.canary_percent)?;
@@ -171,7 +182,7 @@ pub(super) async fn create(State(app): State<App>, mutation: Mutation<NewBinding
     let on_fault = body.on_fault.unwrap_or_else(|| OnFault::default_for(kind));
     let created = BindingCreated { kind, scope, bound: Bound { policy: digest, settings, mode, on_fault } };
     let answer = execute(&app, &mutation, id, BindingCommand::Create(Box::new(created)), mutation.if_version).await?;
-    Ok((StatusCode::CREATED, Json(answer)))
+    Ok((StatusCode::CREATED, fence(&app, &fenced, answer, began).await?))
 }
 
 /// List bindings, by id.
@@ -199,13 +210,15 @@ pub(super) async fn show(State(app): State<App>, caller: Caller, Path(id): Path<
 
 /// Change a binding: its policy, settings, mode, or what a fault counts as.
 #[utoipa::path(patch, path = "/bindings/{id}", tag = "policies", operation_id = "update_binding", request_body = BindingChange,
-    params(("id" = String, Path, description = "Id"), ("If-Match" = Option<String>, Header, description = "The version that the change is meant for")),
+    params(("id" = String, Path, description = "Id"), ("If-Match" = Option<String>, Header, description = "The version that the change is meant for"), Fenced),
     responses((status = 200, body = BindingAnswer), MutationProblems))]
 pub(super) async fn update(
     State(app): State<App>,
     Path(id): Path<String>,
+    Params(fenced): Params<Fenced>,
     mutation: Mutation<BindingChange>,
 ) -> Result<Json<BindingAnswer>, ApiError> {
+    let began = Instant::now();
     let (body, tenant, id) = (&mutation.body, &mutation.caller.tenant, parse_id(&id)?);
     let mode = match (body.mode, body.canary_percent) {
         (None, None) => None,
@@ -221,7 +234,8 @@ pub(super) async fn update(
         on_fault: body.on_fault,
     };
     if !is_new(&app, &mutation)? || (policy.is_none() && settings.is_none()) {
-        return execute(&app, &mutation, id, BindingCommand::Change(Box::new(patch)), mutation.if_version).await.map(Json);
+        let answer = execute(&app, &mutation, id, BindingCommand::Change(Box::new(patch)), mutation.if_version).await?;
+        return fence(&app, &fenced, answer, began).await;
     }
     let binding = find(&app, tenant, id)?;
     let Versioned { value: Binding { kind, bound, .. }, version } = &*binding;
@@ -237,31 +251,38 @@ pub(super) async fn update(
     };
     // Policy and settings were found to go together as the binding stands now: as nothing else it is changed.
     let if_version = mutation.if_version.unwrap_or(*version);
-    execute(&app, &mutation, id, BindingCommand::Change(Box::new(patch)), Some(if_version)).await.map(Json)
+    let answer = execute(&app, &mutation, id, BindingCommand::Change(Box::new(patch)), Some(if_version)).await?;
+    fence(&app, &fenced, answer, began).await
 }
 
 /// Return to the policy, settings, mode and fault rule that were enforced before. Once more returns from there.
 #[utoipa::path(post, path = "/bindings/{id}/rollback", tag = "policies", operation_id = "roll_back_binding", request_body = Nothing,
-    params(("id" = String, Path, description = "Id"), ("If-Match" = Option<String>, Header, description = "The version that the change is meant for")),
+    params(("id" = String, Path, description = "Id"), ("If-Match" = Option<String>, Header, description = "The version that the change is meant for"), Fenced),
     responses((status = 200, body = BindingAnswer), MutationProblems))]
 pub(super) async fn roll_back(
     State(app): State<App>,
     Path(id): Path<String>,
+    Params(fenced): Params<Fenced>,
     mutation: Mutation<Nothing>,
 ) -> Result<Json<BindingAnswer>, ApiError> {
-    execute(&app, &mutation, parse_id(&id)?, BindingCommand::RollBack, mutation.if_version).await.map(Json)
+    let began = Instant::now();
+    let answer = execute(&app, &mutation, parse_id(&id)?, BindingCommand::RollBack, mutation.if_version).await?;
+    fence(&app, &fenced, answer, began).await
 }
 
 /// Remove a binding.
 #[utoipa::path(delete, path = "/bindings/{id}", tag = "policies", operation_id = "remove_binding",
-    params(("id" = String, Path, description = "Id"), ("If-Match" = Option<String>, Header, description = "The version that the change is meant for")),
+    params(("id" = String, Path, description = "Id"), ("If-Match" = Option<String>, Header, description = "The version that the change is meant for"), Fenced),
     responses((status = 200, body = BindingAnswer), MutationProblems))]
 pub(super) async fn remove(
     State(app): State<App>,
     Path(id): Path<String>,
+    Params(fenced): Params<Fenced>,
     mutation: Mutation<Nothing>,
 ) -> Result<Json<BindingAnswer>, ApiError> {
-    execute(&app, &mutation, parse_id(&id)?, BindingCommand::Remove, mutation.if_version).await.map(Json)
+    let began = Instant::now();
+    let answer = execute(&app, &mutation, parse_id(&id)?, BindingCommand::Remove, mutation.if_version).await?;
+    fence(&app, &fenced, answer, began).await
 }
 
 async fn execute<T>(
@@ -276,7 +297,13 @@ async fn execute<T>(
     let Receipt { aggregate, version, sequence, applied, .. } = app.commands.execute(crate::Request { if_version, ..request }).await?;
     let Aggregate::Binding(binding) = aggregate else { return Err(ApiError::NotFound("such binding")) };
     let applied = applied && app.modules.wait_for(sequence, EFFECT_WAIT).await;
-    Ok(BindingAnswer { binding: view(app, &Versioned { value: *binding, version }), sequence, applied })
+    Ok(BindingAnswer { binding: view(app, &Versioned { value: *binding, version }), sequence, applied, fence: None })
+}
+
+/// The answer, once the other nodes apply what was changed, where that is waited for.
+async fn fence(app: &App, fenced: &Fenced, mut answer: BindingAnswer, began: Instant) -> Result<Json<BindingAnswer>, ApiError> {
+    answer.fence = fenced.fence(app, answer.sequence, Applied::Bindings(app.modules.health()), began).await?;
+    Ok(Json(answer))
 }
 
 /// Whether the command was not executed yet.

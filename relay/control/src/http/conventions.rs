@@ -19,7 +19,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::app::App;
 use super::error::ApiError;
 use crate::commands;
-use crate::fence::{FENCE_WAIT, Fence, FencePosts};
+use crate::fence::{Applied, FENCE_WAIT, Fence, FencePosts};
 use crate::health::STALE_FROM;
 
 /// The most bytes of a request body on the admin listener.
@@ -169,19 +169,19 @@ fn if_match(headers: &HeaderMap) -> Result<Option<Version>, ApiError> {
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Fenced {
-    /// Answer when every live node has applied the record, after 10 seconds at most; `fence` says how it went.
+    /// Answer when every live node has applied what was changed, after 10 seconds at most; `fence` says how it went.
     #[serde(default)]
     pub(super) wait: bool,
 }
 
 impl Fenced {
     /// The fence behind a command that was executed; none where nobody asked for one.
-    pub(super) async fn fence(&self, app: &App, sequence: Sequence, began: Instant) -> Result<Option<Fence>, ApiError> {
+    pub(super) async fn fence(&self, app: &App, sequence: Sequence, applied: Applied, began: Instant) -> Result<Option<Fence>, ApiError> {
         if !self.wait {
             return Ok(None);
         }
         let (coordination, enrolled) = (&*app.coordination, super::nodes::enrolled(&app.models)?);
-        let posts = FencePosts { coordination, models: &app.models, this: app.node(), enrolled, began };
+        let posts = FencePosts { coordination, models: &app.models, this: app.node(), enrolled, applied, began };
         Ok(Some(posts.wait(sequence, FENCE_WAIT).await))
     }
 }

@@ -18,7 +18,7 @@ use super::conventions::{Caller, Fenced, Mutation, NeverText, Nothing, Page, Par
 use super::error::{ApiError, MutationProblems, ReadProblems};
 use super::usage::UsageRows;
 use crate::Receipt;
-use crate::fence::Fence;
+use crate::fence::{Applied, Fence};
 use crate::secrets::{self, RepeatError, is_away};
 
 /// The most characters of a description or a reason.
@@ -350,7 +350,7 @@ pub(super) async fn revoke(
     let began = Instant::now();
     let reason = seal_reason(&app, &mutation, &id).await?;
     let Json(mut answer) = execute(&app, &mutation, &id, KeyCommand::Revoke { reason }).await?;
-    answer.fence = fenced.fence(&app, answer.sequence, began).await?;
+    answer.fence = fenced.fence(&app, answer.sequence, Applied::Record, began).await?;
     Ok(Json(answer))
 }
 

@@ -1,5 +1,6 @@
 //! The task that keeps what is in effect on this node level with the log.
 
+use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,6 +25,9 @@ const BACK_OFF_MIN: Duration = Duration::from_secs(1);
 /// ... up to this.
 const BACK_OFF_MAX: Duration = Duration::from_secs(60);
 
+/// So many of the policies that were uploaded last are prepared for a binding that may come.
+const PREPARED_MAX: usize = 32;
+
 /// What the loader works with.
 pub struct PolicyLoaderParts {
     pub modules: PolicyModules,
@@ -38,6 +42,8 @@ pub struct PolicyLoader {
     parts: PolicyLoaderParts,
     policies: Arc<Policies>,
     wanted: Wanted,
+    /// Modules that no binding needs and that were prepared, or were not to be had: each is tried once.
+    prepared: HashSet<ModuleKey>,
     /// Attempts that came to nothing, of modules that are wanted still.
     failures: HashMap<ModuleKey, Failure>,
     under_way: HashSet<ModuleKey>,
@@ -67,6 +73,7 @@ impl PolicyLoader {
             policies: parts.models.policies(),
             parts,
             wanted: Wanted::default(),
+            prepared: HashSet::new(),
             failures: HashMap::new(),
             under_way: HashSet::new(),
             is_first: true,
@@ -77,11 +84,16 @@ impl PolicyLoader {
     pub async fn run(mut self, stop: CancellationToken) {
         let mut announced = self.parts.models.subscribe();
         let mut loads: FuturesUnordered<Load> = FuturesUnordered::new();
+        // At most one, so that what is bound never waits for what is not.
+        let mut preparing: FuturesUnordered<Load> = FuturesUnordered::new();
         self.take_in(self.parts.models.policies());
         loop {
             // First what needs no module: a removal does not wait for another binding's compiler.
             self.publish();
             loads.extend(self.due());
+            if loads.is_empty() && preparing.is_empty() {
+                preparing.extend(self.unbound());
+            }
             let retry_at = self.retry_at();
             tokio::select! {
                 () = stop.cancelled() => return,
@@ -91,6 +103,7 @@ impl PolicyLoader {
                     None => return,
                 },
                 Some((module, outcome)) = loads.next() => self.note(module, outcome),
+                Some((module, outcome)) = preparing.next() => self.note_prepared(module, outcome),
                 () = self.parts.modules.mended() => self.failures.values_mut().for_each(|failure| failure.retry_at = Instant::now()),
                 () = async { sleep_until(retry_at.unwrap_or_else(Instant::now)).await }, if retry_at.is_some() => {}
             }
@@ -132,6 +145,26 @@ impl PolicyLoader {
         due.into_iter().map(load).collect()
     }
 
+    /// A policy that was uploaded lately and that nothing is bound to yet. Where its machine code is kept, it is in effect at once when it is.
+    fn unbound(&mut self) -> Option<Load> {
+        let mut unbound: Vec<_> =
+            self.policies.all_policies().iter().map(|policy| (policy.value.uploaded_at, ModuleKey::of(&policy.value.uploaded))).collect();
+        unbound.sort_by_key(|(at, _)| Reverse(*at));
+        let mut latest = unbound.into_iter().map(|(_, module)| module).take(PREPARED_MAX);
+        let module = latest.find(|module| !self.wanted.all.contains(module) && !self.prepared.contains(module))?;
+        self.prepared.insert(module);
+        let modules = self.parts.modules.clone();
+        Some(Box::pin(async move { (module, modules.get(module).await) }))
+    }
+
+    fn note_prepared(&self, module: ModuleKey, outcome: Result<Arc<Module>, ModuleError>) {
+        // Kept on disk; in memory only what is bound.
+        if let Some(error) = outcome.err() {
+            tracing::warn!(policy.digest = %module.digest, error = &error as &dyn std::error::Error, "a policy that nothing is bound to cannot be prepared");
+        }
+        self.parts.modules.retain(&self.wanted.all);
+    }
+
     fn retry_at(&self) -> Option<Instant> {
         self.failures.iter().filter(|(module, _)| !self.under_way.contains(module)).map(|(_, failure)| failure.retry_at).min()
     }
@@ -164,6 +197,7 @@ impl PolicyLoader {
         };
         let before = self.parts.active.load();
         let active = Assembly { policies: &self.policies, standing: &standing, before: &before, is_first: self.is_first }.active();
+        let in_effect = active.as_of;
         self.parts.active.store(Arc::new(active));
 
         let (mut loaded, mut loading) = (0, 0);
@@ -176,7 +210,7 @@ impl PolicyLoader {
         }
         let missing = self.wanted.current.iter().filter_map(|module| Some(self.missing(module, self.failures.get(module)?)));
         let (as_of, bindings) = (self.policies.as_of, self.policies.all_bindings().len());
-        self.parts.modules.set_health(PolicyHealth { as_of, bindings, loaded, loading, missing: missing.collect() });
+        self.parts.modules.set_health(PolicyHealth { as_of, in_effect, bindings, loaded, loading, missing: missing.collect() });
         self.is_first &= loading > 0;
     }
 

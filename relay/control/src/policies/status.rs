@@ -10,6 +10,9 @@ pub struct PolicyHealth {
     /// What the log says up to here was taken in.
     #[serde(skip)]
     pub as_of: Sequence,
+    /// Bindings are in effect as the log has them up to here, with every module that could be had.
+    #[serde(skip)]
+    pub in_effect: Sequence,
     /// Bindings that are not removed.
     pub bindings: usize,
     /// Modules that bindings need and that are loaded.

@@ -33,6 +33,7 @@ impl Registry {
             relay: "http://127.0.0.1:1".to_owned(),
             admin: "http://127.0.0.1:2".to_owned(),
             applied,
+            policies: Sequence::ZERO,
             ready: true,
         };
         let heard = NodeEntry { status, heard_at: Timestamp::from_micros(2), live };

@@ -210,6 +210,7 @@ mod tests {
             relay: text(),
             admin: text(),
             applied: Sequence(applied),
+            policies: Sequence::ZERO,
             ready: true,
         }
     }

@@ -103,6 +103,7 @@ pub(crate) fn status(number: u8, applied: u64) -> NodeStatus {
         relay: "http://127.0.0.1:8080".to_owned(),
         admin: "http://127.0.0.1:8081".to_owned(),
         applied: Sequence(applied),
+        policies: Sequence::ZERO,
         ready: true,
     }
 }

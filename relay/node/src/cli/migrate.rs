@@ -59,7 +59,8 @@ pub(super) async fn run(args: Migrate, global: &Global, environment: BTreeMap<St
             let seconds = done.elapsed.as_secs_f64();
             let answer = json!({
                 "done": true, "repeat": done.is_repeat, "cluster": done.cluster, "size": done.size, "root": done.root, "copied": done.copied,
-                "secrets": done.secrets, "artefacts": done.artefacts, "usage_batches": done.usage_batches, "seconds": seconds,
+                "secrets": done.secrets, "artefacts": done.artefacts, "usage_batches": done.usage_batches,
+                "decision_batches": done.decision_batches, "seconds": seconds,
             });
             let next = match direction {
                 Direction::ToJetStream => "Start the node with --nats from now on.",

@@ -57,14 +57,9 @@ pub(super) enum PolicyCommand {
     /// Change a binding: its policy, settings, mode, or what a fault counts as
     Update(bindings::Update),
     /// Return a binding to what it enforced before
-    Rollback {
-        id: String,
-        /// Roll this version back only
-        #[arg(long, value_name = "VERSION")]
-        if_version: Option<u64>,
-    },
+    Rollback(bindings::Rollback),
     /// Remove a binding
-    Unbind { id: String },
+    Unbind(bindings::Unbind),
     /// List decisions, newest first, or export them for replay
     Decisions(records::Decisions),
     /// Run recorded decisions again and compare every byte. Exit code 1 if anything differs
@@ -170,8 +165,8 @@ pub(super) async fn run(
         PolicyCommand::Bindings { id: Some(id), .. } => bindings::show(&id, &connect()?, output).await,
         PolicyCommand::Bindings { id: None, listing } => bindings::list_all(listing, &connect()?, output).await,
         PolicyCommand::Update(update) => bindings::update(update, &connect()?, output).await,
-        PolicyCommand::Rollback { id, if_version } => bindings::roll_back(&id, if_version, &connect()?, output).await,
-        PolicyCommand::Unbind { id } => bindings::unbind(&id, &connect()?, output).await,
+        PolicyCommand::Rollback(back) => bindings::roll_back(back, &connect()?, output).await,
+        PolicyCommand::Unbind(unbind) => bindings::unbind(unbind, &connect()?, output).await,
         PolicyCommand::Decisions(args) => records::run(args, &connect()?, output).await,
         PolicyCommand::Replay(args) => replay::run(args, connect, output).await,
         PolicyCommand::Diff(args) => diff::run(args, connect, output).await,

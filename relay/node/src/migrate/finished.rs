@@ -52,6 +52,7 @@ impl Migration {
             secrets: 0,
             artefacts: 0,
             usage_batches: 0,
+            decision_batches: 0,
             elapsed: begin.elapsed(),
         })
     }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use control::policies::PolicyHealth;
 use control::{Clock, Trust};
 use coordination::{Coordination, LocalCoordination, NatsCoordination, NodeStatus};
 use projector::ReadModels;
@@ -31,16 +32,23 @@ pub(super) struct Introduction {
     pub(super) admin: String,
 }
 
+/// What changes of it.
+pub(super) struct Standing {
+    pub(super) models: ReadModels,
+    pub(super) ready: watch::Receiver<bool>,
+    pub(super) policies: watch::Receiver<PolicyHealth>,
+    pub(super) health: control::Health,
+}
+
 /// Tells the others of every sequence that the read models have applied, until the node stops.
 pub(super) async fn announce(
     introduction: Introduction,
     coordination: Arc<dyn Coordination>,
-    models: ReadModels,
+    standing: Standing,
     clock: Clock,
-    mut ready: watch::Receiver<bool>,
-    health: control::Health,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
+    let Standing { models, mut ready, mut policies, health } = standing;
     let Introduction { node, relay, admin } = introduction;
     let mut status = NodeStatus {
         node,
@@ -50,6 +58,7 @@ pub(super) async fn announce(
         relay,
         admin,
         applied: models.position().sequence,
+        policies: Sequence::ZERO,
         ready: false,
     };
     let mut applied = models.subscribe();
@@ -58,12 +67,15 @@ pub(super) async fn announce(
         let is_trusted = health().log.trust != Trust::Refused;
         let position = *applied.borrow_and_update();
         status.applied = if is_trusted { position } else { Sequence::ZERO };
+        let in_effect = policies.borrow_and_update().in_effect;
+        status.policies = if is_trusted { in_effect } else { Sequence::ZERO };
         status.ready = *ready.borrow_and_update();
         coordination.announce(status.clone());
         tokio::select! {
             () = stop.cancelled() => return Ok(()),
             changed = applied.changed() => changed?,
             changed = ready.changed() => changed?,
+            changed = policies.changed() => changed?,
             () = tokio::time::sleep(TRUST_INTERVAL) => {}
         }
     }
@@ -105,8 +117,9 @@ mod tests {
             }
         });
         let introduction = Introduction { node, relay: "http://127.0.0.1:1".to_owned(), admin: "http://127.0.0.1:2".to_owned() };
-        let (_starting, ready) = watch::channel(true);
-        let announcing = announce(introduction, coordination.clone(), models.clone(), clock, ready, health, stop.clone());
+        let ((_starting, ready), (_loader, policies)) = (watch::channel(true), watch::channel(PolicyHealth::default()));
+        let standing = Standing { models: models.clone(), ready, policies, health };
+        let announcing = announce(introduction, coordination.clone(), standing, clock, stop.clone());
         let watching = async {
             let mut nodes = coordination.nodes();
             let mut applied = async |wanted: Sequence| {

@@ -21,6 +21,16 @@ pub(in crate::cli) struct Bind {
     scope: Scope,
     #[command(flatten)]
     terms: Terms,
+    #[command(flatten)]
+    fenced: Fenced,
+}
+
+/// Whether the answer waits for the other nodes.
+#[derive(Debug, Args)]
+pub(in crate::cli) struct Fenced {
+    /// Wait until it is in effect on every live node, at most 10 seconds; 1 if it was not in time
+    #[arg(long)]
+    wait: bool,
 }
 
 /// The requests that a binding is for.
@@ -49,6 +59,25 @@ pub(in crate::cli) struct Update {
     /// Change this version only
     #[arg(long, value_name = "VERSION")]
     if_version: Option<u64>,
+    #[command(flatten)]
+    fenced: Fenced,
+}
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct Rollback {
+    id: String,
+    /// Roll this version back only
+    #[arg(long, value_name = "VERSION")]
+    if_version: Option<u64>,
+    #[command(flatten)]
+    fenced: Fenced,
+}
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct Unbind {
+    id: String,
+    #[command(flatten)]
+    fenced: Fenced,
 }
 
 /// How much of what a policy says counts, and with which settings.
@@ -94,6 +123,8 @@ const COLUMNS: [Field; 9] = [
     ("loaded", "/loaded"),
     ("version", "/version"),
 ];
+const FENCE: [Field; 5] =
+    [("reached", "/reached"), ("nodes", "/nodes"), ("elapsed ms", "/elapsed_ms"), ("missing", "/missing"), ("not live", "/not_live")];
 const FIELDS: [Field; 13] = [
     ("id", "/id"),
     ("kind", "/kind"),
@@ -111,11 +142,11 @@ const FIELDS: [Field; 13] = [
 ];
 
 pub(super) async fn bind(bind: Bind, client: &Client, output: &mut Output) -> Result<(), Failure> {
-    let Bind { policy, scope, terms } = bind;
+    let Bind { policy, scope, terms, fenced } = bind;
     let mut body = terms.body()?;
     body.insert("policy".to_owned(), policy.into());
     body.insert("scope".to_owned(), scope.body());
-    shown(&client.send(Call::new(Method::POST, &["bindings"]).body(body.into())).await?, output)
+    changed(Call::new(Method::POST, &["bindings"]).body(body.into()), &fenced, client, output).await
 }
 
 pub(super) async fn show(id: &str, client: &Client, output: &mut Output) -> Result<(), Failure> {
@@ -128,19 +159,37 @@ pub(super) async fn list_all(listing: Listing, client: &Client, output: &mut Out
 }
 
 pub(super) async fn update(update: Update, client: &Client, output: &mut Output) -> Result<(), Failure> {
-    let Update { id, policy, terms, if_version } = update;
+    let Update { id, policy, terms, if_version, fenced } = update;
     let mut body = terms.body()?;
     body.extend(policy.map(|policy| ("policy".to_owned(), policy.into())));
-    shown(&client.send(Call::new(Method::PATCH, &["bindings", &id]).body(body.into()).if_version(if_version)).await?, output)
+    changed(Call::new(Method::PATCH, &["bindings", &id]).body(body.into()).if_version(if_version), &fenced, client, output).await
 }
 
-pub(super) async fn roll_back(id: &str, if_version: Option<u64>, client: &Client, output: &mut Output) -> Result<(), Failure> {
-    let path = ["bindings", id, "rollback"];
-    shown(&client.send(Call::new(Method::POST, &path).body(json!({})).if_version(if_version)).await?, output)
+pub(super) async fn roll_back(back: Rollback, client: &Client, output: &mut Output) -> Result<(), Failure> {
+    let Rollback { id, if_version, fenced } = back;
+    let path = ["bindings", &id, "rollback"];
+    changed(Call::new(Method::POST, &path).body(json!({})).if_version(if_version), &fenced, client, output).await
 }
 
-pub(super) async fn unbind(id: &str, client: &Client, output: &mut Output) -> Result<(), Failure> {
-    shown(&client.send(Call::new(Method::DELETE, &["bindings", id])).await?, output)
+pub(super) async fn unbind(unbind: Unbind, client: &Client, output: &mut Output) -> Result<(), Failure> {
+    changed(Call::new(Method::DELETE, &["bindings", &unbind.id]), &unbind.fenced, client, output).await
+}
+
+/// A fence that was not reached is a finding: what was changed is in the log, and somebody should look at the nodes that are named.
+async fn changed(call: Call<'_>, fenced: &Fenced, client: &Client, output: &mut Output) -> Result<(), Failure> {
+    let answer = client.send(call.query("wait", fenced.wait.then_some(true))).await?;
+    let fence = &answer["fence"];
+    if fence.is_null() {
+        return shown(&answer, output);
+    }
+    output.answer(&answer, |answer| {
+        format!("{}\n\n{}", render::block(&answer["binding"], &FIELDS), render::block(&answer["fence"], &FENCE))
+    })?;
+    if fence["reached"] == json!(true) {
+        return Ok(());
+    }
+    output.note("It is in the log, but was not in effect on every live node in time.");
+    Err(Failure::Findings)
 }
 
 fn shown(answer: &Value, output: &mut Output) -> Result<(), Failure> {
