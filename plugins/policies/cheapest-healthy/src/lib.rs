@@ -62,6 +62,9 @@ impl RoutePolicy for CheapestHealthy {
         if settings.elsewhere == Elsewhere::Never && settings.regions.is_empty() {
             return Err(vec![Fault::new("settings.regions", "`elsewhere` is `never`, but there is no region to stay in")]);
         }
+        if settings.latency_ms_max == Some(0) {
+            return Err(vec![Fault::new("settings.latency_ms_max", "at least 1")]);
+        }
         Ok(())
     }
 

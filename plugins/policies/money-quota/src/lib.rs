@@ -100,6 +100,9 @@ impl QuotaPolicy for MoneyQuota {
         if settings.limits().next().is_none() {
             faults.push(Fault::new("settings.no_limit", "give `day_microusd`, `month_microusd` or both"));
         }
+        if settings.limits().any(|limit| limit.most == 0) {
+            faults.push(Fault::new("settings.limit", "at least 1"));
+        }
         if settings.soft_percent > 100 {
             faults.push(Fault::new("settings.soft_percent", "at most 100"));
         }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use axum::http::StatusCode;
 use policy_host::active::{Active, ActiveBinding};
 use schemas::binding::{Mode, OnFault, Scope};
-use schemas::policy::PolicyKind;
+use schemas::policy::{PolicyClass, PolicyKind};
 use schemas::{BindingId, Digest};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -298,7 +298,6 @@ async fn a_binding_that_makes_no_sense_is_refused() {
 async fn what_was_in_effect_stays_until_another_node_has_the_module_and_a_removal_does_not_wait() {
     let (_world, [(first, _a), (second, _b)]) = two_nodes().await;
     let one = uploaded(&first, PolicyKind::Route, permitting(PolicyKind::Route, 1)).await;
-    let two = uploaded(&first, PolicyKind::Route, denying(2)).await;
     let (kept, removed, off) = (bound(&first, &one).await, bound(&first, &one).await, bound(&first, &one).await);
     becomes(&second, "three bindings", |active| {
         active.bindings.len() == 3 && active.bindings.iter().all(|one| one.current.module.is_some())
@@ -306,6 +305,7 @@ async fn what_was_in_effect_stays_until_another_node_has_the_module_and_a_remova
     .await;
 
     second.reach.set(Way::Held);
+    let two = uploaded(&first, PolicyKind::Route, denying(2)).await;
     update(&first, &kept, json!({ "policy": two })).await;
     assert_eq!(running(&first, &kept), Some((two.clone(), true)));
     let added = bound(&first, &two).await;
@@ -328,13 +328,32 @@ async fn what_was_in_effect_stays_until_another_node_has_the_module_and_a_remova
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_was_uploaded_is_compiled_everywhere_before_anybody_binds_it() {
+    let (_world, [(first, _a), (second, _b)]) = two_nodes().await;
+    let policy = uploaded(&first, PolicyKind::Route, permitting(PolicyKind::Route, 1)).await;
+    let (host, digest) = (second.modules.host().clone(), policy.parse::<Digest>().unwrap());
+    let is_kept = || host.load_cached(&digest, PolicyKind::Route, PolicyClass::Fast).unwrap().is_some();
+    tokio::time::timeout(PATIENCE, async {
+        while !is_kept() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+    .expect("the other node compiles it");
+    // It needs nothing of anybody when it is bound.
+    second.reach.set(Way::Away);
+    let id = bound(&first, &policy).await;
+    becomes(&second, "the binding", |active| in_effect(active, &id).is_some_and(|binding| binding.current.module.is_some())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_module_that_cannot_be_had_is_named_and_tried_again() {
     let (world, [(first, _a), (second, _b)]) = two_nodes().await;
     let one = uploaded(&first, PolicyKind::Route, permitting(PolicyKind::Route, 1)).await;
-    let two = uploaded(&first, PolicyKind::Route, denying(2)).await;
     let id = bound(&first, &one).await;
     becomes(&second, "the binding", |active| in_effect(active, &id).is_some_and(|binding| binding.current.module.is_some())).await;
     second.reach.set(Way::Away);
+    let two = uploaded(&first, PolicyKind::Route, denying(2)).await;
     update(&first, &id, json!({ "policy": two })).await;
     becomes(&second, "a binding without its module", |active| {
         in_effect(active, &id).is_some_and(|binding| binding.current.module.is_none())

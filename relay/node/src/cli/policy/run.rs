@@ -27,9 +27,9 @@ pub(super) struct Question {
     /// What is to change in an ordinary request: a JSON object, or '-' for standard input [default: nothing]
     #[arg(long, value_name = "FILE")]
     input: Option<PathBuf>,
-    /// The binding's settings
-    #[arg(long, value_name = "JSON", default_value = "{}")]
-    settings: String,
+    /// The binding's settings [default: `settings` of the input, else none]
+    #[arg(long, value_name = "JSON")]
+    settings: Option<String>,
 }
 
 impl Question {
@@ -39,9 +39,11 @@ impl Question {
             None => json!({}),
             Some(path) => serde_json::from_str(&read_text(path)?).with_context(|| format!("{} is not JSON", path.display()))?,
         };
-        let said = changes.as_object_mut().and_then(|members| members.remove("kind"));
+        let mut member = |name: &str| changes.as_object_mut().and_then(|members| members.remove(name));
+        let (said, inside) = (member("kind"), member("settings"));
         let said = said.map(serde_json::from_value).transpose().context("`kind` is route, quota or expiry")?;
-        let settings: Value = serde_json::from_str(&self.settings).context("the settings are not JSON")?;
+        let given = self.settings.as_deref().map(serde_json::from_str).transpose().context("the settings are not JSON")?;
+        let settings: Value = given.or(inside).unwrap_or_else(|| json!({}));
         let trial = self.module.admitted(self.module.kind_or(said)?, self.module.class_or(None), output)?;
         take(&trial.admitted.module, &settings, output)?;
         let input = example::input(&trial.admitted.manifest, &changes, &settings).context("the input is not understood")?;
