@@ -5,6 +5,7 @@ use std::path::Path;
 
 use anyhow::{Result, ensure};
 use event_log::decisions::{DecisionLog, DecisionStream as _};
+use policy_host::host::FAST_RESIDENT_BYTES_DEFAULT;
 use policy_host::{Compiler, Host, HostConfig};
 use schemas::decision::{DecisionBatch, DecisionEffect, DecisionRecord};
 use schemas::policy::{PolicyClass, PolicyKind};
@@ -25,7 +26,13 @@ const LIMIT: u64 = 500;
 
 /// What a node would have recorded of one policy.
 fn decisions(cache: &Path) -> Result<Vec<DecisionRecord>> {
-    let host = Host::new(HostConfig { cache: cache.to_owned(), compiler: Compiler::InProcess, fast_slots: 2, slow_threads: 1 })?;
+    let host = Host::new(HostConfig {
+        cache: cache.to_owned(),
+        compiler: Compiler::InProcess,
+        fast_slots: 2,
+        fast_resident_bytes: FAST_RESIDENT_BYTES_DEFAULT,
+        slow_threads: 1,
+    })?;
     let module = host.admit(&guest::price_limit(LIMIT), PolicyKind::Quota, PolicyClass::Fast)?.module;
     let (tenant, mut numbers) = (TenantId::default_tenant(), records::Numbers(11));
     let record = |n| {

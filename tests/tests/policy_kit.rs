@@ -148,13 +148,15 @@ fn a_fault_is_told_and_is_a_finding() -> Result<()> {
 }
 
 #[test]
-fn the_bench_tells_time_fuel_and_room() -> Result<()> {
+fn the_bench_tells_time_fuel_memory_and_room() -> Result<()> {
     let settings = r#"{"stable":"default","canary":"next","share_ppm":1}"#;
     let bench =
         policy("bench", &module("canary-share")?, &["--kind", "route", "--settings", settings, "--runs", "50"])?.expect(0)?.json()?;
     let number = |member: &str| bench[member].as_f64().with_context(|| format!("{member} in {bench}"));
     ensure!(number("p50_us")? > 0.0 && number("p50_us")? <= number("p99_us")? && number("p99_us")? <= number("max_us")?, "{bench}");
     ensure!(bench["runs"] == 50 && number("fuel")? > 0.0 && number("fuel_max")? >= number("fuel")? * number("fuel_room")?, "{bench}");
+    let (memory, most) = (number("memory_bytes")?, number("memory_bytes_max")?);
+    ensure!(memory > 0.0 && memory % 65536.0 == 0.0 && memory <= most && most == 4_194_304.0, "{bench}");
     Ok(())
 }
 

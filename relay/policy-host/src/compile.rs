@@ -59,7 +59,7 @@ pub(crate) fn compile(uploaded: &[u8], class: PolicyClass) -> Result<Compiled, C
     if functions > limits.functions_max {
         return Err(CompileError::TooManyFunctions { max: limits.functions_max });
     }
-    let engine = engine::compiling().map_err(|error| CompileError::Child(shown(&format!("{error:#}"))))?;
+    let engine = engine::compiling(class).map_err(|error| CompileError::Child(shown(&format!("{error:#}"))))?;
     let machine_code = engine.precompile_component(&component).map_err(|error| CompileError::Refused(shown(&format!("{error:#}"))))?;
     if machine_code.len() > limits.compile.machine_code_bytes_max {
         return Err(CompileError::TooLarge { max: limits.compile.machine_code_bytes_max });

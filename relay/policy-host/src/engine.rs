@@ -13,11 +13,13 @@ use wasmtime::{Config, Engine, ModuleVersionStrategy, OperatorCost, PoolingAlloc
 
 use crate::limits::{Limits, TICK};
 
+const CLASSES: [PolicyClass; 2] = [PolicyClass::Fast, PolicyClass::Slow];
+
 /// The engine's exact release. Fuel is stable within one only.
 const RELEASE: &str = "wasmtime 48.0.8";
 
-/// Bytes of a memory that are zeroed by hand between instances rather than by the kernel: about what a policy dirties.
-const KEEP_RESIDENT_BYTES: usize = 256 * 1024;
+/// Bytes of a slow policy's memory that are zeroed by hand between instances rather than by the kernel.
+pub(crate) const SLOW_RESIDENT_BYTES: usize = 256 * 1024;
 const TABLE_KEEP_RESIDENT_BYTES: usize = 16 * 1024;
 /// What an instance's own bookkeeping may have.
 const INSTANCE_BYTES_MAX: usize = 1024 * 1024;
@@ -25,8 +27,11 @@ const INSTANCE_BYTES_MAX: usize = 1024 * 1024;
 const STACK_BYTES: usize = 512 * 1024;
 
 /// What both sides, compiling and running, must have alike.
-fn config() -> Config {
+fn config(class: PolicyClass) -> Config {
     let mut config = Config::new();
+    // The data of a fast policy is small, and copied into memory that is there; so any policy takes the memory that the last one left, which
+    // is still in the processor's cache. That of a slow one is megabytes, mapped where its last instance was.
+    config.memory_init_cow(class == PolicyClass::Slow);
     // Determinism: nothing that the machine decides may be seen by a guest.
     config.consume_fuel(true).epoch_interruption(true).cranelift_nan_canonicalization(true);
     config.wasm_relaxed_simd(false).wasm_memory64(false).wasm_multi_memory(false).shared_memory(false);
@@ -38,28 +43,34 @@ fn config() -> Config {
     config
 }
 
-/// The engine that compiles; it runs nothing.
-pub(crate) fn compiling() -> wasmtime::Result<Engine> {
-    Engine::new(&config())
+/// The engine that compiles for a class; it runs nothing.
+pub(crate) fn compiling(class: PolicyClass) -> wasmtime::Result<Engine> {
+    Engine::new(&config(class))
 }
 
-/// Version and settings of the engine, which fuel and outputs depend on, and nothing of the machine.
-pub(crate) fn profile(engine: &Engine) -> String {
-    let settings = format!(
-        "{:?} fuel={} epoch={} nan={:?} stack={} cost={:?} limits={:?}",
-        engine.get_wasm_features(),
-        engine.get_consume_fuel(),
-        engine.get_epoch_interruption(),
-        engine.get_cranelift_nan_canonicalization(),
-        engine.get_max_wasm_stack(),
-        OperatorCost::default(),
-        [Limits::of(PolicyClass::Fast), Limits::of(PolicyClass::Slow)].map(|limits| (limits.fuel, limits.memory_bytes_max)),
-    );
-    format!("{RELEASE}, settings {}", &blake3::hash(settings.as_bytes()).to_hex()[..16])
+/// Version and settings of the engines, which fuel and outputs depend on, and nothing of the machine.
+pub(crate) fn profile() -> wasmtime::Result<String> {
+    let mut settings = String::new();
+    for class in CLASSES {
+        let (engine, limits) = (compiling(class)?, Limits::of(class));
+        settings += &format!(
+            "{:?} fuel={} epoch={} nan={:?} stack={} cow={} cost={:?} limits={:?};",
+            engine.get_wasm_features(),
+            engine.get_consume_fuel(),
+            engine.get_epoch_interruption(),
+            engine.get_cranelift_nan_canonicalization(),
+            engine.get_max_wasm_stack(),
+            // Data that are copied in cost fuel, data that are mapped cost none.
+            engine.get_memory_init_cow(),
+            OperatorCost::default(),
+            (limits.fuel, limits.memory_bytes_max),
+        );
+    }
+    Ok(format!("{RELEASE}, settings {}", &blake3::hash(settings.as_bytes()).to_hex()[..16]))
 }
 
 /// What machine code depends on: the exact release, the settings and this machine's processor.
-pub(crate) fn code_profile(engine: &Engine) -> blake3::Hash {
+pub(crate) fn code_profile() -> wasmtime::Result<blake3::Hash> {
     struct Digesting(blake3::Hasher);
     impl Hasher for Digesting {
         fn write(&mut self, bytes: &[u8]) {
@@ -75,8 +86,10 @@ pub(crate) fn code_profile(engine: &Engine) -> blake3::Hash {
     // By default the engine takes code of any release of its major version; a patch may mend the compiler.
     ModuleVersionStrategy::WasmtimeVersion.hash(&mut hasher);
     RELEASE.hash(&mut hasher);
-    engine.precompile_compatibility_hash().hash(&mut hasher);
-    hasher.0.finalize()
+    for class in CLASSES {
+        compiling(class)?.precompile_compatibility_hash().hash(&mut hasher);
+    }
+    Ok(hasher.0.finalize())
 }
 
 /// An engine that runs policies of one class, with its pool.
@@ -91,7 +104,8 @@ pub(crate) struct Running {
 pub(crate) struct Slot<'a>(&'a AtomicUsize);
 
 impl Running {
-    pub(crate) fn new(class: PolicyClass, slots: usize) -> wasmtime::Result<Arc<Self>> {
+    /// `resident_bytes` of each memory are zeroed by hand between instances, the rest by the kernel, which takes the pages away.
+    pub(crate) fn new(class: PolicyClass, slots: usize, resident_bytes: usize) -> wasmtime::Result<Arc<Self>> {
         let limits = Limits::of(class);
         let count = |per_component: usize| u32::try_from(slots.saturating_mul(per_component)).unwrap_or(u32::MAX);
         let mut pool = PoolingAllocationConfig::new();
@@ -108,10 +122,15 @@ impl Running {
             .max_memory_size(limits.memory_bytes_max)
             .max_component_instance_size(INSTANCE_BYTES_MAX)
             .max_core_instance_size(INSTANCE_BYTES_MAX)
-            .max_unused_warm_slots(count(1))
-            .linear_memory_keep_resident(KEEP_RESIDENT_BYTES)
+            .max_unused_warm_slots(match class {
+                // A memory of another policy is as good as the own one, and a used one better than a new one.
+                PolicyClass::Fast => 0,
+                // Each policy finds its own mapping.
+                PolicyClass::Slow => count(1),
+            })
+            .linear_memory_keep_resident(resident_bytes)
             .table_keep_resident(TABLE_KEEP_RESIDENT_BYTES);
-        let mut config = config();
+        let mut config = config(class);
         config.enable_compiler(false).allocation_strategy(pool);
         Ok(Arc::new(Self { engine: Engine::new(&config)?, limits, slots, taken: AtomicUsize::new(0) }))
     }
@@ -171,18 +190,19 @@ mod tests {
 
     #[test]
     fn nothing_that_the_machine_decides_is_on() {
-        let config = compiling().unwrap();
-        assert!(!config.get_concurrency_support());
-        assert_eq!(config.get_cranelift_nan_canonicalization(), Some(true));
-        let features = format!("{:?}", config.get_wasm_features());
-        for off in ["RELAXED_SIMD", "THREADS", "MEMORY64", "MULTI_MEMORY", "CM_ASYNC", "CM_THREADING", "SHARED_EVERYTHING_THREADS"] {
-            assert!(!features.contains(off), "{off} in {features}");
+        for engine in CLASSES.map(|class| compiling(class).unwrap()) {
+            assert!(!engine.get_concurrency_support());
+            assert_eq!(engine.get_cranelift_nan_canonicalization(), Some(true));
+            let features = format!("{:?}", engine.get_wasm_features());
+            for off in ["RELAXED_SIMD", "THREADS", "MEMORY64", "MULTI_MEMORY", "CM_ASYNC", "CM_THREADING", "SHARED_EVERYTHING_THREADS"] {
+                assert!(!features.contains(off), "{off} in {features}");
+            }
         }
     }
 
     #[test]
     fn slots_are_counted() {
-        let running = Running::new(PolicyClass::Fast, 2).unwrap();
+        let running = Running::new(PolicyClass::Fast, 2, 0).unwrap();
         let (one, two) = (running.slot(), running.slot());
         assert!(one.is_some() && two.is_some() && running.slot().is_none());
         drop(one);

@@ -14,13 +14,16 @@ pub use crate::instance::WorldError;
 
 use crate::code_cache::CodeCache;
 use crate::compile::{self, Compiled};
-use crate::engine::{self, Running, Ticker};
+use crate::engine::{self, Running, SLOW_RESIDENT_BYTES, Ticker};
 use crate::instance::Template;
 use crate::slow::Pool;
 use crate::{Manifest, ManifestError, Module, PolicyFault};
 
 /// Instances of fast policies that may run at once on a node: those of all threads that serve requests, and warm ones of other policies.
 pub const FAST_SLOTS_DEFAULT: usize = 256;
+/// Bytes of a fast policy's memory that stay with the process between instances: about what a policy touches. More is taken away and given
+/// again by the kernel, page by page.
+pub const FAST_RESIDENT_BYTES_DEFAULT: usize = 256 * 1024;
 /// Threads for slow policies.
 pub const SLOW_THREADS_DEFAULT: usize = 2;
 /// Instances of slow policies besides those of its threads: for loading and admission.
@@ -34,6 +37,8 @@ pub struct HostConfig {
     pub compiler: Compiler,
     /// At least 1.
     pub fast_slots: usize,
+    /// Usually [`FAST_RESIDENT_BYTES_DEFAULT`]. What it costs is memory: at most so much for each slot that was ever in use.
+    pub fast_resident_bytes: usize,
     /// At least 1.
     pub slow_threads: usize,
 }
@@ -137,15 +142,14 @@ impl Host {
             return Err(HostError::Nothing);
         }
         let engine = |error: wasmtime::Error| HostError::Engine(EngineError(format!("{error:#}")));
-        let fast = Running::new(PolicyClass::Fast, config.fast_slots).map_err(engine)?;
-        let slow = Running::new(PolicyClass::Slow, config.slow_threads + SLOW_SLOTS_SPARE).map_err(engine)?;
+        let fast = Running::new(PolicyClass::Fast, config.fast_slots, config.fast_resident_bytes).map_err(engine)?;
+        let slow = Running::new(PolicyClass::Slow, config.slow_threads + SLOW_SLOTS_SPARE, SLOW_RESIDENT_BYTES).map_err(engine)?;
         let ticker = Ticker::start(vec![fast.engine.clone(), slow.engine.clone()]).map_err(HostError::Thread)?;
-        let compiling = engine::compiling().map_err(engine)?;
-        let cache = CodeCache::open(&config.cache, engine::code_profile(&compiling));
+        let cache = CodeCache::open(&config.cache, engine::code_profile().map_err(engine)?);
         let cache = cache.map_err(|source| HostError::Cache { path: config.cache.clone(), source })?;
         let slow_pool = Arc::new(Pool::start(config.slow_threads).map_err(HostError::Thread)?);
         let compiler = config.compiler;
-        let profile = engine::profile(&compiling);
+        let profile = engine::profile().map_err(engine)?;
         Ok(Self(Arc::new(Parts { fast, slow, slow_pool, cache, compiler, compiling: Mutex::new(()), profile, ticker: Arc::new(ticker) })))
     }
 

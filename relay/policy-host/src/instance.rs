@@ -22,6 +22,13 @@ pub(crate) struct Template {
     decide: ComponentExportIndex,
 }
 
+/// What one call took.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Spent {
+    pub(crate) fuel: u64,
+    pub(crate) memory_bytes: u64,
+}
+
 /// Why a component is no policy of a kind.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum WorldError {
@@ -92,33 +99,33 @@ impl Template {
         self.call::<(&str,), (Result<(), Vec<Fault>>,)>(&self.configure, (settings,)).0.map(|(answer,)| answer)
     }
 
-    /// The guest's answer, unchecked, and the fuel it took. The input's kind must be the component's.
-    pub(crate) fn decide(&self, input: &Input) -> (Result<Result<Output, Fault>, PolicyFault>, u64) {
+    /// The guest's answer, unchecked, and what it took. The input's kind must be the component's.
+    pub(crate) fn decide(&self, input: &Input) -> (Result<Result<Output, Fault>, PolicyFault>, Spent) {
         match input {
             Input::Expiry(input) => {
-                let (answer, fuel) = self.call::<(&expiry::Input,), (Result<expiry::Output, Fault>,)>(&self.decide, (input,));
-                (answer.map(|(answer,)| answer.map(Output::Expiry)), fuel)
+                let (answer, spent) = self.call::<(&expiry::Input,), (Result<expiry::Output, Fault>,)>(&self.decide, (input,));
+                (answer.map(|(answer,)| answer.map(Output::Expiry)), spent)
             }
             Input::Quota(input) => {
-                let (answer, fuel) = self.call::<(&quota::Input,), (Result<quota::Output, Fault>,)>(&self.decide, (input,));
-                (answer.map(|(answer,)| answer.map(Output::Quota)), fuel)
+                let (answer, spent) = self.call::<(&quota::Input,), (Result<quota::Output, Fault>,)>(&self.decide, (input,));
+                (answer.map(|(answer,)| answer.map(Output::Quota)), spent)
             }
             Input::Route(input) => {
-                let (answer, fuel) = self.call::<(&route::Input,), (Result<route::Output, Fault>,)>(&self.decide, (input,));
-                (answer.map(|(answer,)| answer.map(Output::Route)), fuel)
+                let (answer, spent) = self.call::<(&route::Input,), (Result<route::Output, Fault>,)>(&self.decide, (input,));
+                (answer.map(|(answer,)| answer.map(Output::Route)), spent)
             }
         }
     }
 
-    fn call<P, R>(&self, function: &ComponentExportIndex, params: P) -> (Result<R, PolicyFault>, u64)
+    fn call<P, R>(&self, function: &ComponentExportIndex, params: P) -> (Result<R, PolicyFault>, Spent)
     where
         P: ComponentNamedList + Lower,
         R: ComponentNamedList + Lift,
     {
-        let Some(_slot) = self.running.slot() else { return (Err(PolicyFault::Busy), 0) };
+        let Some(_slot) = self.running.slot() else { return (Err(PolicyFault::Busy), Spent::default()) };
         let mut store = match self.store() {
             Ok(store) => store,
-            Err(fault) => return (Err(fault), 0),
+            Err(fault) => return (Err(fault), Spent::default()),
         };
         let answer = self
             .pre
@@ -128,7 +135,9 @@ impl Template {
             .map_err(|error| fault(&error));
         // What is left after a trap is as exact as after an answer: fuel is settled at the end of each block.
         let left = store.get_fuel().unwrap_or(0);
-        (answer, self.running.limits.fuel - left)
+        // Nor does a memory ever shrink.
+        let memory_bytes = store.data().memory_bytes as u64;
+        (answer, Spent { fuel: self.running.limits.fuel - left, memory_bytes })
     }
 
     fn store(&self) -> Result<Store<Bounds>, PolicyFault> {

@@ -9,7 +9,7 @@ use thiserror::Error;
 
 use crate::contract::Fault;
 use crate::engine::Ticker;
-use crate::instance::Template;
+use crate::instance::{Spent, Template};
 use crate::slow::Pool;
 use crate::{Input, Manifest, Output, PolicyFault};
 use crate::{checks, limits};
@@ -41,6 +41,9 @@ pub struct Evaluation {
     pub result: Result<Output, PolicyFault>,
     /// Used: the same on every run of the same module, input and engine.
     pub fuel: u64,
+    /// Bytes of linear memory that the instance had at its end, which is the most it had; as fixed as the fuel. Other than the fuel it is no
+    /// part of a decision record.
+    pub memory_bytes: u64,
     /// From the call to the answer, with the instance; a wait in a queue is not in it.
     pub elapsed: Duration,
 }
@@ -57,7 +60,7 @@ pub enum ConfigureError {
 
 impl Evaluation {
     pub(crate) fn without_call(fault: PolicyFault) -> Self {
-        Self { result: Err(fault), fuel: 0, elapsed: Duration::ZERO }
+        Self { result: Err(fault), fuel: 0, memory_bytes: 0, elapsed: Duration::ZERO }
     }
 }
 
@@ -100,13 +103,13 @@ impl Module {
             return Evaluation::without_call(PolicyFault::InvalidInput);
         }
         let start = Instant::now();
-        let (answer, fuel) = self.template.decide(input);
+        let (answer, Spent { fuel, memory_bytes }) = self.template.decide(input);
         let result = match answer {
             Ok(Ok(output)) => checks::check(&self.manifest, input, output).map_err(PolicyFault::InvalidOutput),
             Ok(Err(fault)) => Err(PolicyFault::Declared(checks::shown_fault(fault))),
             Err(fault) => Err(fault),
         };
-        Evaluation { result, fuel, elapsed: start.elapsed() }
+        Evaluation { result, fuel, memory_bytes, elapsed: start.elapsed() }
     }
 
     /// Evaluates the policy on the bounded pool of threads. A full queue is [`PolicyFault::Busy`] at once.

@@ -19,6 +19,7 @@ use event_log::decisions::{DecisionLog, DecisionStream};
 use event_log::usage::{UsageLog, UsageStream};
 use http_body_util::BodyExt as _;
 use policy_host::active::Active;
+use policy_host::host::FAST_RESIDENT_BYTES_DEFAULT;
 use policy_host::{Compiler, Host, HostConfig};
 use projector::decisions::DecisionProjector;
 use projector::usage::UsageProjector;
@@ -126,7 +127,13 @@ impl World {
         assert!(models.wait_for(self.log.true_head().await, Duration::from_secs(10)).await);
         founding::furnish(&commands, &models, &cluster, &vault).await.unwrap();
         let cache = data.path().join("policy-code");
-        let host = HostConfig { cache, compiler: Compiler::InProcess, fast_slots: 4, slow_threads: 1 };
+        let host = HostConfig {
+            cache,
+            compiler: Compiler::InProcess,
+            fast_slots: 4,
+            fast_resident_bytes: FAST_RESIDENT_BYTES_DEFAULT,
+            slow_threads: 1,
+        };
         let modules = PolicyModules::new(Host::new(host).unwrap(), Arc::new(reach.clone()), tasks.clone());
         let active: Arc<ArcSwap<Active>> = Arc::default();
         let parts =

@@ -145,7 +145,7 @@ impl Policies {
                 let given = crate::faults::given(&input);
                 #[cfg(not(feature = "faults"))]
                 let given = Arc::clone(&input);
-                let Evaluation { result, fuel, elapsed } = run(module, &given).await;
+                let Evaluation { result, fuel, elapsed, .. } = run(module, &given).await;
                 self.heed(binding, policy, pass, result.as_ref().err(), now);
                 self.metrics.ran(binding.kind, fuel, elapsed);
                 (result.map_err(|fault| Failure::new(&fault)), fuel, elapsed)

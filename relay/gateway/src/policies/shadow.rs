@@ -136,7 +136,7 @@ impl ShadowWorker {
         let Trial { stage, binding, input } = trial;
         let policy = &binding.current;
         let Some(module) = &policy.module else { return Duration::ZERO };
-        let Evaluation { result, fuel, elapsed } = run(module, input).await;
+        let Evaluation { result, fuel, elapsed, .. } = run(module, input).await;
         self.metrics.ran(binding.kind, fuel, elapsed);
         let one = Evaluated {
             binding: Arc::clone(binding),

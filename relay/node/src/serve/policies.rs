@@ -10,7 +10,7 @@ use control::Metrics;
 use control::policies::{PolicyLoader, PolicyLoaderParts, PolicyModules};
 use event_log::artefacts::Artefacts;
 use policy_host::active::Active;
-use policy_host::host::FAST_SLOTS_DEFAULT;
+use policy_host::host::{FAST_RESIDENT_BYTES_DEFAULT, FAST_SLOTS_DEFAULT};
 use policy_host::{Compiler, Host, HostConfig};
 use projector::ReadModels;
 use tokio_util::task::TaskTracker;
@@ -42,6 +42,7 @@ impl Policies {
             cache: data.join("policy-code"),
             compiler: Compiler::Child { program: own_program()? },
             fast_slots: FAST_SLOTS_DEFAULT,
+            fast_resident_bytes: FAST_RESIDENT_BYTES_DEFAULT,
             slow_threads: config.slow_threads.get(),
         };
         let host = tokio::task::spawn_blocking(move || Host::new(host)).await?.context("the engine for policies does not start")?;

@@ -42,6 +42,22 @@ fn every_field_of_an_output_arrives() {
 }
 
 #[test]
+fn the_memory_that_an_instance_had_at_its_end_is_told() {
+    let world = World::new();
+    let memory_bytes = |grown: &str| {
+        let guest = Guest::deciding(PolicyKind::Route, &format!("{grown} (i32.const 64)"));
+        world.module(&guest).decide(&input(PolicyKind::Route, 1)).memory_bytes
+    };
+    let pages = 65536;
+    let (before, after) = (memory_bytes(""), memory_bytes("(drop (memory.grow (i32.const 3)))"));
+    assert!(before > 0 && before % pages == 0 && after == before + 3 * pages, "{before} {after}");
+    assert_eq!(
+        world.module(&Guest::deciding(PolicyKind::Route, "(unreachable)")).decide(&input(PolicyKind::Route, 1)).memory_bytes,
+        before
+    );
+}
+
+#[test]
 fn a_declared_fault_arrives_without_control_characters() {
     let world = World::new();
     for kind in PolicyKind::ALL {

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use policy_host::contract::{Attribute, Demand, Price, Subject, expiry, quota, route};
+use policy_host::host::FAST_RESIDENT_BYTES_DEFAULT;
 use policy_host::{AdmissionError, Admitted, Compiler, Host, HostConfig, Input, Module};
 use schemas::policy::{PolicyClass, PolicyKind};
 use tempfile::TempDir;
@@ -41,7 +42,7 @@ impl World {
 }
 
 fn host(cache: PathBuf, compiler: Compiler) -> Host {
-    Host::new(HostConfig { cache, compiler, fast_slots: 16, slow_threads: 2 }).unwrap()
+    Host::new(HostConfig { cache, compiler, fast_slots: 16, fast_resident_bytes: FAST_RESIDENT_BYTES_DEFAULT, slow_threads: 2 }).unwrap()
 }
 
 fn subject() -> Subject {

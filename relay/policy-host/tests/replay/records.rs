@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use policy_host::contract::{Demand, Effect, Subject, quota, route};
+use policy_host::host::FAST_RESIDENT_BYTES_DEFAULT;
 use policy_host::{Compiler, Host, HostConfig, Input, Module, replay};
 use schemas::decision::{DecisionAnswer, DecisionBatch, DecisionEffect, DecisionMode, DecisionRecord};
 use schemas::policy::{PolicyClass, PolicyKind};
@@ -11,7 +12,14 @@ use schemas::{BindingId, Digest, IncarnationId, KeyId, RequestId, TenantId, Time
 
 pub(crate) fn host(cache: &Path) -> Host {
     let cache = cache.to_owned();
-    Host::new(HostConfig { cache, compiler: Compiler::InProcess, fast_slots: 4, slow_threads: 1 }).unwrap()
+    Host::new(HostConfig {
+        cache,
+        compiler: Compiler::InProcess,
+        fast_slots: 4,
+        fast_resident_bytes: FAST_RESIDENT_BYTES_DEFAULT,
+        slow_threads: 1,
+    })
+    .unwrap()
 }
 
 pub(crate) fn admit(host: &Host, module: &[u8], kind: PolicyKind) -> (Arc<Module>, Vec<u8>) {

@@ -32,7 +32,7 @@ pub(super) fn run(args: &Bench, output: &mut Output) -> Result<(), Failure> {
         module.decide(&input);
     }
     let mut times = Vec::new();
-    let (mut fuel, mut output_bytes) = (0, 0);
+    let (mut fuel, mut memory_bytes, mut output_bytes) = (0, 0, 0);
     for _ in 0..args.runs {
         let evaluation = module.decide(&input);
         match &evaluation.result {
@@ -43,6 +43,7 @@ pub(super) fn run(args: &Bench, output: &mut Output) -> Result<(), Failure> {
             }
         }
         fuel = fuel.max(evaluation.fuel);
+        memory_bytes = memory_bytes.max(evaluation.memory_bytes);
         times.push(evaluation.elapsed);
     }
     times.sort_unstable();
@@ -58,6 +59,8 @@ pub(super) fn run(args: &Bench, output: &mut Output) -> Result<(), Failure> {
         "fuel": fuel,
         "fuel_max": limits.fuel,
         "fuel_room": times_over(limits.fuel, fuel),
+        "memory_bytes": memory_bytes,
+        "memory_bytes_max": limits.memory_bytes_max,
         "component_bytes": trial.admitted.component.len(),
         "component_bytes_max": limits.component_bytes_max,
         "input_bytes": input.encoded_bytes(),
@@ -88,6 +91,7 @@ fn text(answer: &Value) -> String {
         ("max", format!("{} us, stopped at {} us", answer["max_us"], answer["time_max_us"])),
         ("fuel", of("fuel", "fuel_max")),
         ("room", format!("{room} times this fuel{advice}")),
+        ("memory bytes", of("memory_bytes", "memory_bytes_max")),
         ("module bytes", of("component_bytes", "component_bytes_max")),
         ("input bytes", of("input_bytes", "input_bytes_max")),
         ("output bytes", of("output_bytes", "output_bytes_max")),

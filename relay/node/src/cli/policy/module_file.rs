@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use clap::Args;
+use policy_host::host::FAST_RESIDENT_BYTES_DEFAULT;
 use policy_host::{AdmissionError, Admitted, Compiler, Host, HostConfig};
 use schemas::policy::{PolicyClass, PolicyKind};
 
@@ -49,7 +50,13 @@ impl ModuleArgs {
         let bytes = fs::read(&self.module).with_context(|| format!("cannot read {}", self.module.display()))?;
         let cache = tempfile::tempdir().context("cannot make a folder for machine code")?;
         // An author's own file: nothing to protect this machine from, and one evaluation at a time.
-        let config = HostConfig { cache: cache.path().to_owned(), compiler: Compiler::InProcess, fast_slots: 2, slow_threads: 1 };
+        let config = HostConfig {
+            cache: cache.path().to_owned(),
+            compiler: Compiler::InProcess,
+            fast_slots: 2,
+            fast_resident_bytes: FAST_RESIDENT_BYTES_DEFAULT,
+            slow_threads: 1,
+        };
         let host = Host::new(config).context("cannot start the engine")?;
         Ok(host.admit(&bytes, kind, class).map(|admitted| Trial { admitted, host, uploaded_bytes: bytes.len(), _cache: cache }))
     }

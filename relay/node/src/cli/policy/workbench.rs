@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::{env, fs};
 
 use anyhow::{Context as _, bail};
+use policy_host::host::FAST_RESIDENT_BYTES_DEFAULT;
 use policy_host::{Admitted, Compiler, Host, HostConfig};
 use schemas::policy::{PolicyClass, PolicyKind};
 
@@ -29,7 +30,13 @@ impl Workbench {
         getrandom::fill(&mut bytes).context("the system has no random numbers")?;
         let directory = Scratch(env::temp_dir().join(format!("keyrelay-policy-{:016x}", u64::from_be_bytes(bytes))));
         // The compiler's child is for what comes from outside; here it is the caller's own, or was admitted by a node.
-        let config = HostConfig { cache: directory.0.clone(), compiler: Compiler::InProcess, fast_slots: 2, slow_threads: 1 };
+        let config = HostConfig {
+            cache: directory.0.clone(),
+            compiler: Compiler::InProcess,
+            fast_slots: 2,
+            fast_resident_bytes: FAST_RESIDENT_BYTES_DEFAULT,
+            slow_threads: 1,
+        };
         Ok(Self { host: Host::new(config).context("the engine for policies does not start")?, _directory: directory })
     }
 
