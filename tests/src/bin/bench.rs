@@ -1,15 +1,18 @@
 //! The load bench: one run that measures an upstream directly, through a bare forwarder and through the relay, in interleaved rounds, and then
-//! the engines by themselves, and the log on NATS with a cluster around it. It prints its conditions, medians over the rounds, and ratios against
-//! what the design wants to reach.
+//! the engines and the policies by themselves, and the log on NATS with a cluster around it. It prints its conditions, medians over the rounds,
+//! and ratios against what the design wants to reach.
 //!
-//! `bench [--rounds N] [--seconds N] [--keys N] [--servers N] [--only PARTS]`, the parts with commas between them: `proxy`, `engines`, and of the
-//! log on NATS `appends`, `replay`, `revocation`, `migration`, or all four as `cluster`. `--servers` are those that a log is migrated to.
+//! `bench [--rounds N] [--seconds N] [--keys N] [--servers N] [--only PARTS]`, the parts with commas between them: `proxy`, `enforced` (the
+//! relay with policies on), `engines`, `policies`, and of the log on NATS `appends`, `replay`, `revocation`, `migration`, or all four as
+//! `cluster`. `--servers` are those that a log is migrated to.
 //! `bench mock` and `bench forward ORIGIN` are its own children.
 
 #![allow(clippy::disallowed_methods, reason = "the bench stands outside the node: it owns its tasks, its arguments and its clock")]
 
 #[path = "bench/appends.rs"]
 mod appends;
+#[path = "bench/enforced.rs"]
+mod enforced;
 #[path = "bench/engines.rs"]
 mod engines;
 #[path = "bench/founded.rs"]
@@ -18,10 +21,14 @@ mod founded;
 mod load;
 #[path = "bench/migration.rs"]
 mod migration;
+#[path = "bench/policies.rs"]
+mod policies;
 #[path = "bench/process.rs"]
 mod process;
 #[path = "bench/proxy.rs"]
 mod proxy;
+#[path = "bench/questions.rs"]
+mod questions;
 #[path = "bench/replay.rs"]
 mod replay;
 #[path = "bench/report.rs"]
@@ -49,9 +56,9 @@ struct Options {
 }
 
 /// What can be measured by itself, in this order.
-const PARTS: [&str; 6] = ["proxy", "engines", "appends", "replay", "revocation", "migration"];
+const PARTS: [&str; 8] = ["proxy", "enforced", "engines", "policies", "appends", "replay", "revocation", "migration"];
 /// Where the parts of `cluster` begin.
-const CLUSTER: usize = 2;
+const CLUSTER: usize = 4;
 
 impl Options {
     fn parse(words: &[String]) -> Result<Self> {
@@ -97,12 +104,18 @@ fn main() -> Result<()> {
 
 async fn measure(options: Options) -> Result<()> {
     report::conditions(options)?;
-    let [proxy, engines, appends, replay, revocation, migration] = options.parts;
+    let [proxy, enforced, engines, policies, appends, replay, revocation, migration] = options.parts;
     if proxy {
         proxy::measure(options).await?;
     }
+    if enforced {
+        enforced::measure(options).await?;
+    }
     if engines {
         engines::measure(options).await?;
+    }
+    if policies {
+        policies::measure(options)?;
     }
     if appends {
         appends::measure(options).await?;
