@@ -59,6 +59,11 @@ impl ReadModels {
         Self { shared }
     }
 
+    /// The model in use and its position.
+    pub(crate) fn view(&self) -> arc_swap::Guard<Arc<View>> {
+        self.shared.view()
+    }
+
     /// What was last announced. Everything up to it is seen by every read that begins now: it is the `as_of` of an answer if
     /// it was taken before the rows were read.
     pub fn position(&self) -> Position {

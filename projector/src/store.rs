@@ -3,11 +3,12 @@
 pub(crate) mod key;
 
 use std::io;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rocksdb::checkpoint::Checkpoint;
-use rocksdb::{ColumnFamily, ColumnFamilyDescriptor, DB, Direction, FlushOptions, IteratorMode, Snapshot, WriteBatch};
+use rocksdb::{ColumnFamily, ColumnFamilyDescriptor, DB, Direction, FlushOptions, IteratorMode, ReadOptions, Snapshot, WriteBatch};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use thiserror::Error;
@@ -123,6 +124,47 @@ impl Store {
         })
     }
 
+    /// The bytes of one row.
+    pub(crate) fn get_bytes(&self, family: Family, key: &[u8]) -> Result<Option<Vec<u8>>, ReadError> {
+        Ok(self.db.get_cf(self.family(family), key)?)
+    }
+
+    /// Shows rows as they are now, one by one, until the visitor has enough: the rest of each key behind the walk's prefix, and the value. Long
+    /// walks leave the block cache to those who read single rows.
+    pub(crate) fn walk(
+        &self,
+        family: Family,
+        walk: &Walk,
+        mut visit: impl FnMut(&[u8], &[u8]) -> Result<ControlFlow<()>, ReadError>,
+    ) -> Result<(), ReadError> {
+        let (mut from, mut until) = walk.bounds();
+        match &walk.after {
+            Some(after) if walk.descending => until = until.min([&walk.prefix[..], after].concat()),
+            Some(after) => from = from.max(key::after([&walk.prefix[..], after].concat())),
+            None => {}
+        }
+        if from >= until {
+            return Ok(());
+        }
+        let mut options = ReadOptions::default();
+        options.fill_cache(false);
+        options.set_iterate_lower_bound(from);
+        options.set_iterate_upper_bound(until);
+        let mut rows = self.db.raw_iterator_cf_opt(self.family(family), options);
+        if walk.descending {
+            rows.seek_to_last()
+        } else {
+            rows.seek_to_first()
+        }
+        while let Some((key, value)) = rows.item() {
+            if visit(&key[walk.prefix.len()..], value)?.is_break() {
+                return Ok(());
+            }
+            if walk.descending { rows.prev() } else { rows.next() }
+        }
+        Ok(rows.status()?)
+    }
+
     /// The rows as they are now, whatever is committed while they are read.
     pub(crate) fn frozen(&self) -> Frozen<'_> {
         Frozen { store: self, snapshot: self.db.snapshot() }
@@ -175,6 +217,35 @@ fn decode<T: DeserializeOwned>(family: Family, value: &[u8]) -> Result<T, ReadEr
     postcard::from_bytes(value).map_err(|_| ReadError::Row { family })
 }
 
+/// Rows whose keys have one prefix, in the order of their keys or against it. Places are what stands behind the prefix.
+#[derive(Debug, Clone)]
+pub(crate) struct Walk {
+    pub prefix: Vec<u8>,
+    /// The first place.
+    pub from: Vec<u8>,
+    /// The first place past the last; empty is none.
+    pub until: Vec<u8>,
+    /// A place that was visited before; the walk goes on behind it.
+    pub after: Option<Vec<u8>>,
+    pub descending: bool,
+}
+
+impl Walk {
+    /// The first key, and the first key past the last.
+    fn bounds(&self) -> (Vec<u8>, Vec<u8>) {
+        let from = [&self.prefix[..], &self.from].concat();
+        if !self.until.is_empty() {
+            return (from, [&self.prefix[..], &self.until].concat());
+        }
+        let mut until = self.prefix.clone();
+        while until.pop_if(|byte| *byte == u8::MAX).is_some() {}
+        if let Some(last) = until.last_mut() {
+            *last += 1;
+        }
+        (from, until)
+    }
+}
+
 /// The rows of one moment.
 pub(crate) struct Frozen<'a> {
     store: &'a Store,
@@ -212,6 +283,10 @@ pub(crate) struct Batch<'a> {
 impl Batch<'_> {
     pub(crate) fn put<T: Serialize>(&mut self, family: Family, key: &[u8], row: &T) {
         let value = postcard::to_allocvec(row).expect("a row is plain data; encoding to memory cannot fail");
+        self.writes.put_cf(self.store.family(family), key, value);
+    }
+
+    pub(crate) fn put_bytes(&mut self, family: Family, key: &[u8], value: &[u8]) {
         self.writes.put_cf(self.store.family(family), key, value);
     }
 

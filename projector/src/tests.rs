@@ -5,6 +5,7 @@ mod ahead;
 mod decisions;
 mod degraded;
 mod fold;
+mod keys;
 mod models;
 mod policies;
 mod prices;

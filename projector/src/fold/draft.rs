@@ -1,6 +1,6 @@
 //! The rows of one batch while its records are folded: what they change, over what the store holds.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use ed25519_dalek::VerifyingKey;
@@ -18,6 +18,7 @@ use super::rows::{
 };
 use super::seen::{Roots, SeenCheck, SeenFinding};
 use super::{Changes, CheckedAhead, StopCause, Voids, commands};
+use crate::keys::{self, KeyRows};
 use crate::store::{Batch, ReadError, Store, key};
 
 /// What is known of records before they are judged.
@@ -42,6 +43,8 @@ pub(super) struct Draft<'a> {
     commands: Vec<(CommandId, CommandRow)>,
     voids: Vec<(Sequence, VoidReason)>,
     findings: Vec<(Sequence, SeenFinding)>,
+    /// The rows in the orders that changed keys had before the batch; none for a key that it creates.
+    keys_before: HashMap<Stream, Option<KeyRows>>,
     pub(super) changes: Changes,
 }
 
@@ -86,6 +89,7 @@ impl<'a> Draft<'a> {
             commands: Vec::new(),
             voids: Vec::new(),
             findings: Vec::new(),
+            keys_before: HashMap::new(),
             changes: Changes::default(),
         })
     }
@@ -141,6 +145,9 @@ impl<'a> Draft<'a> {
         // Nothing is changed before this line, and nothing below can refuse the record.
         let before = std::mem::replace(&mut row.aggregate, aggregate);
         row.head.version = header.version;
+        if header.stream.kind() == StreamKind::Key {
+            self.keys_before.entry(header.stream.clone()).or_insert_with(|| key_rows(before.as_ref()));
+        }
         self.changes.note(header.stream.kind(), before.as_ref(), row.aggregate.as_ref());
         if matches!(header.stream.kind(), StreamKind::Cluster | StreamKind::Writer) {
             Arc::make_mut(&mut self.authority).learn(&header.stream, row.aggregate.as_ref());
@@ -216,8 +223,26 @@ impl<'a> Draft<'a> {
             batch.put(ROOTS, &root.key(), &root);
         }
         commands::write(&mut batch, self.store, &self.commands, self.base.time_max, self.row.time_max)?;
+        self.order_keys(&mut batch)?;
         batch.put(META, &position_key(), &self.row);
         Ok(batch)
+    }
+
+    /// Writes the changed keys into their orders.
+    fn order_keys(&self, batch: &mut Batch<'_>) -> Result<(), ReadError> {
+        let mut counts = BTreeMap::new();
+        for (stream, before) in &self.keys_before {
+            let after = self.streams.get(stream).and_then(|row| key_rows(row.aggregate.as_ref()));
+            KeyRows::write(before.as_ref(), after.as_ref(), batch, &mut counts);
+        }
+        keys::write_counts(batch, self.store, &counts)
+    }
+}
+
+fn key_rows(aggregate: Option<&Aggregate>) -> Option<KeyRows> {
+    match aggregate {
+        Some(Aggregate::Key(key)) => Some(KeyRows::of(key)),
+        _ => None,
     }
 }
 

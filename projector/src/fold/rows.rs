@@ -5,6 +5,7 @@ use schemas::aggregate::Head;
 use schemas::{Aggregate, ClusterId, CommandId, Digest, RecordId, Sequence, Stream, Timestamp, Version};
 use serde::{Deserialize, Serialize};
 
+use crate::keys::KEY_ORDERS;
 use crate::models::Position;
 use crate::store::{Family, key};
 
@@ -25,7 +26,7 @@ pub(crate) const ROOTS: Family = "roots";
 /// Sequence of a record whose `seen` is not this log -> [`super::SeenFinding`].
 pub(crate) const FINDINGS: Family = "findings";
 
-pub(crate) const FAMILIES: &[Family] = &[META, AGGREGATES, COMMANDS, COMMANDS_BY_TIME, KEYS_BY_HASH, VOIDS, ROOTS, FINDINGS];
+pub(crate) const FAMILIES: &[Family] = &[META, AGGREGATES, COMMANDS, COMMANDS_BY_TIME, KEYS_BY_HASH, VOIDS, ROOTS, FINDINGS, KEY_ORDERS];
 
 /// What the log held up to a position. It is committed with the rows of that position.
 #[derive(Debug, Clone, Serialize, Deserialize)]

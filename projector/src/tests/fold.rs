@@ -16,11 +16,11 @@ use crate::fold::{CommandRow, FoldError, Folder, SeenFault, SeenFinding, StopCau
 use crate::store::{Row, Store, key};
 use crate::{Memory, ROOTS_KEPT};
 
-fn open(path: &Path) -> Folder {
+pub(super) fn open(path: &Path) -> Folder {
     Folder::open(Arc::new(Store::open(path, FAMILIES, &Memory::new(0)).unwrap())).unwrap()
 }
 
-fn fold(folder: &mut Folder, records: &[Stored]) {
+pub(super) fn fold(folder: &mut Folder, records: &[Stored]) {
     let (_, stop) = folder.fold(records).unwrap();
     assert_eq!(stop, None);
 }

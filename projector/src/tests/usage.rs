@@ -20,7 +20,7 @@ use crate::usage::{GroupBy, UsageFolder, UsageFollowError, UsageGroup, UsageOpen
 
 const DAY_MICROS: u64 = 86_400_000_000;
 
-fn record(n: u64, key: u8, day: u64, output: Option<u64>) -> UsageRecord {
+pub(super) fn record(n: u64, key: u8, day: u64, output: Option<u64>) -> UsageRecord {
     let mut request = [0; 16];
     request[8..].copy_from_slice(&n.to_be_bytes());
     UsageRecord {
@@ -43,7 +43,7 @@ fn record(n: u64, key: u8, day: u64, output: Option<u64>) -> UsageRecord {
     }
 }
 
-fn batch(node: u8, number: u64, records: Vec<UsageRecord>) -> UsageBatch {
+pub(super) fn batch(node: u8, number: u64, records: Vec<UsageRecord>) -> UsageBatch {
     UsageBatch { node: WriterId::from_bytes([node; 16]), incarnation: IncarnationId::from_bytes([node; 16]), number, records }
 }
 

@@ -6,12 +6,13 @@ use std::sync::Arc;
 
 use event_log::usage::StoredBatch;
 use schemas::usage::UsageRecord;
-use schemas::{RequestId, Sequence};
+use schemas::{KeyId, RequestId, Sequence, TenantId, Timestamp};
 use thiserror::Error;
 
 use super::rows::{
-    Dimension, EVER, FAMILIES, GAPS, GapFinding, INCARNATIONS, KEY_DAYS, KEY_MODELS, META, RECENT, REQUEST_RING, REQUESTS, TALLIES, TOTALS,
-    Totals, UsagePosition, VOIDS, of_incarnation, of_key, of_request, of_ring, of_sequence, position_key, totals_key,
+    Dimension, EVER, FAMILIES, GAPS, GapFinding, INCARNATIONS, KEY_DAYS, KEY_MODELS, KEYS_BY_USE, META, RECENT, REQUEST_RING, REQUESTS,
+    TALLIES, TOTALS, Totals, UsagePosition, VOIDS, of_incarnation, of_key, of_request, of_ring, of_sequence, of_use, position_key,
+    totals_key,
 };
 use super::tally::{Recent, Served, Tally, UsageScope, has_tokens, recent_key, tally_key};
 use crate::memory::Memory;
@@ -43,6 +44,8 @@ struct Draft<'a> {
     tallies: BTreeMap<Vec<u8>, Tally>,
     recent: BTreeMap<Vec<u8>, Recent>,
     incarnations: BTreeMap<Vec<u8>, u64>,
+    /// When keys that were used had been used last before.
+    used_before: BTreeMap<(TenantId, KeyId), Option<Timestamp>>,
     /// By number of the request. One run may go round the ring, so that only the last of a slot counts.
     requests: BTreeMap<u64, &'a UsageRecord>,
 }
@@ -64,9 +67,9 @@ impl UsageFolder {
 
     /// Folds a run into one batch and commits it. What lies at or below the position is passed over.
     pub(crate) fn fold(&mut self, run: &[StoredBatch]) -> Result<(), UsageFoldError> {
-        let (totals, tallies, recent, incarnations, requests) = Default::default();
+        let (totals, tallies, recent, incarnations, used_before, requests) = Default::default();
         let (store, batch) = (&*self.store, self.store.batch());
-        let mut draft = Draft { store, batch, position: self.position, totals, tallies, recent, incarnations, requests };
+        let mut draft = Draft { store, batch, position: self.position, totals, tallies, recent, incarnations, used_before, requests };
         for stored in run.iter().filter(|stored| stored.sequence > self.position.sequence) {
             let expected = draft.position.sequence.next();
             if stored.sequence != expected {
@@ -119,6 +122,7 @@ impl<'a> Draft<'a> {
         // Day 0 is the row over all days; a clock that stood in 1970 is counted on the day after.
         let (tenant, key, day) = (&record.tenant, record.key, record.settled_at.day().max(1));
         let model = record.model_requested.as_bytes();
+        self.note_use(tenant, key)?;
         for day in [EVER, day] {
             self.count_in(TOTALS, totals_key(tenant, Dimension::Key, day, key.as_bytes()), record)?;
             self.count_in(TOTALS, totals_key(tenant, Dimension::Model, day, model), record)?;
@@ -136,6 +140,14 @@ impl<'a> Draft<'a> {
     fn count_in(&mut self, family: Family, key: Vec<u8>, record: &UsageRecord) -> Result<(), ReadError> {
         let store = self.store;
         row(&mut self.totals, (family, key), |(family, key)| store.get(family, key))?.count(record);
+        Ok(())
+    }
+
+    fn note_use(&mut self, tenant: &TenantId, key: KeyId) -> Result<(), ReadError> {
+        if let Entry::Vacant(entry) = self.used_before.entry((tenant.clone(), key)) {
+            let stored = self.store.get::<Totals>(TOTALS, &totals_key(tenant, Dimension::Key, EVER, key.as_bytes()))?;
+            entry.insert(stored.map(|totals| totals.last_used));
+        }
         Ok(())
     }
 
@@ -161,6 +173,15 @@ impl<'a> Draft<'a> {
     fn commit(mut self) -> Result<UsagePosition, UsageFoldError> {
         for ((family, key), totals) in &self.totals {
             self.batch.put(family, key, totals);
+        }
+        for ((tenant, id), before) in &self.used_before {
+            let after = self.totals.get(&(TOTALS, totals_key(tenant, Dimension::Key, EVER, id.as_bytes()))).map(|totals| totals.last_used);
+            if let Some(at) = before.filter(|_| *before != after) {
+                self.batch.delete(KEYS_BY_USE, &of_use(tenant, at, *id));
+            }
+            if let Some(at) = after {
+                self.batch.put(KEYS_BY_USE, &of_use(tenant, at, *id), &());
+            }
         }
         for (key, tally) in &self.tallies {
             self.batch.put(TALLIES, key, tally);

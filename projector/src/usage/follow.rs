@@ -20,7 +20,7 @@ use crate::projector::{Config, blocking};
 use crate::store::ReadError;
 
 /// The version of the usage rows, in the name of their directory. 3: sums by what served, which can be priced.
-const VERSION: u32 = 3;
+const VERSION: u32 = 4;
 
 /// Batches folded into one batch of rows at most.
 const RUN_BATCHES_MAX: usize = 128;

@@ -1,7 +1,7 @@
 //! The read side of usage: cheap to clone, synchronous.
 
 use std::collections::BTreeMap;
-use std::ops::RangeInclusive;
+use std::ops::{ControlFlow, RangeInclusive};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,10 +11,10 @@ use schemas::{KeyId, RequestId, Sequence, TenantId, UpstreamId};
 use tokio::sync::watch;
 
 use super::rows::{
-    Dimension, EVER, GAPS, GapFinding, KEY_DAYS, KEY_MODELS, REQUESTS, TOTALS, Totals, UsagePosition, VOIDS, of_key, of_request,
-    of_sequence, totals_day, totals_key, totals_prefix,
+    Dimension, EVER, GAPS, GapFinding, KEY_DAYS, KEY_MODELS, KEYS_BY_USE, REQUESTS, TOTALS, Totals, UsagePosition, VOIDS, of_key,
+    of_request, of_sequence, totals_day, totals_key, totals_prefix,
 };
-use crate::store::{Frozen, ReadError, Row, Store, key};
+use crate::store::{Frozen, ReadError, Row, Store, Walk, key};
 
 /// What the groups of an answer are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,6 +82,12 @@ pub(crate) struct Announced {
 }
 
 impl UsageModels {
+    /// Those of a store that nobody follows into.
+    #[cfg(test)]
+    pub(crate) fn of_store(store: Arc<Store>) -> Self {
+        Self { store, announced: watch::channel(Announced::default()).1 }
+    }
+
     /// The place in the usage stream up to which sums were announced: the `as_of` of an answer.
     pub fn position(&self) -> Sequence {
         self.announced.borrow().position.sequence
@@ -108,6 +114,15 @@ impl UsageModels {
     /// The sums of one key over all time; none if it was never used.
     pub fn key_total(&self, tenant: &TenantId, id: KeyId) -> Result<Option<Totals>, ReadError> {
         self.store.get(TOTALS, &totals_key(tenant, Dimension::Key, EVER, id.as_bytes()))
+    }
+
+    /// Shows keys in the order of their last use; places are (last use, key).
+    pub(crate) fn walk_keys(
+        &self,
+        walk: &Walk,
+        visit: impl FnMut(&[u8], &[u8]) -> Result<ControlFlow<()>, ReadError>,
+    ) -> Result<(), ReadError> {
+        self.store.walk(KEYS_BY_USE, walk, visit)
     }
 
     /// The use of one key by day and by model.

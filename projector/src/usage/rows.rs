@@ -16,6 +16,8 @@ pub(super) const TOTALS: Family = "totals";
 pub(super) const KEY_MODELS: Family = "key_models";
 /// (Tenant, key, day) -> [`Totals`].
 pub(super) const KEY_DAYS: Family = "key_days";
+/// (Tenant, last use, key), without a value: keys in the order of their last use.
+pub(super) const KEYS_BY_USE: Family = "keys_by_use";
 /// (Tenant, dimension, day, member, served) -> [`super::Tally`]. Of the dimensions only key and day, from which the others are summed up.
 pub(super) const TALLIES: Family = "tallies";
 /// (Tenant, scope, served) -> [`super::Recent`].
@@ -30,7 +32,7 @@ pub(super) const GAPS: Family = "gaps";
 pub(super) const VOIDS: Family = "voids";
 
 pub(super) const FAMILIES: &[Family] =
-    &[META, INCARNATIONS, TOTALS, KEY_MODELS, KEY_DAYS, TALLIES, RECENT, REQUESTS, REQUEST_RING, GAPS, VOIDS];
+    &[META, INCARNATIONS, TOTALS, KEY_MODELS, KEY_DAYS, KEYS_BY_USE, TALLIES, RECENT, REQUESTS, REQUEST_RING, GAPS, VOIDS];
 
 /// How many requests are kept in detail. The bound is a number, so that the disk they take is bounded too: about 200 MiB.
 pub const REQUESTS_KEPT: u64 = 1_000_000;
@@ -178,6 +180,10 @@ pub(super) fn totals_key(tenant: &TenantId, dimension: Dimension, day: u32, memb
 
 pub(super) fn of_key(tenant: &TenantId, id: KeyId, rest: &[u8]) -> Vec<u8> {
     of(tenant, &[id.as_bytes(), rest])
+}
+
+pub(super) fn of_use(tenant: &TenantId, last_used: Timestamp, id: KeyId) -> Vec<u8> {
+    of(tenant, &[&last_used.as_micros().to_be_bytes(), id.as_bytes()])
 }
 
 pub(super) fn of_request(id: &RequestId) -> Vec<u8> {
