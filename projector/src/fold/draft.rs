@@ -241,7 +241,7 @@ impl<'a> Draft<'a> {
 
 fn key_rows(aggregate: Option<&Aggregate>) -> Option<KeyRows> {
     match aggregate {
-        Some(Aggregate::Key(key)) => Some(KeyRows::of(key)),
+        Some(Aggregate::Key(key)) if !key.is_purged() => Some(KeyRows::of(key)),
         _ => None,
     }
 }

@@ -21,6 +21,7 @@ pub struct KeyFilter {
     pub created_before: Option<Timestamp>,
     /// From this moment on.
     pub created_after: Option<Timestamp>,
+    /// A key that awaits its first use will expire.
     pub never_expires: Option<bool>,
     /// Neither used nor created since: what is new had no time to be used.
     pub unused_since: Option<Timestamp>,
@@ -101,7 +102,7 @@ impl KeyFilter {
     pub(super) fn matches(&self, id: KeyId, row: &KeyRow<'_>, now: Timestamp) -> bool {
         let (expires_at, is_never) = match row.expiry {
             Expiry::At(at) => (Some(at), false),
-            Expiry::Never => (None, true),
+            Expiry::Never => (None, !row.awaits_use),
         };
         self.search.as_ref().is_none_or(|search| search.matches(id, row.name))
             && self.tag.as_ref().is_none_or(|tag| row.tags.contains(&tag.as_str()))

@@ -87,9 +87,16 @@ impl ReadModels {
         Ok(KeyPage { keys, next, total })
     }
 
-    /// The ids of a page, as of one moment.
-    pub fn find_key_ids(&self, usage: &UsageModels, query: &KeyQuery) -> Result<KeyPage<KeyId>, ReadError> {
-        find(&self.view().store, usage, query)
+    /// The ids of all keys that match, up to the query's limit, as of one moment. Looks at as many rows as it takes.
+    pub fn find_key_ids(&self, usage: &UsageModels, query: &KeyQuery) -> Result<Vec<KeyId>, ReadError> {
+        let view = self.view();
+        let mut page = Page { rows_max: usize::MAX, ..Page::begin(&view.store, usage, query) };
+        for run in runs(query) {
+            if page.walk(&run)?.is_some() {
+                break;
+            }
+        }
+        Ok(page.keys)
     }
 }
 
@@ -119,7 +126,7 @@ pub(crate) fn find(store: &Store, usage: &UsageModels, query: &KeyQuery) -> Resu
         runs.drain(..at);
         runs[0].walk.after = Some(place.to_vec());
     }
-    let mut page = Page { store, usage, query, keys: Vec::new(), matched: 0, looked_at: 0, full_at: None };
+    let mut page = Page::begin(store, usage, query);
     let mut left_at = None;
     for run in &runs {
         left_at = page.walk(run)?;
@@ -201,11 +208,16 @@ struct Page<'a> {
     keys: Vec<KeyId>,
     matched: u64,
     looked_at: usize,
+    rows_max: usize,
     /// The place of the key that filled the page.
     full_at: Option<Vec<u8>>,
 }
 
-impl Page<'_> {
+impl<'a> Page<'a> {
+    const fn begin(store: &'a Store, usage: &'a UsageModels, query: &'a KeyQuery) -> Self {
+        Self { store, usage, query, keys: Vec::new(), matched: 0, looked_at: 0, rows_max: ROWS_MAX, full_at: None }
+    }
+
     /// Walks a run; gives the place where it was left, if not at its end.
     fn walk(&mut self, run: &Run) -> Result<Option<Vec<u8>>, ReadError> {
         let (store, usage, kind) = (self.store, self.usage, run.kind);
@@ -239,10 +251,10 @@ impl Page<'_> {
 
     fn is_enough(&self) -> bool {
         if self.full_at.is_none() {
-            return self.looked_at >= ROWS_MAX;
+            return self.looked_at >= self.rows_max;
         }
         // Only the first page of a filtered list counts on; without a filter the number is known.
-        self.query.after.is_some() || self.query.filter.is_empty() || self.looked_at >= COUNTED_MAX
+        self.query.after.is_some() || self.query.filter.is_empty() || self.looked_at >= COUNTED_MAX.min(self.rows_max)
     }
 
     fn is_match(&self, kind: RunKind, id: KeyId, value: &[u8]) -> Result<bool, ReadError> {

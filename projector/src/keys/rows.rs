@@ -38,7 +38,9 @@ pub(super) struct KeyRow<'a> {
     pub(super) tags: Vec<&'a str>,
     pub(super) pools: Vec<PoolId>,
     pub(super) created_at: Timestamp,
+    /// `Never` while the first use is awaited.
     pub(super) expiry: Expiry,
+    pub(super) awaits_use: bool,
     /// What is recorded; an expiry that has passed since is not.
     pub(super) state: KeyState,
 }
@@ -71,6 +73,7 @@ impl KeyRows {
             pools: details.pools.clone(),
             created_at: key.created_at,
             expiry: key.expiry,
+            awaits_use: key.activation.is_some(),
             state: key.state(Timestamp::from_micros(0)),
         };
         let id = key.id.as_bytes();

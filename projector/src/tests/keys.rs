@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use event_log::usage::StoredBatch;
 use proptest::prelude::*;
-use schemas::key::{Expiry, Key, KeyChanged, KeyCreated, KeyDetails, KeyDisabled, KeyEnabled, KeyRenewed, KeyState, Limits};
+use schemas::key::{
+    Expiry, Key, KeyActivationAwaited, KeyChanged, KeyCreated, KeyDetails, KeyDisabled, KeyEnabled, KeyRenewed, KeyState, Limits,
+};
 use schemas::{Aggregate, Event, KeyId, PoolId, Sequence, Stream, StreamKind, TenantId, Timestamp};
 use tempfile::TempDir;
 
@@ -31,6 +33,7 @@ fn second(n: u64) -> Timestamp {
 enum Touch {
     Details(u8, String, Option<u8>, Vec<u8>),
     Renew(u8, Option<u64>),
+    Await(u8),
     Disable(u8),
     Enable(u8),
     Revoke(u8),
@@ -40,7 +43,13 @@ enum Touch {
 impl Touch {
     fn key(&self) -> u8 {
         match self {
-            Self::Details(n, ..) | Self::Renew(n, _) | Self::Disable(n) | Self::Enable(n) | Self::Revoke(n) | Self::Use(n, _) => *n,
+            Self::Details(n, ..)
+            | Self::Renew(n, _)
+            | Self::Disable(n)
+            | Self::Await(n)
+            | Self::Enable(n)
+            | Self::Revoke(n)
+            | Self::Use(n, _) => *n,
         }
     }
 }
@@ -52,6 +61,7 @@ fn touch() -> impl Strategy<Value = Touch> {
         6 => (n.clone(), name, proptest::option::of(0..3_u8), prop::collection::vec(0..3_u8, 0..3))
             .prop_map(|(n, name, owner, tags)| Touch::Details(n, format!("n{name}"), owner, tags)),
         3 => (n.clone(), proptest::option::of(0..SECONDS)).prop_map(|(n, at)| Touch::Renew(n, at)),
+        1 => n.clone().prop_map(Touch::Await),
         1 => n.clone().prop_map(Touch::Disable),
         1 => n.clone().prop_map(Touch::Enable),
         1 => n.clone().prop_map(Touch::Revoke),
@@ -120,6 +130,7 @@ impl Models {
 
     fn touch(&mut self, touch: &Touch) {
         let (exists, stream) = (self.key(touch.key()), key_stream(touch.key()));
+        let mut events = Vec::new();
         let event = match (touch, exists) {
             (Touch::Details(n, name, owner, tags), exists) => {
                 let tags: BTreeSet<_> = tags.iter().map(|tag| format!("t{tag}")).collect();
@@ -140,6 +151,10 @@ impl Models {
             }
             (_, None) => return,
             (Touch::Renew(_, at), _) => Event::KeyRenewed(KeyRenewed { expiry: at.map_or(Expiry::Never, |at| Expiry::At(second(at))) }),
+            (Touch::Await(_), _) => {
+                events.push(Event::KeyRenewed(KeyRenewed { expiry: Expiry::Never }));
+                Event::KeyActivationAwaited(KeyActivationAwaited { seconds: 60 })
+            }
             (Touch::Disable(_), _) => Event::KeyDisabled(KeyDisabled { reason: None }),
             (Touch::Enable(_), _) => Event::KeyEnabled(KeyEnabled {}),
             (Touch::Revoke(_), _) => Event::KeyRevoked(schemas::key::KeyRevoked { reason: None }),
@@ -151,7 +166,8 @@ impl Models {
                 return self.usage_folder.fold(&[StoredBatch { sequence: Sequence(self.batches), batch }]).unwrap();
             }
         };
-        self.world.append(&stream, &[event]);
+        events.push(event);
+        self.world.append(&stream, &events);
         fold(&mut self.folder, &self.world.records);
     }
 
@@ -184,7 +200,7 @@ impl Models {
                 && filter.expires_after.is_none_or(|after| expires(key).is_some_and(|at| at >= after))
                 && filter.created_before.is_none_or(|before| key.created_at < before)
                 && filter.created_after.is_none_or(|after| key.created_at >= after)
-                && filter.never_expires.is_none_or(|never| expires(key).is_none() == never)
+                && filter.never_expires.is_none_or(|never| (expires(key).is_none() && key.activation.is_none()) == never)
                 && filter.unused_since.is_none_or(|since| key.created_at < since && last_used.is_none_or(|at| at < since))
         });
         let late = Timestamp::MAX;

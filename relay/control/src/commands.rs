@@ -89,6 +89,8 @@ pub struct Receipt {
     pub applied: bool,
     /// The answer repeats one that was given before, under the same command id.
     pub repeated: bool,
+    /// Whether the command has a record; it has none where the state was as asked.
+    pub recorded: bool,
 }
 
 /// Why a command was not executed, or why nobody knows yet.
@@ -207,7 +209,7 @@ impl CommandsParts {
                 Decided::Changes(decision) => decision,
                 Decided::Unchanged(aggregate) => {
                     let (version, sequence) = (head.version, head.sequence);
-                    return Ok(Receipt { aggregate, version, sequence, applied: true, repeated: false });
+                    return Ok(Receipt { aggregate, version, sequence, applied: true, repeated: false, recorded: false });
                 }
             };
             let expect = Expect { subject: head.sequence, log: None };
@@ -298,7 +300,7 @@ impl CommandsParts {
             after = last;
         }
         let aggregate = state.ok_or(ExecuteError::HistoryGone { sequence: row.sequence })?;
-        Ok(Receipt { aggregate, version: row.version, sequence: row.sequence, applied: true, repeated: true })
+        Ok(Receipt { aggregate, version: row.version, sequence: row.sequence, applied: true, repeated: true, recorded: true })
     }
 
     /// A success is answered only for a record that was judged valid here.
@@ -308,7 +310,7 @@ impl CommandsParts {
             tracing::error!(sequence = sequence.0, reason = reason.as_str(), "a record of this node was judged void");
             return Err(ExecuteError::RecordVoid { sequence, reason });
         }
-        Ok(Receipt { aggregate: decision.aggregate, version: decision.version, sequence, applied, repeated: false })
+        Ok(Receipt { aggregate: decision.aggregate, version: decision.version, sequence, applied, repeated: false, recorded: true })
     }
 }
 

@@ -66,7 +66,8 @@ impl utoipa::Modify for OwnerToken {
 
 fn routes() -> OpenApiRouter<App> {
     let api = OpenApiRouter::new()
-        .routes(routes!(keys::create, keys::list))
+        .routes(routes!(keys::create, keys::listing::list))
+        .routes(routes!(keys::batch::run))
         .routes(routes!(keys::show, keys::update))
         .routes(routes!(keys::renew))
         .routes(routes!(keys::rotate))

@@ -7,6 +7,10 @@ use zeroize::Zeroizing;
 /// How long a secret stays sealed for a retry under its idempotency key, in seconds: 24 hours.
 const REPEAT_SECONDS: u64 = 24 * 3600;
 
+/// What is sealed for a retry: one client key, or what those of a batch come from.
+const CLIENT_KEY: &str = "client_key";
+const BATCH_SEED: &str = "batch_seed";
+
 /// Whether the key store may answer later.
 pub(crate) fn is_away(error: &StoreError) -> bool {
     matches!(error, StoreError::Unavailable { .. })
@@ -26,15 +30,8 @@ pub(crate) fn new_client_key(id: KeyId) -> Zeroizing<String> {
 }
 
 /// Where a secret waits for a retry: bound to the record that its command appends.
-fn address(tenant: &TenantId, record: RecordId) -> SecretAddress {
-    SecretAddress {
-        tenant: tenant.clone(),
-        owner_kind: "record",
-        owner_id: *record.as_bytes(),
-        field: "client_key",
-        version: 1,
-        origin: String::new(),
-    }
+fn address(tenant: &TenantId, record: RecordId, field: &'static str) -> SecretAddress {
+    SecretAddress { tenant: tenant.clone(), owner_kind: "record", owner_id: *record.as_bytes(), field, version: 1, origin: String::new() }
 }
 
 /// The client key that the command of this record gives out, the same for every retry within 24 hours. It is durable before the
@@ -46,7 +43,7 @@ pub(crate) fn repeatable_client_key(
     id: KeyId,
     now: Timestamp,
 ) -> Result<Zeroizing<String>, RepeatError> {
-    let address = address(tenant, record);
+    let address = address(tenant, record, CLIENT_KEY);
     let text = new_client_key(id);
     match vault.seal(&address, text.as_bytes(), Lifetime::of_seconds(now, REPEAT_SECONDS))? {
         Sealing::Sealed => Ok(text),
@@ -56,13 +53,38 @@ pub(crate) fn repeatable_client_key(
 
 /// The client key that was given out by the command of this record; none once its 24 hours are over.
 pub(crate) fn sealed_client_key(vault: &Vault, tenant: &TenantId, record: RecordId) -> Result<Option<Zeroizing<String>>, RepeatError> {
-    match vault.unseal(&address(tenant, record)) {
+    match vault.unseal(&address(tenant, record, CLIENT_KEY)) {
         Ok(bytes) => {
             let text = std::str::from_utf8(&bytes).map_err(|_| RepeatError::Unseal(UnsealError::Tampered))?;
             Ok(Some(Zeroizing::new(text.to_owned())))
         }
         Err(UnsealError::Missing | UnsealError::Erased) => Ok(None),
         Err(error) => Err(error.into()),
+    }
+}
+
+/// What the client keys of a batch come from: 256 random bits, the same for every retry within 24 hours. One seal does for ten thousand keys.
+pub(crate) struct BatchSeed(Zeroizing<[u8; 32]>);
+
+impl BatchSeed {
+    /// The seed of the batch that has this record id, under which no record stands. Durable before any of its keys is created.
+    pub(crate) fn of(vault: &Vault, tenant: &TenantId, batch: RecordId, now: Timestamp) -> Result<Self, RepeatError> {
+        let address = address(tenant, batch, BATCH_SEED);
+        let seed = Zeroizing::new(random_bytes::<32>());
+        match vault.seal(&address, &seed[..], Lifetime::of_seconds(now, REPEAT_SECONDS))? {
+            Sealing::Sealed => Ok(Self(seed)),
+            Sealing::Exists => {
+                let sealed = vault.unseal(&address)?;
+                let seed = <[u8; 32]>::try_from(&sealed[..]).map_err(|_| RepeatError::Unseal(UnsealError::Tampered))?;
+                Ok(Self(Zeroizing::new(seed)))
+            }
+        }
+    }
+
+    /// The client key of one of the batch's keys. Whoever knows some of them knows nothing of the others.
+    pub(crate) fn client_key(&self, id: KeyId) -> Zeroizing<String> {
+        let secret = Zeroizing::new(*blake3::keyed_hash(&self.0, id.as_bytes()).as_bytes());
+        client_key::format(id, &secret)
     }
 }
 

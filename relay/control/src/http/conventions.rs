@@ -118,10 +118,17 @@ impl<T: DeserializeOwned> FromRequest<App> for Mutation<T> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, app: &App) -> Result<Self, ApiError> {
+        Self::of_json(request, BODY_BYTES_MAX, app).await
+    }
+}
+
+impl<T: DeserializeOwned> Mutation<T> {
+    /// A mutation whose body is JSON of at most this many bytes.
+    pub(super) async fn of_json(request: Request, bytes_max: usize, app: &App) -> Result<Self, ApiError> {
         let deadline = commands::Commands::deadline();
         let (mut parts, body) = request.into_parts();
         let caller = Caller::from_request_parts(&mut parts, app).await?;
-        let bytes = read_body(body, BODY_BYTES_MAX).await?;
+        let bytes = read_body(body, bytes_max).await?;
         // The canonical form sorts members, so that the same request spelt in another order is the same command.
         let value = parse_body(&bytes)?;
         let canonical = serde_json::to_vec(&(parts.method.as_str(), parts.uri.path(), &value)).unwrap_or_default();
@@ -142,7 +149,7 @@ fn parse_body(bytes: &Bytes) -> Result<serde_json::Value, ApiError> {
     serde_json::from_slice(bytes).map_err(|error| ApiError::BadRequest(format!("the body is not JSON: {error}")))
 }
 
-fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
+pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
     #[cfg(feature = "faults")]
     if crate::faults::is_planted("ignore-idempotency") {
         return Ok(None);

@@ -158,6 +158,16 @@ impl ApiError {
         }
     }
 
+    /// The status, the code and the words for an answer that holds more than one outcome. What is the node's fault is logged, as it is for an
+    /// answer of its own.
+    pub(super) fn told(&self) -> (StatusCode, &'static str, String) {
+        let (status, code) = self.status_and_code();
+        if status.is_server_error() {
+            tracing::error!(code, error = self as &dyn std::error::Error, "part of a request failed");
+        }
+        (status, code, self.detail())
+    }
+
     /// Whether the key store may answer later, so that nothing is wrong with this node.
     fn is_key_store_away(&self) -> bool {
         match self {

@@ -1,5 +1,8 @@
 //! `/keys`: client keys and their whole life.
 
+pub(super) mod batch;
+pub(super) mod listing;
+
 use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
@@ -7,14 +10,14 @@ use projector::Versioned;
 use schemas::key::{
     Endpoint, Expiry, Fact, Key, KeyCommand, KeyDetails, KeyPatch, KeyState, Limits, METADATA_EMPTY, NewSecret, SecretScheme,
 };
-use schemas::{Actor, Aggregate, Command, DurationText, KeyId, Sealed, Sequence, Stream, TenantId, Timestamp, Version, client_key};
+use schemas::{Actor, Aggregate, Command, Digest, DurationText, KeyId, Sealed, Sequence, Stream, TenantId, Timestamp, Version, client_key};
 use serde::{Deserialize, Serialize, Serializer};
 use tokio::time::Instant;
 use utoipa::ToSchema;
 use zeroize::Zeroizing;
 
 use super::app::App;
-use super::conventions::{Caller, Fenced, Mutation, NeverText, Nothing, Page, Params, Reason, named_pool, pool_text, present, term};
+use super::conventions::{Caller, Fenced, Mutation, NeverText, Nothing, Params, Reason, named_pool, pool_text, present, term};
 use super::error::{ApiError, MutationProblems, ReadProblems};
 use super::usage::UsageRows;
 use crate::Receipt;
@@ -27,7 +30,7 @@ const FREE_TEXT_LENGTH_MAX: usize = 1000;
 const OVERLAP_DEFAULT: DurationText = DurationText::from_seconds(24 * 3600);
 
 /// A new client key. Exactly one of `expires_in`, `expires_at` and `expires` is given.
-#[derive(Debug, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct NewKey {
     name: String,
@@ -65,7 +68,7 @@ fn default_pools() -> Vec<String> {
 }
 
 /// A change; a member that is not there stays as it is, `null` clears. Lists and `limits` are replaced whole.
-#[derive(Debug, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct KeyChange {
     #[serde(default)]
@@ -89,7 +92,7 @@ pub(super) struct KeyChange {
 }
 
 /// A new expiry; exactly one member is given.
-#[derive(Debug, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Renewal {
     /// From now, such as `90d`.
@@ -180,14 +183,6 @@ pub(super) struct IssuedKey {
 }
 
 #[derive(Debug, Serialize, ToSchema)]
-pub(super) struct KeyPage {
-    keys: Vec<KeyView>,
-    /// The cursor of the next page; null at the end.
-    next: Option<KeyId>,
-    as_of: Sequence,
-}
-
-#[derive(Debug, Serialize, ToSchema)]
 pub(super) struct ShownKey {
     key: KeyView,
     as_of: Sequence,
@@ -198,45 +193,12 @@ pub(super) struct ShownKey {
     params(("Idempotency-Key" = Option<String>, Header, description = "Makes a retry give the same answer, secret included, for 24 hours")),
     responses((status = 201, body = IssuedKey), MutationProblems))]
 pub(super) async fn create(State(app): State<App>, mutation: Mutation<NewKey>) -> Result<(StatusCode, Json<IssuedKey>), ApiError> {
-    let tenant = mutation.caller.tenant.clone();
     let id = mutation.command_id.new_key_id();
-    let stream = Stream::key(tenant.clone(), id);
-    let body = &mutation.body;
-    let term = term(app.now(), body.expires_in, body.expires_at, body.expires)?;
-    let details = KeyDetails {
-        name: body.name.clone(),
-        description: seal_text(&app, &stream, body.description.as_deref()).await?,
-        owner: body.owner.clone(),
-        tags: body.tags.clone(),
-        pools: body.pools.iter().map(|pool| named_pool(&app, &tenant, pool)).collect::<Result<_, _>>()?,
-        models: body.models.clone(),
-        endpoints: body.endpoints.clone(),
-        limits: body.limits.clone(),
-    };
+    let stream = Stream::key(mutation.caller.tenant.clone(), id);
     let secret = issue(&app, &mutation, id).await?;
-    let new = schemas::key::NewKey {
-        details,
-        secret: NewSecret { hash: client_key::hash(&secret), scheme: SecretScheme::Issued },
-        term,
-        metadata: METADATA_EMPTY.to_owned(),
-        dedicated: None,
-    };
-    let command = KeyCommand::Create(Box::new(new));
+    let command = creation(&app, &stream, &mutation.body, client_key::hash(&secret)).await?;
     let receipt = app.commands.execute(mutation.request(stream, Command::Key(command))).await?;
     issued(&app, receipt, secret).await.map(|answer| (StatusCode::CREATED, Json(answer)))
-}
-
-/// List keys, by id.
-#[utoipa::path(get, path = "/keys", tag = "keys", operation_id = "list_keys", params(Page),
-    responses((status = 200, body = KeyPage), ReadProblems))]
-pub(super) async fn list(State(app): State<App>, caller: Caller, Params(page): Params<Page>) -> Result<Json<KeyPage>, ApiError> {
-    let limit = page.limit()?;
-    let as_of = app.position();
-    let after = page.after()?;
-    let keys = app.models.keys(&caller.tenant, after, limit)?;
-    let next = keys.last().filter(|_| keys.len() == limit).map(|key| key.value.id);
-    let keys = app.blocking(move |app| keys.iter().map(|key| view(app, key)).collect::<Result<_, _>>()).await??;
-    Ok(Json(KeyPage { keys, next, as_of }))
 }
 
 /// Show a key.
@@ -257,25 +219,9 @@ pub(super) async fn update(
     Path(id): Path<String>,
     mutation: Mutation<KeyChange>,
 ) -> Result<Json<KeyAnswer>, ApiError> {
-    let tenant = mutation.caller.tenant.clone();
-    let stream = Stream::key(tenant.clone(), parse_id(&id)?);
-    let body = &mutation.body;
-    let pools = body.pools.as_ref().map(|pools| pools.iter().map(|pool| named_pool(&app, &tenant, pool)).collect::<Result<_, _>>());
-    let patch = KeyPatch {
-        name: body.name.clone(),
-        description: match &body.description {
-            Some(text) => Some(seal_text(&app, &stream, text.as_deref()).await?),
-            None => None,
-        },
-        owner: body.owner.clone(),
-        tags: body.tags.clone(),
-        pools: pools.transpose()?,
-        models: body.models.clone(),
-        endpoints: body.endpoints.clone(),
-        limits: body.limits.clone(),
-        ..KeyPatch::default()
-    };
-    execute(&app, &mutation, &id, KeyCommand::Change(Box::new(patch))).await
+    let stream = Stream::key(mutation.caller.tenant.clone(), parse_id(&id)?);
+    let command = change(&app, &stream, &mutation.body).await?;
+    execute(&app, &mutation, &id, command).await
 }
 
 /// Move the expiry. A renewal lifts a recorded expiry, never an operator's `disabled`.
@@ -360,6 +306,44 @@ pub(super) async fn revoke(
 pub(super) async fn usage(State(app): State<App>, caller: Caller, Path(id): Path<String>) -> Result<Json<UsageRows>, ApiError> {
     let key = load(&app, &caller.tenant, parse_id(&id)?)?;
     super::usage::of_key(&app, &caller.tenant, key.value.id).await
+}
+
+/// The command that creates a key.
+async fn creation(app: &App, stream: &Stream, body: &NewKey, hash: Digest) -> Result<KeyCommand, ApiError> {
+    let term = term(app.now(), body.expires_in, body.expires_at, body.expires)?;
+    let details = KeyDetails {
+        name: body.name.clone(),
+        description: seal_text(app, stream, body.description.as_deref()).await?,
+        owner: body.owner.clone(),
+        tags: body.tags.clone(),
+        pools: body.pools.iter().map(|pool| named_pool(app, stream.tenant(), pool)).collect::<Result<_, _>>()?,
+        models: body.models.clone(),
+        endpoints: body.endpoints.clone(),
+        limits: body.limits.clone(),
+    };
+    let secret = NewSecret { hash, scheme: SecretScheme::Issued };
+    let new = schemas::key::NewKey { details, secret, term, metadata: METADATA_EMPTY.to_owned(), dedicated: None };
+    Ok(KeyCommand::Create(Box::new(new)))
+}
+
+/// The command that changes a key.
+async fn change(app: &App, stream: &Stream, body: &KeyChange) -> Result<KeyCommand, ApiError> {
+    let pools = body.pools.as_ref().map(|pools| pools.iter().map(|pool| named_pool(app, stream.tenant(), pool)).collect::<Result<_, _>>());
+    let patch = KeyPatch {
+        name: body.name.clone(),
+        description: match &body.description {
+            Some(text) => Some(seal_text(app, stream, text.as_deref()).await?),
+            None => None,
+        },
+        owner: body.owner.clone(),
+        tags: body.tags.clone(),
+        pools: pools.transpose()?,
+        models: body.models.clone(),
+        endpoints: body.endpoints.clone(),
+        limits: body.limits.clone(),
+        ..KeyPatch::default()
+    };
+    Ok(KeyCommand::Change(Box::new(patch)))
 }
 
 fn parse_id(text: &str) -> Result<KeyId, ApiError> {
