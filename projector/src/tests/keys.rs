@@ -223,7 +223,7 @@ fn query(filter: KeyFilter, sort: Option<KeySort>, descending: bool, limit: usiz
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
 
     #[test]
     fn a_list_is_what_filtering_and_sorting_every_key_gives(

@@ -3,6 +3,7 @@
 #![allow(clippy::disallowed_methods, reason = "tests own their tasks and their clock")]
 
 mod away;
+mod bulk;
 mod founding;
 mod guest;
 mod nodes;

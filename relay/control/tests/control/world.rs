@@ -9,7 +9,7 @@ use arc_swap::ArcSwap;
 use axum::Router;
 use axum::body::Body;
 use axum::http::response::Parts;
-use axum::http::{HeaderMap, Request, StatusCode};
+use axum::http::{HeaderMap, Request, Response, StatusCode};
 use bytes::Bytes;
 use control::founding::{self, Foundation, FoundingError, Sources};
 use control::health::{LogHealth, NodeHealth, Trust};
@@ -191,13 +191,17 @@ impl Node {
     }
 
     pub(crate) async fn exchange(&self, method: &str, path: &str, fields: &[(&str, &str)], body: Vec<u8>) -> (Parts, Bytes) {
+        let (head, body) = self.open(method, path, fields, body).await.into_parts();
+        (head, body.collect().await.unwrap().to_bytes())
+    }
+
+    /// The answer as it comes.
+    pub(crate) async fn open(&self, method: &str, path: &str, fields: &[(&str, &str)], body: Vec<u8>) -> Response<Body> {
         let mut request = Request::builder().method(method).uri(path).header("authorization", format!("Bearer {TOKEN}"));
         for (name, value) in fields {
             request = request.header(*name, *value);
         }
-        let response = self.router.clone().oneshot(request.body(Body::from(body)).unwrap()).await.unwrap();
-        let (head, body) = response.into_parts();
-        (head, body.collect().await.unwrap().to_bytes())
+        self.router.clone().oneshot(request.body(Body::from(body)).unwrap()).await.unwrap()
     }
 
     pub(crate) async fn get(&self, path: &str) -> Answer {
