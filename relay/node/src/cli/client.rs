@@ -43,6 +43,8 @@ pub(super) struct Call<'a> {
     body: Bytes,
     content_type: &'static str,
     if_version: Option<u64>,
+    /// Of a call that another run may send again; otherwise one is drawn.
+    idempotency_key: Option<String>,
     /// How long the head of the answer may take.
     patience: Duration,
 }
@@ -50,7 +52,7 @@ pub(super) struct Call<'a> {
 impl<'a> Call<'a> {
     pub(super) fn new(method: Method, path: &'a [&'a str]) -> Self {
         let (query, body, content_type) = (Vec::new(), Bytes::new(), "application/json");
-        Self { method, path, query, body, content_type, if_version: None, patience: HEAD_TIMEOUT }
+        Self { method, path, query, body, content_type, if_version: None, idempotency_key: None, patience: HEAD_TIMEOUT }
     }
 
     pub(super) fn get(path: &'a [&'a str]) -> Self {
@@ -77,6 +79,12 @@ impl<'a> Call<'a> {
     /// For an answer that takes longer than most.
     pub(super) const fn patience(mut self, patience: Duration) -> Self {
         self.patience = patience;
+        self
+    }
+
+    /// Makes it the call that was sent under this key before, if one was.
+    pub(super) fn idempotency_key(mut self, key: &str) -> Self {
+        self.idempotency_key = Some(key.to_owned());
         self
     }
 
@@ -140,7 +148,8 @@ impl Client {
         let mut request = Request::builder().method(&call.method).uri(url.as_str());
         request = request.header(header::AUTHORIZATION, format!("Bearer {}", self.token.expose().as_str()));
         if call.method != Method::GET {
-            request = request.header("idempotency-key", idempotency_key()?).header(header::CONTENT_TYPE, call.content_type);
+            let idempotency_key = call.idempotency_key.map_or_else(idempotency_key, Ok)?;
+            request = request.header("idempotency-key", idempotency_key).header(header::CONTENT_TYPE, call.content_type);
         }
         if let Some(version) = call.if_version {
             request = request.header(header::IF_MATCH, format!("\"{version}\""));
@@ -150,7 +159,7 @@ impl Client {
 }
 
 /// Random, so that no two runs of a command are taken for one.
-fn idempotency_key() -> Result<String> {
+pub(super) fn idempotency_key() -> Result<String> {
     let mut bytes = [0; 16];
     getrandom::fill(&mut bytes).context("the system has no random numbers")?;
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())

@@ -1,5 +1,8 @@
 //! `keyrelay keys`: client keys and their whole life.
 
+pub(super) mod batch;
+mod choice;
+
 use clap::{Args, Subcommand};
 use http::Method;
 use serde_json::{Map, Value, json};
@@ -8,21 +11,24 @@ use super::client::{Call, Client};
 use super::failure::Failure;
 use super::output::Output;
 use super::render::{self, Field};
-use super::resource::{Because, Listing, list, rows};
+use super::resource::{list_where, rows};
+use batch::{Count, Many};
+use choice::KeyListing;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum KeysCommand {
-    /// Create a key; its secret is shown this once
-    Create(Create),
+    /// Create a key, or many; a secret is shown this once
+    Create(Box<Create>),
     /// List keys
-    List(Listing),
+    List(Box<KeyListing>),
     /// Show a key
     Show { id: String },
-    /// Change a key's details and limits
-    Update(Update),
-    /// Move a key's expiry
+    /// Change details and limits of a key, or of many
+    Update(Box<Update>),
+    /// Move the expiry of a key, or of many
     Renew {
-        id: String,
+        #[command(flatten)]
+        target: Target,
         #[command(flatten)]
         expiry: Expiry,
     },
@@ -37,22 +43,43 @@ pub(super) enum KeysCommand {
         finish_previous: bool,
     },
     /// Refuse a key until it is enabled again
-    Disable(Because),
+    Disable(BecauseOf),
     /// Lift a disable
-    Enable { id: String },
+    Enable(Target),
     /// Refuse a key for ever
     Revoke {
         #[command(flatten)]
-        because: Because,
+        because: BecauseOf,
         /// Wait until every live node refuses it, 10 seconds at most; exit code 1 if one did not in time (the key is revoked all the same)
-        #[arg(long)]
+        #[arg(long, conflicts_with_all = ["filters", "ids_file"])]
         wait: bool,
     },
 }
 
+/// A key, or many.
+#[derive(Debug, Args)]
+pub(super) struct Target {
+    #[arg(required_unless_present_any = ["filters", "ids_file"], default_value = "", hide_default_value = true)]
+    id: String,
+    #[command(flatten)]
+    many: Many,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct BecauseOf {
+    #[command(flatten)]
+    target: Target,
+    /// Free text for the record; it is sealed
+    #[arg(long)]
+    reason: Option<String>,
+}
+
 #[derive(Debug, Args)]
 pub(super) struct Create {
+    #[arg(required_unless_present = "count", default_value = "", hide_default_value = true)]
     name: String,
+    #[command(flatten)]
+    count: Count,
     #[command(flatten)]
     expiry: Expiry,
     #[command(flatten)]
@@ -61,7 +88,8 @@ pub(super) struct Create {
 
 #[derive(Debug, Args)]
 pub(super) struct Update {
-    id: String,
+    #[command(flatten)]
+    target: Target,
     #[arg(long)]
     name: Option<String>,
     #[command(flatten)]
@@ -70,7 +98,7 @@ pub(super) struct Update {
     #[arg(long, conflicts_with_all = ["requests_per_minute", "concurrency"])]
     no_limits: bool,
     /// Change this version only
-    #[arg(long, value_name = "VERSION")]
+    #[arg(long, value_name = "VERSION", conflicts_with_all = ["filters", "ids_file"])]
     if_version: Option<u64>,
 }
 
@@ -144,24 +172,35 @@ const FENCE: [Field; 5] =
 
 pub(super) async fn run(command: KeysCommand, client: &Client, output: &mut Output) -> Result<(), Failure> {
     match command {
-        KeysCommand::Create(Create { name, expiry, details }) => {
+        KeysCommand::Create(create) => {
+            let Create { name, count, expiry, details } = *create;
             let mut body = details.body();
             body.insert("name".to_owned(), name.into());
             body.extend(expiry.body());
+            if count.is_meant() {
+                return count.run(body.into(), client, output).await;
+            }
             issued(&client.send(Call::new(Method::POST, &["keys"]).body(body.into())).await?, output)
         }
-        KeysCommand::List(Listing { limit }) => {
-            let page = list(client, "keys", limit).await?;
+        KeysCommand::List(listing) => {
+            let page = list_where(client, "keys", listing.limit, &listing.query()).await?;
             output.answer(&page, |page| render::table(rows(page, "keys"), &COLUMNS))
         }
         KeysCommand::Show { id } => shown(&client.send(Call::get(&["keys", &id])).await?, output),
-        KeysCommand::Update(Update { id, name, details, no_limits, if_version }) => {
+        KeysCommand::Update(update) => {
+            let Update { target: Target { id, many }, name, details, no_limits, if_version } = *update;
             let mut body = details.body();
             body.extend(name.map(|name| ("name".to_owned(), name.into())));
             body.extend(no_limits.then(|| ("limits".to_owned(), json!({}))));
+            if many.is_meant() {
+                return many.run("change", body.into(), client, output).await;
+            }
             shown(&client.send(Call::new(Method::PATCH, &["keys", &id]).body(body.into()).if_version(if_version)).await?, output)
         }
-        KeysCommand::Renew { id, expiry } => shown(&act(client, &id, "renew", expiry.body().into()).await?, output),
+        KeysCommand::Renew { target: Target { many, .. }, expiry } if many.is_meant() => {
+            many.run("renew", expiry.body().into(), client, output).await
+        }
+        KeysCommand::Renew { target: Target { id, .. }, expiry } => shown(&act(client, &id, "renew", expiry.body().into()).await?, output),
         KeysCommand::Rotate { id, overlap, finish_previous } => {
             let mut body = json!({ "finish_previous": finish_previous });
             if let Some(overlap) = overlap {
@@ -169,9 +208,20 @@ pub(super) async fn run(command: KeysCommand, client: &Client, output: &mut Outp
             }
             issued(&act(client, &id, "rotate", body).await?, output)
         }
-        KeysCommand::Disable(Because { id, reason }) => shown(&act(client, &id, "disable", json!({ "reason": reason })).await?, output),
-        KeysCommand::Enable { id } => shown(&act(client, &id, "enable", json!({})).await?, output),
-        KeysCommand::Revoke { because: Because { id, reason }, wait } => {
+        KeysCommand::Disable(BecauseOf { target: Target { id, many }, reason }) => {
+            let body = json!({ "reason": reason });
+            if many.is_meant() {
+                many.run("disable", body, client, output).await
+            } else {
+                shown(&act(client, &id, "disable", body).await?, output)
+            }
+        }
+        KeysCommand::Enable(Target { many, .. }) if many.is_meant() => many.run("enable", json!({}), client, output).await,
+        KeysCommand::Enable(Target { id, .. }) => shown(&act(client, &id, "enable", json!({})).await?, output),
+        KeysCommand::Revoke { because: BecauseOf { target: Target { id, many }, reason }, wait } => {
+            if many.is_meant() {
+                return many.run("revoke", json!({ "reason": reason }), client, output).await;
+            }
             let path = ["keys", &id, "revoke"];
             let call = Call::new(Method::POST, &path).query("wait", wait.then_some(true)).body(json!({ "reason": reason }));
             revoked(&client.send(call).await?, output)

@@ -12,6 +12,11 @@ pub(super) fn records(total: u64) -> ProgressBar {
     styled(ProgressBar::new(total), "{msg} {wide_bar} {pos}/{len} records {eta}")
 }
 
+/// A bar over keys.
+pub(super) fn keys(total: u64) -> ProgressBar {
+    styled(ProgressBar::new(total), "{wide_bar} {pos}/{len} keys {per_sec} {eta}")
+}
+
 /// A count of bytes whose end is not known.
 pub(super) fn unbounded() -> ProgressBar {
     styled(ProgressBar::no_length(), "{spinner} {bytes} {bytes_per_sec}")
@@ -27,6 +32,7 @@ mod tests {
     fn the_templates_are_valid() {
         super::bytes(1).finish_and_clear();
         super::records(1).finish_and_clear();
+        super::keys(1).finish_and_clear();
         super::unbounded().finish_and_clear();
     }
 }

@@ -26,13 +26,28 @@ pub(super) struct Listing {
 
 /// All pages of a list, or as much of them as is wanted, as one.
 pub(super) async fn list(client: &Client, noun: &'static str, limit: Option<usize>) -> Result<Value, Failure> {
+    list_where(client, noun, limit, &[]).await
+}
+
+/// The same of a list that takes more parameters.
+pub(super) async fn list_where(
+    client: &Client,
+    noun: &'static str,
+    limit: Option<usize>,
+    parameters: &[(&'static str, String)],
+) -> Result<Value, Failure> {
     let (mut found, mut cursor) = (Vec::new(), None::<String>);
     loop {
         let wanted = limit.map_or(PAGE, |limit| limit.saturating_sub(found.len()).min(PAGE));
         if wanted == 0 {
             return Ok(json!({ noun: found }));
         }
-        let mut page = client.send(Call::get(&[noun]).query("limit", Some(wanted)).query("cursor", cursor)).await?;
+        let path = [noun];
+        let mut call = Call::get(&path).query("limit", Some(wanted)).query("cursor", cursor);
+        for (name, value) in parameters {
+            call = call.query(name, Some(value));
+        }
+        let mut page = client.send(call).await?;
         if let Value::Array(rows) = page[noun].take() {
             found.extend(rows);
         }
