@@ -153,6 +153,10 @@ async fn secrets_stay_secret(bug: Option<String>) -> Result<()> {
     for text in &said {
         search("an answer", text.as_bytes(), &canaries)?;
     }
+    let backup = world.directory.path().join("backup");
+    let words = ["backup".as_ref(), "--data".as_ref(), world.node.data().as_os_str(), "--output".as_ref(), backup.as_os_str()];
+    tokio::task::block_in_place(|| tests::cli::keyrelay(words))?.expect(0)?;
+    search("a backup", &fs::read(&backup)?, &canaries)?;
     let stderr = world.node.stderr();
     ensure!(stderr.contains("TRACE") || stderr.contains("DEBUG"), "the node did not log at trace level");
     search("stderr", stderr.as_bytes(), &canaries)?;
@@ -162,13 +166,13 @@ async fn secrets_stay_secret(bug: Option<String>) -> Result<()> {
     Ok(())
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn secrets_are_found_in_no_spelling() -> Result<()> {
     secrets_stay_secret(None).await
 }
 
 #[cfg(feature = "faults")]
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_credential_in_a_log_line_is_noticed() -> Result<()> {
     tests::planted::turns_red("leak-credential-in-log", "the provider credential is in stderr", secrets_stay_secret).await
 }

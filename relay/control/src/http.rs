@@ -2,6 +2,7 @@
 
 mod app;
 mod audit;
+mod backup;
 mod bindings;
 mod commands;
 mod conventions;
@@ -12,6 +13,7 @@ mod health;
 mod keys;
 mod log;
 mod nodes;
+mod outpour;
 mod policies;
 mod pools;
 mod prices;
@@ -97,6 +99,7 @@ fn routes() -> OpenApiRouter<App> {
         .routes(routes!(log::show))
         .routes(routes!(rebuild::start, rebuild::show))
         .routes(routes!(audit::export))
+        .routes(routes!(backup::backup))
         .routes(routes!(events::list))
         .routes(routes!(commands::show))
         .routes(routes!(nodes::list))

@@ -4,6 +4,7 @@
 //! record is applied. Nothing here decides on a read model alone: the log's expected head does.
 
 pub mod audit;
+pub mod backup;
 pub mod commands;
 pub mod decisions;
 #[cfg(feature = "faults")]

@@ -4,6 +4,7 @@
 
 mod access;
 mod audit;
+mod backup;
 mod client;
 mod failure;
 mod keys;
@@ -91,6 +92,10 @@ enum Command {
     /// Exports of the log, and their verification without a node
     #[command(subcommand)]
     Audit(audit::AuditCommand),
+    /// Back up a running node into one file, or prove such a file
+    Backup(backup::Backup),
+    /// Make a data directory of a backup
+    Restore(backup::Restore),
     #[command(hide = true)]
     CompilePolicy(policy::CompilePolicy),
     /// Print the version
@@ -126,6 +131,8 @@ fn execute(cli: Cli, environment: BTreeMap<String, String>, output: &mut Output)
         Command::Config(args) => node::config(args, global, environment, output),
         Command::Version => node::version(output),
         Command::Audit(audit::AuditCommand::Verify(args)) => audit::verify(args, output),
+        Command::Backup(backup::Backup { command: Some(backup::BackupCommand::Verify(args)), .. }) => backup::verify(args, output),
+        Command::Restore(args) => runtime(true)?.block_on(backup::restore(args, &global, environment, output)),
         Command::Policy(policy::PolicyCommand::Author(command)) => policy::author(command, output),
         Command::Log(log::LogCommand::Verify(args)) if args.offline => {
             runtime(false)?.block_on(log::verify_offline(&args, &access::layout(&global, &environment), output))
@@ -153,7 +160,9 @@ async fn talk(command: Command, client: &Client, environment: &BTreeMap<String, 
         Command::Usage(command) => usage::run(command, client, output).await,
         Command::Log(command) => log::run(command, client, output).await,
         Command::Audit(audit::AuditCommand::Export(args)) => audit::export(args, client, output).await,
-        Command::Audit(audit::AuditCommand::Verify(_))
+        Command::Backup(args) => backup::take(args, client, output).await,
+        Command::Restore(_)
+        | Command::Audit(audit::AuditCommand::Verify(_))
         | Command::Policy(_)
         | Command::Serve(_)
         | Command::Config(_)

@@ -18,7 +18,7 @@ mod decisions;
 mod finished;
 mod mark;
 mod others;
-mod records;
+pub(crate) mod records;
 mod secrets;
 mod usage;
 
@@ -35,6 +35,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use vault::{NatsKeyStore, RocksKeyStore};
 
+use crate::backup;
 pub(crate) use mark::Moved;
 use records::{Compared, Copier};
 
@@ -105,6 +106,7 @@ impl Migration {
     /// Runs the migration to its end. [`NodeIsRunning`] is the one refusal after which [`Migration::copy_ahead`] makes sense.
     pub async fn run(&self, progress: &mut impl FnMut(Step)) -> Result<Migrated> {
         let begin = Instant::now();
+        backup::refuse_unfinished(&self.data)?;
         if let Course::Finished(mark) = self.course()? {
             return self.finished(mark, progress).await;
         }
@@ -208,19 +210,7 @@ impl Migration {
 
     /// The read models of the data directory, folded up to a head of the log at least.
     async fn folded(&self, log: &Arc<dyn EventLog>, head: Sequence, progress: &mut impl FnMut(Step)) -> Result<ReadModels> {
-        let config = projector::Config { data: self.data.clone(), memory: Memory::new(Memory::BYTES_MIN), clock: self.clock.clone() };
-        let (projector, models) = Projector::open(config, log.clone()).await.context("the read models do not open")?;
-        let stop = CancellationToken::new();
-        let folding = projector.run(stop.clone());
-        let level = async {
-            while !models.wait_for(head, FOLD_REPORT).await {
-                progress(Step::Folding { position: models.position().sequence, head });
-            }
-            stop.cancel();
-        };
-        let (folded, ()) = tokio::join!(folding, level);
-        folded.context("the log cannot be folded")?;
-        Ok(models)
+        fold_up_to(&self.data, self.clock.clone(), log, head, |position| progress(Step::Folding { position, head })).await
     }
 
     async fn copy_secrets(&self, nats: &Nats) -> Result<u64> {
@@ -244,6 +234,35 @@ impl Migration {
         let (copied, ()) = tokio::join!(copying, remote.run(stop.clone()));
         copied
     }
+}
+
+/// Folds the read models of a data directory up to a head of its log at least. `progress` is told the position from time to time.
+pub(crate) async fn fold_up_to(
+    data: &Path,
+    clock: projector::Clock,
+    log: &Arc<dyn EventLog>,
+    head: Sequence,
+    mut progress: impl FnMut(Sequence),
+) -> Result<ReadModels> {
+    let config = projector::Config { data: data.to_owned(), memory: Memory::new(Memory::BYTES_MIN), clock };
+    let (projector, models) = Projector::open(config, log.clone()).await.context("the read models do not open")?;
+    let stop = CancellationToken::new();
+    let folding = projector.run(stop.clone());
+    let level = async {
+        while !models.wait_for(head, FOLD_REPORT).await {
+            progress(models.position().sequence);
+        }
+        stop.cancel();
+    };
+    // A fold that stops never comes level.
+    let folded = async {
+        let folded = folding.await;
+        stop.cancel();
+        folded
+    };
+    let (folded, _) = tokio::join!(folded, stop.run_until_cancelled(level));
+    folded.context("the log cannot be folded")?;
+    Ok(models)
 }
 
 /// Whether the key store came level with its bucket: only then what it shows is all there is.

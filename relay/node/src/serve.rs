@@ -30,8 +30,10 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use vault::files;
 
+use crate::backup;
 use crate::config::Config;
 use crate::layout::Layout;
+pub(crate) use data::write_format;
 use listener::Listener;
 use membership::{Introduction, Standing};
 use policies::Policies;
@@ -49,6 +51,7 @@ const CATCH_UP_REPORT: Duration = Duration::from_millis(500);
 pub async fn serve(config: Config) -> anyhow::Result<()> {
     let data = config.data.clone();
     files::private_dir(&data)?;
+    backup::refuse_unfinished(&data)?;
     data::check_format(&data)?;
     let clock = clock();
     #[cfg(feature = "faults")]
@@ -209,6 +212,7 @@ impl Node {
             decisions: self.decisions.clone(),
             vault: vault.clone(),
             log: log.clone(),
+            backup: self.storage.backup_sources(),
             modules: policies.modules.clone(),
             clock: self.clock.clone(),
             metrics: control_metrics.clone(),

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use parking_lot::Mutex;
 use rocksdb::{
     BottommostLevelCompaction, CompactOptions, DB, DBCompressionType, DBRecoveryMode, Direction, FlushOptions, IteratorMode, LogLevel,
-    Options, WriteOptions,
+    Options, WriteBatch, WriteOptions,
 };
 use schemas::TenantId;
 use thiserror::Error;
@@ -69,6 +69,17 @@ impl RocksKeyStore {
             },
         }
         Ok(Self { db, writing: Mutex::new(()) })
+    }
+
+    /// Puts entries as they lay in another store, with one sync for all of them: for a store that nothing else knows of yet. What lies in
+    /// a slot already is replaced.
+    pub fn fill<'a>(&self, entries: impl IntoIterator<Item = (Entry, Slot, &'a [u8])>) -> Result<(), StoreError> {
+        let mut batch = WriteBatch::default();
+        for (entry, slot, bytes) in entries {
+            batch.put(key(&slot, entry), bytes);
+        }
+        let _writing = self.writing.lock();
+        self.db.write_opt(batch, &synced()).map_err(failed("put entries"))
     }
 
     pub(crate) fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
@@ -229,6 +240,21 @@ mod tests {
         drop(store);
         let refused = RocksKeyStore::open(&path).err().unwrap().to_string();
         assert!(refused.contains("format 7") && refused.contains("up to 1"), "{refused}");
+    }
+
+    #[test]
+    fn what_was_filled_in_is_there_and_survives_a_reopening() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("keys");
+        let slot =
+            |version| Slot { tenant: TenantId::default_tenant(), owner_kind: "a".into(), owner_id: [1; 16], field: "b".into(), version };
+        let store = RocksKeyStore::open(&path).unwrap();
+        store.fill([(Entry::Sealed, slot(1), &b"one"[..]), (Entry::Wrapped, slot(1), b"key"), (Entry::Sealed, slot(2), b"two")]).unwrap();
+        drop(store);
+        let store = RocksKeyStore::open(&path).unwrap();
+        assert_eq!(store.scan(Entry::Sealed, None, 9).unwrap(), [(slot(1), b"one".to_vec()), (slot(2), b"two".to_vec())]);
+        assert_eq!(store.read(Entry::Wrapped, &slot(1)).unwrap(), Some(b"key".to_vec()));
+        assert_eq!(store.put_sealed(&slot(2), b"other").unwrap(), Put::Exists);
     }
 
     #[test]

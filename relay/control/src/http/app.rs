@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use tokio::task::JoinError;
 use vault::Vault;
 
+use crate::backup::BackupSources;
 use crate::policies::PolicyModules;
 use crate::{Clock, Commands, Health, Metrics, Rebuilds};
 
@@ -40,6 +41,8 @@ pub struct AppParts {
     pub decisions: DecisionModels,
     pub vault: Arc<Vault>,
     pub log: Arc<dyn EventLog>,
+    /// What a backup is taken from, beside the log.
+    pub backup: BackupSources,
     /// The policy modules of this node.
     pub modules: PolicyModules,
     pub clock: Clock,

@@ -1,30 +1,25 @@
 //! `/audit/export`: the log up to this node's position, with what the node believes it means, signed.
 
 use std::collections::BTreeSet;
-use std::io::{self, Write};
+use std::io::{self, Write as _};
 
-use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use event_log::merkle;
-use futures_util::stream;
 use projector::Position;
 use schemas::aggregate::{ApplyError, Head, apply_record};
 use schemas::record::Frame;
 use schemas::{Aggregate, Digest, Record, Sequence, Stream, Version};
 use thiserror::Error;
 use tokio::runtime::Handle;
-use tokio::sync::mpsc;
 
 use super::app::App;
 use super::conventions::Caller;
 use super::error::{ApiError, ReadProblems};
+use super::outpour::{self, Chunks};
 use crate::audit::{Claims, Export, StateRow};
 
-/// Chunks that wait for the client; the export goes no faster than it is taken.
-const CHUNKS_HELD: usize = 4;
-const CHUNK_BYTES: usize = 64 * 1024;
 /// Records of one read of the log.
 const READ_RECORDS: usize = 1024;
 
@@ -33,22 +28,10 @@ const READ_RECORDS: usize = 1024;
     responses((status = 200, content_type = "application/x-tar", body = String), ReadProblems))]
 pub(super) async fn export(State(app): State<App>, _caller: Caller) -> Result<Response, ApiError> {
     let (position, runtime) = (app.models.position(), Handle::current());
-    let (sender, receiver) = mpsc::channel(CHUNKS_HELD);
-    // It ends with the client: a chunk that nobody takes fails the next write.
-    tokio::task::spawn_blocking(move || {
-        let out = Chunks { sender: sender.clone(), chunk: Vec::with_capacity(CHUNK_BYTES) };
-        if let Err(error) = write(&app, &runtime, position, out) {
-            if !matches!(&error, ExportError::Write(error) if error.kind() == io::ErrorKind::BrokenPipe) {
-                tracing::error!(error = &error as &dyn std::error::Error, "export failed");
-            }
-            // An error in the body cuts the connection, so that a part is never taken for the whole. Nobody may be there to see it.
-            let _ = sender.blocking_send(Err(io::Error::other("the export failed")));
-        }
-    });
-    let chunks = stream::unfold(receiver, |mut receiver| async { receiver.recv().await.map(|chunk| (chunk, receiver)) });
+    let body = outpour::body("export", move |out| write(&app, &runtime, position, out));
     let headers =
         [(header::CONTENT_TYPE, "application/x-tar"), (header::CONTENT_DISPOSITION, "attachment; filename=\"keyrelay-export.tar\"")];
-    Ok((headers, Body::from_stream(chunks)).into_response())
+    Ok((headers, body).into_response())
 }
 
 /// Why an export broke off.
@@ -127,28 +110,4 @@ fn load_at(app: &App, runtime: &Handle, stream: &Stream, at: Sequence) -> Result
 fn decode(bytes: &[u8]) -> Option<Record> {
     let frame = Frame::parse(bytes).ok()?;
     Some(Record { header: frame.header().ok()?, events: frame.events().ok()? })
-}
-
-/// The writing end of a response body, for a blocking thread.
-struct Chunks {
-    sender: mpsc::Sender<io::Result<Bytes>>,
-    chunk: Vec<u8>,
-}
-
-impl Write for Chunks {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.chunk.extend_from_slice(bytes);
-        if self.chunk.len() >= CHUNK_BYTES {
-            self.flush()?;
-        }
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        if self.chunk.is_empty() {
-            return Ok(());
-        }
-        let chunk = std::mem::replace(&mut self.chunk, Vec::with_capacity(CHUNK_BYTES));
-        self.sender.blocking_send(Ok(chunk.into())).map_err(|_| io::ErrorKind::BrokenPipe.into())
-    }
 }

@@ -11,6 +11,7 @@ use axum::body::Body;
 use axum::http::response::Parts;
 use axum::http::{HeaderMap, Request, Response, StatusCode};
 use bytes::Bytes;
+use control::backup::BackupSources;
 use control::founding::{self, Foundation, FoundingError, Sources};
 use control::health::{LogHealth, NodeHealth, Trust};
 use control::policies::{PolicyLoader, PolicyLoaderParts, PolicyModules};
@@ -109,9 +110,9 @@ impl World {
         });
         let usage_log: Arc<dyn UsageStream> = Arc::new(UsageLog::open(&data.path().join("usage-log")).unwrap());
         let usage_config = projector::Config { data: data.path().to_owned(), memory: Memory::new(Memory::BYTES_MIN), clock: clock() };
-        let (_, usage) = UsageProjector::open(usage_config.clone(), usage_log).await.unwrap();
+        let (_, usage) = UsageProjector::open(usage_config.clone(), usage_log.clone()).await.unwrap();
         let decision_log: Arc<dyn DecisionStream> = Arc::new(DecisionLog::open(&data.path().join("decision-log")).unwrap());
-        let (_, decisions) = DecisionProjector::open(usage_config, decision_log).await.unwrap();
+        let (_, decisions) = DecisionProjector::open(usage_config, decision_log.clone()).await.unwrap();
         let Foundation { cluster, vault, writer, .. } = foundation;
         let (id, mut names) = (writer.id(), registry::Registry::default());
         let metrics = Metrics::register(&mut names);
@@ -148,6 +149,12 @@ impl World {
             decisions,
             vault,
             log: Arc::new(self.log.clone()),
+            backup: BackupSources {
+                keys: self.store.clone(),
+                artefacts: Arc::new(reach.clone()),
+                usage: usage_log,
+                decisions: decision_log,
+            },
             modules: modules.clone(),
             clock: clock(),
             metrics,

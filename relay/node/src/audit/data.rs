@@ -11,6 +11,7 @@ use schemas::{PublicKey, Sequence, Timestamp};
 use super::fold::Fold;
 use super::report::{Expected, Findings, Report};
 use super::verification::chain;
+use crate::backup;
 use crate::layout::Layout;
 
 /// What findings call the log.
@@ -22,6 +23,7 @@ const READ_MODELS: &str = "read-models";
 ///
 /// An error is a log that cannot be opened or read; everything else is in the report. `progress` is told the records folded, and of how many.
 pub async fn verify_data(data: &Path, cluster_key: Option<PublicKey>, progress: impl Fn(Sequence, Sequence)) -> Result<Report> {
+    backup::refuse_unfinished(data)?;
     let layout = Layout::new(data);
     let path = layout.log();
     ensure!(path.is_dir(), "there is no log in {}", data.display());

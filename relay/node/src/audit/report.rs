@@ -107,13 +107,13 @@ impl Report {
 
 /// Findings as they come, told up to a bound.
 #[derive(Default)]
-pub(super) struct Findings {
-    pub(super) told: Vec<Finding>,
-    pub(super) more: u64,
+pub(crate) struct Findings {
+    pub(crate) told: Vec<Finding>,
+    pub(crate) more: u64,
 }
 
 impl Findings {
-    pub(super) fn add(&mut self, file: &str, sequence: Option<Sequence>, problem: impl Into<String>) {
+    pub(crate) fn add(&mut self, file: &str, sequence: Option<Sequence>, problem: impl Into<String>) {
         if self.told.len() < FINDINGS_MAX {
             self.told.push(Finding { file: file.to_owned(), sequence, problem: problem.into() });
         } else {

@@ -277,7 +277,7 @@ fn keep(place: &mut Option<Vec<u8>>, content: impl Read, bytes_max: u64) -> io::
 }
 
 /// An error with its causes, on one line.
-pub(super) fn chain(error: &dyn Error) -> String {
+pub(crate) fn chain(error: &dyn Error) -> String {
     let (mut text, mut cause) = (error.to_string(), error.source());
     while let Some(error) = cause {
         text = format!("{text}: {error}");

@@ -20,7 +20,7 @@ const RECORD_WAIT: Duration = Duration::from_secs(60);
 const STALLS_MAX: u32 = 5;
 
 /// Appends to a log in the order of another one.
-pub(super) struct Copier<'a> {
+pub(crate) struct Copier<'a> {
     to: &'a dyn EventLog,
     /// The last sequence on each subject so far: what the next append to it expects.
     last: HashMap<Arc<str>, Sequence>,
@@ -29,23 +29,23 @@ pub(super) struct Copier<'a> {
 
 impl<'a> Copier<'a> {
     /// A copier that has seen nothing yet.
-    pub(super) fn new(to: &'a dyn EventLog) -> Self {
+    pub(crate) fn new(to: &'a dyn EventLog) -> Self {
         Self { to, last: HashMap::new(), head: Sequence::ZERO }
     }
 
     /// How far the target holds what the source does.
-    pub(super) const fn head(&self) -> Sequence {
+    pub(crate) const fn head(&self) -> Sequence {
         self.head
     }
 
     /// Takes in records that both logs hold.
-    pub(super) fn agreed(&mut self, stored: &Stored) {
+    pub(crate) fn agreed(&mut self, stored: &Stored) {
         self.last.insert(Arc::clone(&stored.subject), stored.sequence);
         self.head = stored.sequence;
     }
 
     /// Takes in a run of the source from its beginning on: what the target holds is compared, what it lacks is appended.
-    pub(super) async fn check_or_append(&mut self, run: &[Stored]) -> Result<()> {
+    pub(crate) async fn check_or_append(&mut self, run: &[Stored]) -> Result<()> {
         let Some(first) = run.first() else { return Ok(()) };
         let held = self.to.read_range(first.sequence, run.len()).await?;
         for (ours, theirs) in run.iter().zip(&held) {
@@ -56,7 +56,7 @@ impl<'a> Copier<'a> {
     }
 
     /// Appends a run of records that follows on what the target holds.
-    pub(super) async fn append(&mut self, run: &[Stored]) -> Result<()> {
+    pub(crate) async fn append(&mut self, run: &[Stored]) -> Result<()> {
         let mut rest = run;
         let mut stalls = 0;
         while !rest.is_empty() {

@@ -13,7 +13,7 @@ const FILE: &str = "format";
 
 /// Why a data directory is not opened.
 #[derive(Debug, Error)]
-pub(super) enum DataError {
+pub(crate) enum DataError {
     #[error(
         "{} was written by a newer release: data format {found}, written by keyrelay {release}; this is keyrelay {this}, \
          which reads up to format {FORMAT}. Nothing was changed",
@@ -52,7 +52,7 @@ pub(super) fn check_format(data: &Path) -> Result<(), DataError> {
 }
 
 /// Marks the directory with this release's format.
-pub(super) fn write_format(data: &Path) -> Result<(), DataError> {
+pub(crate) fn write_format(data: &Path) -> Result<(), DataError> {
     Ok(files::write_secret(&data.join(FILE), format!("{FORMAT} {}\n", env!("CARGO_PKG_VERSION")).as_bytes())?)
 }
 

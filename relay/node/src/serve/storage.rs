@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
+use control::backup::BackupSources;
 use control::{LogHealth, NodeHealth, SpoolHealth};
 use event_log::artefacts::{Artefacts, FileArtefacts, NatsArtefacts};
 use event_log::decisions::{DecisionLog, DecisionStream, JetStreamDecisions};
@@ -149,6 +150,12 @@ impl Storage {
         }
         let artefacts = Arc::new(NatsArtefacts::new(cluster.nats.client(), files, replicas));
         Ok(Self { log: Arc::new(witness), keys, usage, decisions, artefacts, cluster: Some(cluster) })
+    }
+
+    /// What a backup is taken from, beside the log.
+    pub(super) fn backup_sources(&self) -> BackupSources {
+        let (keys, artefacts, usage, decisions) = (self.keys.clone(), self.artefacts.clone(), self.usage.clone(), self.decisions.clone());
+        BackupSources { keys, artefacts, usage, decisions }
     }
 
     /// What `/readyz` and the metrics tell of the stores.

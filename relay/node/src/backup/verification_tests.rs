@@ -1,0 +1,201 @@
+#![allow(clippy::unwrap_used, reason = "a test stops at its first surprise")]
+
+use control::backup::Archive;
+use control::backup::manifest::{FORMAT, KIND};
+use ed25519_dalek::SigningKey;
+use schemas::cluster::{ClusterFounded, FORMAT_LEVEL};
+use schemas::credential::CredentialAdded;
+use schemas::judge::sign_enrolment;
+use schemas::policy::{PolicyClass, PolicyKind, PolicyUploaded};
+use schemas::record::{Header, Seen, encode};
+use schemas::writer::WriterEnrolled;
+use schemas::{Actor, CommandId, CredentialId, Event, TenantId, UpstreamId, Version, WriterId};
+use vault::{Lifetime, Slot};
+
+use super::*;
+
+/// A manifest of nothing in particular.
+pub(in crate::backup) fn manifest() -> Manifest {
+    Manifest {
+        kind: KIND.to_owned(),
+        format: FORMAT,
+        cluster: ClusterId::from_bytes([1; 16]),
+        cluster_public_key: PublicKey::from_bytes([2; 32]),
+        sequence: Sequence(3),
+        root: Digest::from_bytes([4; 32]),
+        created_at: Timestamp::from_micros(5),
+        node: WriterId::from_bytes([6; 16]),
+        release: "0.0.0".to_owned(),
+        usage_unreadable: 0,
+        parts: Vec::new(),
+    }
+}
+
+const CLUSTER_ID: ClusterId = ClusterId::from_bytes([9; 16]);
+const MODULE: &[u8] = b"module";
+
+fn public(key: &SigningKey) -> PublicKey {
+    PublicKey::from_bytes(key.verifying_key().to_bytes())
+}
+
+/// What a backup is made of, to be tampered with before it is written.
+struct World {
+    root_key: RootKey,
+    records: Vec<(String, Vec<u8>)>,
+    keys: Vec<(Entry, Slot, Vec<u8>)>,
+    modules: Vec<(Digest, Vec<u8>)>,
+}
+
+impl World {
+    /// A cluster with its writer, a credential and a policy, and all their secrets and modules.
+    fn new() -> Self {
+        let (cluster_key, writer_key) = (SigningKey::from_bytes(&[1; 32]), SigningKey::from_bytes(&[2; 32]));
+        let root_key = RootKey::generate().unwrap();
+        let mut world = Self { root_key, records: Vec::new(), keys: Vec::new(), modules: vec![(Digest::blake3(MODULE), MODULE.to_vec())] };
+        let founded = ClusterFounded {
+            cluster_id: CLUSTER_ID,
+            format_level: FORMAT_LEVEL,
+            cluster_public_key: public(&cluster_key),
+            root_key_commitment: world.root_key.commitment(),
+            owner_token_hash: Digest::from_bytes([4; 32]),
+        };
+        world.append(&Stream::CLUSTER, Event::ClusterFounded(founded), &cluster_key);
+        let public_key = public(&writer_key);
+        let cluster_signature = sign_enrolment(CLUSTER_ID, &public_key, &cluster_key);
+        let enrolled = Event::WriterEnrolled(WriterEnrolled { public_key, cluster_signature });
+        world.append(&Stream::writer(WriterId::of(&public_key)), enrolled, &writer_key);
+        let (tenant, id, origin) = (TenantId::default_tenant(), CredentialId::from_bytes([5; 16]), "https://api.example.com".to_owned());
+        let added = CredentialAdded { upstream: UpstreamId::from_bytes([6; 16]), origin, fingerprint: "1:0123".into() };
+        world.append(&Stream::credential(tenant.clone(), id), Event::CredentialAdded(added), &writer_key);
+        let digest = Digest::blake3(MODULE);
+        let uploaded = PolicyUploaded {
+            name: "open".into(),
+            digest,
+            uploaded_digest: digest,
+            kind: PolicyKind::Route,
+            class: PolicyClass::Fast,
+            bytes: MODULE.len() as u64,
+            manifest: "{}".into(),
+        };
+        world.append(&Stream::policy(tenant, &digest), Event::PolicyUploaded(uploaded), &writer_key);
+
+        let (store, now) = (Arc::new(MemoryKeyStore::default()), Timestamp::from_micros(1));
+        let vault = Vault::open(world.root_key.clone(), store.clone()).unwrap();
+        let _ = vault.seal_cluster_key(&CLUSTER_ID, &[1; 32], now).unwrap();
+        let _ = vault.seal(&addresses(&world.fold())[0], b"sk-secret", Lifetime::lasting(now)).unwrap();
+        for kind in [Entry::Wrapped, Entry::Sealed] {
+            world.keys.extend(store.scan(kind, None, 100).unwrap().into_iter().map(|(slot, bytes)| (kind, slot, bytes)));
+        }
+        world
+    }
+
+    fn append(&mut self, stream: &Stream, event: Event, key: &SigningKey) {
+        let command_id = CommandId::from_bytes([u8::try_from(self.records.len()).unwrap(); 16]);
+        let header = Header {
+            writer: WriterId::of(&public(key)),
+            record_id: command_id.record_id(),
+            command_id,
+            request_digest: Digest::from_bytes([0; 32]),
+            stream: stream.clone(),
+            version: Version(1),
+            actor: Actor::Owner,
+            causation: None,
+            correlation: command_id,
+            time: Timestamp::from_micros(1_800_000_000_000_000),
+            seen: Seen::nothing(),
+        };
+        self.records.push((stream.subject(), encode(CLUSTER_ID, &header, &[event], key).unwrap()));
+    }
+
+    fn fold(&self) -> Fold {
+        let mut fold = Fold::default();
+        for (subject, bytes) in &self.records {
+            fold.add(subject, bytes).unwrap();
+        }
+        assert!(fold.voids().is_empty());
+        fold
+    }
+
+    /// What verifying says of it, each finding as a text.
+    fn findings(&self, root_key: &RootKey, change: impl FnOnce(&mut Manifest)) -> Vec<String> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let mut archive = Archive::begin(file.as_file()).unwrap();
+        for (subject, bytes) in &self.records {
+            archive.entry(Part::Log, &entry::of_record(subject, bytes)).unwrap();
+        }
+        for (kind, slot, bytes) in &self.keys {
+            archive.entry(Part::Keys, &entry::of_key(*kind, slot, bytes)).unwrap();
+        }
+        for (digest, bytes) in &self.modules {
+            let kind = event_log::artefacts::ArtefactKind::PolicyModule;
+            archive.entry(Part::Artefacts, &entry::of_artefact(kind, digest, bytes)).unwrap();
+        }
+        let fold = self.fold();
+        let mut manifest = Manifest {
+            cluster: CLUSTER_ID,
+            cluster_public_key: public(&SigningKey::from_bytes(&[1; 32])),
+            sequence: fold.size(),
+            root: fold.root(),
+            ..manifest()
+        };
+        change(&mut manifest);
+        archive.finish(manifest).unwrap();
+        let report = verify(file.path(), Some(root_key), |_| ()).unwrap();
+        assert_eq!(report.ok, report.findings.is_empty());
+        report.findings.iter().map(ToString::to_string).collect()
+    }
+
+    fn is_found(&self, what: &str) {
+        let findings = self.findings(&self.root_key, |_| ());
+        assert!(findings.iter().any(|finding| finding.contains(what)), "{what}: {findings:?}");
+    }
+}
+
+#[test]
+fn a_whole_backup_has_no_findings() {
+    let world = World::new();
+    assert_eq!(world.findings(&world.root_key, |_| ()), [""; 0]);
+}
+
+#[test]
+fn what_the_log_refers_to_and_is_not_there_is_found() {
+    for kind in [Entry::Wrapped, Entry::Sealed] {
+        let mut world = World::new();
+        world.keys.retain(|(entry, slot, _)| *entry != kind || slot.owner_kind != CREDENTIAL);
+        world.is_found("the secret of credential");
+        let mut world = World::new();
+        world.keys.retain(|(entry, slot, _)| *entry != kind || slot.owner_kind != CLUSTER);
+        world.is_found("keys");
+    }
+    let mut world = World::new();
+    world.modules.clear();
+    world.is_found("the module of policy");
+}
+
+#[test]
+fn whole_but_forged_parts_are_found() {
+    let mut world = World::new();
+    world.modules[0].1 = b"another".to_vec();
+    world.is_found("another digest");
+    let mut world = World::new();
+    for (_, slot, bytes) in &mut world.keys {
+        if slot.owner_kind == CREDENTIAL {
+            *bytes.last_mut().unwrap() ^= 1;
+        }
+    }
+    world.is_found("does not open");
+    let world = World::new();
+    let is_told = |what: &str, claim: fn(&mut Manifest)| {
+        let findings = world.findings(&world.root_key, claim);
+        assert!(findings.len() == 1 && findings[0].contains(what), "{what}: {findings:?}");
+    };
+    is_told("sequence", |manifest| manifest.sequence = Sequence(99));
+    is_told("root", |manifest| manifest.root = Digest::from_bytes([0; 32]));
+    is_told("cluster", |manifest| manifest.cluster = ClusterId::from_bytes([0; 16]));
+}
+
+#[test]
+fn another_root_key_is_told_with_the_cure() {
+    let findings = World::new().findings(&RootKey::generate().unwrap(), |_| ());
+    assert!(findings.len() == 1 && findings[0].contains("give the root.key"), "{findings:?}");
+}
