@@ -26,7 +26,7 @@ use crate::writer::{Writer, WriterCommand, WriterError};
 pub enum Aggregate {
     Cluster(Cluster),
     Writer(Writer),
-    Tenant(Tenant),
+    Tenant(Box<Tenant>),
     Key(Box<Key>),
     Upstream(Box<Upstream>),
     Credential(Credential),
@@ -157,8 +157,10 @@ pub fn apply(state: Option<Aggregate>, stream: &Stream, event: &Event, at: &At) 
         (StreamKind::Cluster, Some(A::Cluster(state))) => Cluster::apply(Some(state), event).map(A::Cluster),
         (StreamKind::Writer, None) => Writer::apply(None, event).map(A::Writer),
         (StreamKind::Writer, Some(A::Writer(state))) => Writer::apply(Some(state), event).map(A::Writer),
-        (StreamKind::Tenant, None) => Tenant::apply(None, stream, event).map(A::Tenant),
-        (StreamKind::Tenant, Some(A::Tenant(state))) => Tenant::apply(Some(state), stream, event).map(A::Tenant),
+        (StreamKind::Tenant, None) => Tenant::apply(None, stream, event, at).map(|tenant| A::Tenant(Box::new(tenant))),
+        (StreamKind::Tenant, Some(A::Tenant(state))) => {
+            Tenant::apply(Some(*state), stream, event, at).map(|tenant| A::Tenant(Box::new(tenant)))
+        }
         (StreamKind::Key, None) => Key::apply(None, stream, event, at).map(|key| A::Key(Box::new(key))),
         (StreamKind::Key, Some(A::Key(state))) => Key::apply(Some(*state), stream, event, at).map(|key| A::Key(Box::new(key))),
         (StreamKind::Upstream, None) => Upstream::apply(None, stream, event, at).map(|upstream| A::Upstream(Box::new(upstream))),

@@ -103,6 +103,11 @@ events! {
     /// A node may sign no more.
     0x0802 WriterRetired(writer::WriterRetired) of Writer, version 1;
     0x0901 TenantCreated(tenant::TenantCreated) of Tenant, version 1;
+    /// The name, or what the tenant says about the expiry of keys.
+    0x0902 TenantChanged(tenant::TenantChanged) of Tenant, version 1;
+    /// The tenant's keys are refused until it is resumed.
+    0x0903 TenantSuspended(tenant::TenantSuspended) of Tenant, version 1;
+    0x0904 TenantResumed(tenant::TenantResumed) of Tenant, version 1;
     0x0201 KeyCreated(key::KeyCreated) of Key, version 1;
     /// The expiry was moved; a recorded expiry is lifted.
     0x0202 KeyRenewed(key::KeyRenewed) of Key, version 1;

@@ -225,6 +225,11 @@ impl ClusterId {
         CommandId(derive16("keyrelay 2026 founding command v1", &[&self.0, part.as_bytes()]))
     }
 
+    /// The command that founds the pool `default` of a further tenant, the same on every node and at every try.
+    pub fn tenant_pool_command(&self, tenant: &TenantId) -> CommandId {
+        self.founding_command(&format!("pool of {tenant}"))
+    }
+
     /// The id of the pool `default` that every cluster has from the start.
     pub fn default_pool_id(&self) -> PoolId {
         self.founding_command("pool").new_pool_id()

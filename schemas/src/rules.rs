@@ -12,7 +12,7 @@ use crate::credential::{CredentialAdded, CredentialCommand, CredentialReplaced};
 use crate::id::{BindingId, ClusterId, CredentialId, Digest, PoolId, PublicKey, TenantId, UpstreamId, WriterId};
 use crate::policy::PolicyKind;
 use crate::pool::{ModelPrice, PoolCommand};
-use crate::tenant::TenantCommand;
+use crate::tenant::{TenantChanged, TenantCommand, TenantPatch};
 use crate::upstream::{Dialect, UpstreamCommand, UpstreamDetails, UpstreamLabels, UpstreamPatch};
 use crate::writer::{CounterSignature, WriterCommand, WriterEnrolled, WriterRetired};
 use crate::{Actor, Event, Stream, Timestamp};
@@ -110,7 +110,7 @@ fn any_command() -> impl Strategy<Value = Command> {
             Just(WriterCommand::Retire(WriterRetired { cluster_signature: None })),
         ]
         .prop_map(Command::Writer),
-        "[a-c ]{0,2}".prop_map(|name| Command::Tenant(TenantCommand::Create { name })),
+        any_tenant_command().prop_map(Command::Tenant),
         any::<[u8; 32]>().prop_map(|bytes| {
             Command::Cluster(ClusterCommand::Found(ClusterFounded {
                 cluster_id: ClusterId::from_bytes([1; 16]),
@@ -120,6 +120,24 @@ fn any_command() -> impl Strategy<Value = Command> {
                 owner_token_hash: Digest::from_bytes(bytes),
             }))
         }),
+    ]
+}
+
+fn any_tenant_command() -> impl Strategy<Value = TenantCommand> {
+    let seconds = || proptest::option::of(0_u64..3);
+    prop_oneof![
+        ("[a-c ]{0,2}", seconds(), seconds()).prop_map(|(name, default_expiry_seconds, expiry_seconds_max)| TenantCommand::Create(
+            TenantChanged { name, default_expiry_seconds, expiry_seconds_max }
+        )),
+        (proptest::option::of("[a-c ]{0,2}"), proptest::option::of(seconds()), proptest::option::of(seconds())).prop_map(
+            |(name, default_expiry_seconds, expiry_seconds_max)| TenantCommand::Change(TenantPatch {
+                name,
+                default_expiry_seconds,
+                expiry_seconds_max
+            })
+        ),
+        Just(TenantCommand::Suspend { reason: None }),
+        Just(TenantCommand::Resume),
     ]
 }
 

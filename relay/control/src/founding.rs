@@ -21,7 +21,7 @@ use projector::ReadModels;
 use schemas::cluster::{Cluster, ClusterFounded, FORMAT_LEVEL};
 use schemas::pool::PoolCommand;
 use schemas::record::{Header, Seen};
-use schemas::tenant::TenantCommand;
+use schemas::tenant::{TenantChanged, TenantCommand};
 use schemas::writer::{WriterCommand, WriterEnrolled};
 use schemas::{
     Actor, Aggregate, ClusterId, Command, CommandId, Digest, Event, PublicKey, Sequence, Stream, TenantId, Version, WriterId, client_key,
@@ -316,7 +316,7 @@ pub async fn furnish(commands: &Commands, models: &ReadModels, cluster: &Cluster
     }
     let tenant = TenantId::default_tenant();
     if models.load(&Stream::tenant_of(tenant.clone()))?.0.is_none() {
-        let command = Command::Tenant(TenantCommand::Create { name: tenant.to_string() });
+        let command = Command::Tenant(TenantCommand::Create(TenantChanged::named(tenant.as_str())));
         execute(commands, Stream::tenant_of(tenant.clone()), command, node, cluster.id.founding_command("tenant")).await?;
     }
     let pool = Stream::pool(tenant, cluster.id.default_pool_id());

@@ -164,6 +164,7 @@ fn derivations_give_what_they_gave() {
         ("pool id of a command", command.new_pool_id().to_string()),
         ("founding command `tenant`", samples::cluster_id().founding_command("tenant").to_string()),
         ("default pool", samples::cluster_id().default_pool_id().to_string()),
+        ("default pool of the tenant `acme-1`", samples::cluster_id().tenant_pool_command(&samples::tenant()).new_pool_id().to_string()),
         ("client key", client_key.to_string()),
         ("hash of a client key", client_key::hash(&client_key).to_string()),
         ("hash of an owner token", client_key::owner_token_hash("kr-owner-sample").to_string()),

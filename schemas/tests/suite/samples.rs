@@ -13,7 +13,7 @@ use schemas::key::{
 use schemas::policy::{PolicyClass, PolicyKind, PolicyUploaded};
 use schemas::pool::{ModelPrice, PoolChanged, PoolCreated, PoolPriced, PoolRemoved};
 use schemas::record::{Header, Seen};
-use schemas::tenant::TenantCreated;
+use schemas::tenant::{TenantChanged, TenantCreated, TenantResumed, TenantSuspended};
 use schemas::upstream::{
     Dialect, UpstreamAdded, UpstreamChanged, UpstreamDetails, UpstreamDisabled, UpstreamEnabled, UpstreamLabelled, UpstreamLabels,
     UpstreamRemoved,
@@ -159,6 +159,13 @@ pub(crate) fn events() -> Vec<Event> {
         enrolment(),
         Event::WriterRetired(WriterRetired { cluster_signature: Some(CounterSignature(std::array::from_fn(|index| index as u8))) }),
         Event::TenantCreated(TenantCreated { name: "Acme".into() }),
+        Event::TenantChanged(TenantChanged {
+            name: "Acme & Söhne".into(),
+            default_expiry_seconds: Some(30 * 86_400),
+            expiry_seconds_max: Some(90 * 86_400),
+        }),
+        Event::TenantSuspended(TenantSuspended { reason: Some(sealed()) }),
+        Event::TenantResumed(TenantResumed {}),
         Event::KeyCreated(KeyCreated { details: key_details(), hash: digest(0x02), expiry: Expiry::At(TIME.plus_seconds(86_400)) }),
         Event::KeyRenewed(KeyRenewed { expiry: Expiry::Never }),
         Event::KeyRotated(KeyRotated { number: 300, hash: digest(0x03), previous_valid_until: TIME.plus_seconds(3_600) }),
