@@ -72,7 +72,7 @@ pub enum FoldError {
 pub(crate) struct Changes {
     /// Hashes of the secrets of changed keys, those before the change included.
     pub hashes: Vec<Digest>,
-    /// Whether an upstream, a credential or a pool changed.
+    /// Whether a tenant, an upstream, a credential or a pool changed.
     pub routes: bool,
     /// Whether a policy or a binding changed.
     pub policies: bool,
@@ -85,7 +85,7 @@ impl Changes {
                 self.hashes.extend(key.secrets.iter().map(|secret| secret.hash));
             }
         }
-        self.routes |= matches!(kind, StreamKind::Upstream | StreamKind::Credential | StreamKind::Pool);
+        self.routes |= matches!(kind, StreamKind::Tenant | StreamKind::Upstream | StreamKind::Credential | StreamKind::Pool);
         self.policies |= matches!(kind, StreamKind::Policy | StreamKind::Binding);
     }
 }

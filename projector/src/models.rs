@@ -176,9 +176,14 @@ impl ReadModels {
         })
     }
 
-    /// All pools and upstreams with their live credentials, as one snapshot.
+    /// All tenants, and all pools and upstreams with their live credentials, as one snapshot.
     pub fn routes(&self) -> Arc<Routes> {
         Arc::clone(&self.shared.view().routes)
+    }
+
+    /// Whether the keys of a tenant are refused. Cheap enough for every request.
+    pub fn is_suspended(&self, tenant: &TenantId) -> bool {
+        self.shared.view().routes.is_suspended(tenant)
     }
 
     /// All policies and bindings, as one snapshot.

@@ -1,10 +1,11 @@
-//! The routing snapshot: every pool and upstream that is not removed, swapped whole when one of them or a credential changes.
+//! The routing snapshot: every tenant, and every pool and upstream that is not removed, swapped whole when one of them or a credential changes.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use schemas::credential::Credential;
 use schemas::pool::Pool;
+use schemas::tenant::Tenant;
 use schemas::upstream::Upstream;
 use schemas::{Aggregate, CredentialId, Sequence, StreamKind, TenantId, Version};
 
@@ -12,11 +13,14 @@ use super::Versioned;
 use crate::fold::rows::{AGGREGATES, StreamRow};
 use crate::store::{ReadError, Store, key};
 
-/// Pools and upstreams of all tenants, in the order of tenant and id.
+/// Tenants, and pools and upstreams of all of them, in the order of tenant and id.
 #[derive(Debug, Default)]
 pub struct Routes {
     /// The sequence up to which this was worked out. Nothing in it has changed since.
     pub as_of: Sequence,
+    pub tenants: Vec<Versioned<Tenant>>,
+    /// Those of the tenants that are suspended, for a look-up at each request.
+    suspended: HashSet<TenantId>,
     pub pools: Vec<Versioned<Pool>>,
     pub upstreams: Vec<Arc<Route>>,
 }
@@ -43,11 +47,27 @@ impl Routes {
         Ok(routes)
     }
 
+    pub fn tenant(&self, id: &TenantId) -> Option<&Versioned<Tenant>> {
+        let found = self.tenants.binary_search_by(|tenant| tenant.value.id.cmp(id));
+        found.ok().map(|index| &self.tenants[index])
+    }
+
+    /// Whether the tenant's keys are refused. Free of a look-up where no tenant is suspended.
+    pub fn is_suspended(&self, tenant: &TenantId) -> bool {
+        self.suspended.contains(tenant)
+    }
+
     fn load_tenant(&mut self, store: &Store, tenant: &TenantId) -> Result<(), ReadError> {
         let rows = |kind| {
             let prefix = key::of_kind(tenant, kind);
             store.scan::<StreamRow>(AGGREGATES, &prefix.clone(), prefix)
         };
+        for row in rows(StreamKind::Tenant) {
+            if let (_, StreamRow { head, aggregate: Some(Aggregate::Tenant(tenant)) }) = row? {
+                self.suspended.extend(tenant.suspended.is_some().then(|| tenant.id.clone()));
+                self.tenants.push(Versioned { value: *tenant, version: head.version });
+            }
+        }
         let mut credentials: HashMap<CredentialId, Credential> = HashMap::new();
         for row in rows(StreamKind::Credential) {
             if let (_, StreamRow { aggregate: Some(Aggregate::Credential(credential)), .. }) = row? {

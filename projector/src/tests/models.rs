@@ -9,6 +9,7 @@ use event_log::MemoryLog;
 use schemas::credential::CredentialRevoked;
 use schemas::judge::Prefix as _;
 use schemas::key::KeyState;
+use schemas::tenant::{TenantCreated, TenantResumed, TenantSuspended};
 use schemas::upstream::{Dialect, UpstreamChanged, UpstreamDetails, UpstreamRemoved};
 use schemas::{Aggregate, CredentialId, Digest, Event, KeyId, PoolId, Sequence, Stream, TenantId, Timestamp, UpstreamId, Version};
 use tokio::sync::watch;
@@ -158,6 +159,33 @@ async fn routes_swap_when_an_upstream_a_credential_or_a_pool_changes() {
     world.append(&Stream::upstream(tenant(), UpstreamId::from_bytes([2; 16])), &[Event::UpstreamRemoved(UpstreamRemoved {})]);
     node.catch_up(&world).await;
     assert_eq!(node.models.routes().upstreams.len(), 1);
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn a_suspension_is_seen_at_once_and_is_one_tenants_alone() {
+    let (data, mut world) = (tempfile::tempdir().unwrap(), World::founded());
+    let node = Node::start(data.path(), &world).await;
+    let [a, b] = ["a", "a-b"].map(|id| id.parse::<TenantId>().unwrap());
+    for id in [&b, &a] {
+        world.append(&Stream::tenant_of(id.clone()), &[Event::TenantCreated(TenantCreated { name: id.to_string() })]);
+    }
+    world.append(&Stream::tenant_of(a.clone()), &[Event::TenantSuspended(TenantSuspended { reason: None })]);
+    node.catch_up(&world).await;
+    let routes = node.models.routes();
+    assert_eq!(routes.tenants.iter().map(|tenant| &tenant.value.id).collect::<Vec<_>>(), [&a, &b]);
+    let suspended = |node: &Node| [&a, &b].map(|id| node.models.is_suspended(id));
+    assert_eq!(suspended(&node), [true, false]);
+    assert!(routes.tenant(&a).unwrap().value.suspended.is_some() && routes.tenant(&b).unwrap().value.suspended.is_none());
+    assert!(routes.tenant(&"c".parse().unwrap()).is_none() && !node.models.is_suspended(&tenant()));
+
+    // What a start reads is what the fold had told.
+    node.stop().await;
+    let node = Node::start(data.path(), &world).await;
+    assert_eq!(suspended(&node), [true, false]);
+    world.append(&Stream::tenant_of(a.clone()), &[Event::TenantResumed(TenantResumed {})]);
+    node.catch_up(&world).await;
+    assert_eq!(suspended(&node), [false, false]);
     node.stop().await;
 }
 

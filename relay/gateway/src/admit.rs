@@ -48,6 +48,9 @@ pub(crate) fn admit(state: &State, parts: &Parts, endpoint: Endpoint, arrival: A
         Some(KeyRefusal::Disabled) | None => {}
     }
     let secret_number = secret.ok_or(Refusal::KeySuperseded)?.number;
+    if state.models.is_suspended(&key.tenant) {
+        return Err(Refusal::TenantSuspended);
+    }
     let details = &key.details;
     if !details.endpoints.is_empty() && !details.endpoints.contains(&endpoint) {
         return Err(Refusal::EndpointNotAllowed);

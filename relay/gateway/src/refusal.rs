@@ -45,6 +45,8 @@ pub(crate) enum Refusal {
     KeySuperseded,
     #[error("the key is disabled")]
     KeyDisabled,
+    #[error("the key's tenant is suspended")]
+    TenantSuspended,
     #[error("the key may not use this endpoint")]
     EndpointNotAllowed,
     #[error("the key may not use the model `{0}`")]
@@ -141,7 +143,7 @@ impl Refusal {
             Self::KeyMissing | Self::KeyMalformed(_) | Self::KeysConflict | Self::KeyUnknown => StatusCode::UNAUTHORIZED,
             Self::KeyExpired | Self::KeyRevoked | Self::KeyArchived | Self::KeySuperseded => StatusCode::UNAUTHORIZED,
             Self::KeyDisabled | Self::EndpointNotAllowed | Self::ModelNotAllowed(_) => StatusCode::FORBIDDEN,
-            Self::PolicyDenied(_) => StatusCode::FORBIDDEN,
+            Self::TenantSuspended | Self::PolicyDenied(_) => StatusCode::FORBIDDEN,
             Self::RateLimited(_) | Self::ConcurrencyLimited(_) | Self::QuotaDenied(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::BodyTooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::BodyInvalid(_) => StatusCode::BAD_REQUEST,
@@ -167,6 +169,7 @@ impl Refusal {
             Self::KeyArchived => "key_archived",
             Self::KeySuperseded => "key_superseded",
             Self::KeyDisabled => "key_disabled",
+            Self::TenantSuspended => "tenant_suspended",
             Self::EndpointNotAllowed => "endpoint_not_allowed",
             Self::ModelNotAllowed(_) => "model_not_allowed",
             Self::RateLimited(_) => "rate_limited",

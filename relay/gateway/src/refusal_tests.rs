@@ -21,6 +21,7 @@ fn all() -> Vec<Refusal> {
         Refusal::KeyArchived,
         Refusal::KeySuperseded,
         Refusal::KeyDisabled,
+        Refusal::TenantSuspended,
         Refusal::EndpointNotAllowed,
         Refusal::ModelNotAllowed("gpt-\"4\"".into()),
         Refusal::RateLimited(rate),

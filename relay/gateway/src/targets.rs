@@ -16,7 +16,7 @@ use schemas::credential::Credential;
 use schemas::key::{Endpoint, Key};
 use schemas::pool::Pool;
 use schemas::upstream::{Dialect, Upstream};
-use schemas::{CredentialId, PoolId, UpstreamId, name};
+use schemas::{CredentialId, PoolId, TenantId, UpstreamId, name};
 use thiserror::Error;
 use tokio::sync::OnceCell;
 use vault::{SecretAddress, UnsealError, Vault};
@@ -110,16 +110,16 @@ impl Targets {
 impl Snapshot {
     fn new(routes: Arc<Routes>, last: &Self, allow_private: bool) -> Self {
         let target = |route: &Arc<Route>| {
-            let pool = pool(&routes, route.upstream.details.pool);
+            let pool = pool(&routes, &route.upstream.tenant, route.upstream.details.pool);
             Target::new(route, pool, last, allow_private).map(Arc::new)
         };
         let targets = routes.upstreams.iter().filter_map(target).collect();
         Self { routes, targets }
     }
 
-    /// What the model costs in a pool; none if the pool has no price for it.
-    pub(crate) fn price(&self, pool: PoolId, model: &str) -> Option<Price> {
-        let price = self::pool(&self.routes, pool)?.price(model)?;
+    /// What the model costs in an upstream's pool; none if the pool has no price for it.
+    pub(crate) fn price(&self, upstream: &Upstream, model: &str) -> Option<Price> {
+        let price = pool(&self.routes, &upstream.tenant, upstream.details.pool)?.price(model)?;
         let cached = |price: Option<u64>, input| price.unwrap_or(input);
         let (cache_read, cache_write) = (cached(price.cache_read, price.input), cached(price.cache_write, price.input));
         Some(Price { input: price.input, output: price.output, cache_read, cache_write })
@@ -189,8 +189,8 @@ impl Target {
     }
 }
 
-fn pool(routes: &Routes, id: PoolId) -> Option<&Pool> {
-    routes.pools.iter().map(|pool| &pool.value).find(|pool| pool.id == id)
+fn pool<'a>(routes: &'a Routes, tenant: &TenantId, id: PoolId) -> Option<&'a Pool> {
+    routes.pools.iter().map(|pool| &pool.value).find(|pool| pool.id == id && pool.tenant == *tenant)
 }
 
 fn facts(upstream: &Upstream, pool: Option<&Pool>) -> route::Candidate {

@@ -13,7 +13,7 @@ const DESCRIPTIONS: [(&str, &str); 11] = [
         "401",
         "`key_missing`, `key_malformed`, `keys_conflict`, `key_unknown`, `key_expired`, `key_revoked`, `key_archived` or `key_superseded`",
     ),
-    ("403", "`key_disabled`, `endpoint_not_allowed`, `model_not_allowed` or `policy_denied`"),
+    ("403", "`key_disabled`, `tenant_suspended`, `endpoint_not_allowed`, `model_not_allowed` or `policy_denied`"),
     ("404", "`endpoint_unknown` or `model_unknown`"),
     ("405", "`method_not_allowed`"),
     ("408", "`body_timeout`"),

@@ -74,7 +74,7 @@ pub(super) fn candidate(candidate: &Candidate, snapshot: &Snapshot, model: &str)
         is_cooling: candidate.is_cooling(),
         in_flight: target.pulse.in_flight(),
         latency_ms: target.pulse.latency_ms(),
-        price: snapshot.price(target.route.upstream.details.pool, model),
+        price: snapshot.price(&target.route.upstream, model),
         ..target.facts.clone()
     }
 }

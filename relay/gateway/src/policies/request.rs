@@ -230,7 +230,7 @@ impl<'a> Chain<'a> {
             return Ok(());
         }
         let demand = facts::demand(dialect, endpoint, head, request_bytes);
-        let prices = self.candidates.iter().map(|one| snapshot.price(one.target.route.upstream.details.pool, &head.model));
+        let prices = self.candidates.iter().map(|one| snapshot.price(&one.target.route.upstream, &head.model));
         let ceiling = Ceiling::new(prices, &demand);
         self.occasion.cost_max = ceiling.cost_max;
         if let Some(shadow) = &mut self.shadow {
@@ -348,7 +348,7 @@ impl<'a> Chain<'a> {
                 return Ok((first, rest));
             }
             let pool = first.route.upstream.details.pool;
-            if let Some(price) = snapshot.price(pool, &head.model) {
+            if let Some(price) = snapshot.price(&first.route.upstream, &head.model) {
                 self.stage(PolicyKind::Quota, Question::Chosen(price, pool)).await?;
             }
             let left = |target: &Arc<Target>| self.candidates.iter().position(|one| Arc::ptr_eq(&one.target, target));
