@@ -12,8 +12,8 @@ use projector::{CommandRow, ReadModels};
 use schemas::aggregate::{At, apply_record};
 use schemas::record::{EncodeError, Frame, Header, Record, Seen};
 use schemas::{
-    Actor, Aggregate, ClusterId, Command, CommandId, Context, Digest, Head, Rejection, Sequence, Stream, Timestamp, Version, VoidReason,
-    apply, decide,
+    Actor, Aggregate, ClusterId, Command, CommandId, Context, Digest, DurationText, Head, Rejection, Sequence, Stream, Timestamp, Version,
+    VoidReason, apply, decide,
 };
 use thiserror::Error;
 use tokio::sync::Semaphore;
@@ -21,7 +21,7 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::task::TaskTracker;
 
 use crate::metrics::Metrics;
-use crate::{Clock, Writer};
+use crate::{Clock, Writer, tenants};
 
 /// How long a caller waits for an outcome before it is told that there is none yet.
 const OUTCOME_WAIT: Duration = Duration::from_secs(15);
@@ -100,6 +100,8 @@ pub enum ExecuteError {
     Rejected(#[source] Rejection),
     #[error("the version is {actual}, the caller expected {expected}")]
     VersionMismatch { expected: Version, actual: Version },
+    #[error("a key of this tenant is good for at most {max} from now, and does not go on for ever")]
+    ExpiryTooLong { max: DurationText },
     #[error("the same idempotency key was sent with another request")]
     CommandReused,
     #[error("other commands on the same aggregate kept coming first")]
@@ -259,6 +261,10 @@ impl CommandsParts {
         let events = decide(state.as_ref(), &request.command, &context).map_err(ExecuteError::Rejected)?;
         if events.is_empty() {
             return state.map(Decided::Unchanged).ok_or(ExecuteError::Rejected(Rejection::WrongStream));
+        }
+        // An aggregate knows nothing of another one, so what the tenant says about its keys is asked here, whoever sent the command.
+        if let Some(max) = tenants::maximum_exceeded(&self.models, request.stream.tenant(), &events, now) {
+            return Err(ExecuteError::ExpiryTooLong { max });
         }
         let position = self.models.position();
         let version = head.version.next();

@@ -368,7 +368,7 @@ impl FurnishError {
 }
 
 /// One digest for all commands that come from the program itself and not from a request.
-fn furniture_digest() -> Digest {
+pub(crate) fn furniture_digest() -> Digest {
     Digest::blake3(b"keyrelay founding v1")
 }
 

@@ -18,6 +18,8 @@ mod policies;
 mod pools;
 mod prices;
 mod rebuild;
+mod scope;
+mod tenants;
 mod upstreams;
 mod usage;
 
@@ -44,6 +46,8 @@ pub use app::{App, AppParts, Probe, ProbeOutcome, Stop};
     security(("owner_token" = [])),
     tags(
         (name = "keys", description = "Client keys: what clients show the relay."),
+        (name = "tenants", description = "Whom keys, upstreams, pools, policies and bindings belong to. Every request about these acts in one tenant, \
+                                          named by the header `Keyrelay-Tenant`."),
         (name = "upstreams", description = "Accounts at providers, with their sealed credentials."),
         (name = "pools", description = "Groups of upstreams."),
         (name = "policies", description = "WebAssembly modules that decide on requests, where they apply, and what they decided."),
@@ -77,6 +81,10 @@ fn routes() -> OpenApiRouter<App> {
         .routes(routes!(keys::enable))
         .routes(routes!(keys::revoke))
         .routes(routes!(keys::usage))
+        .routes(routes!(tenants::create, tenants::list))
+        .routes(routes!(tenants::show, tenants::update))
+        .routes(routes!(tenants::suspend))
+        .routes(routes!(tenants::resume))
         .routes(routes!(upstreams::add, upstreams::list))
         .routes(routes!(upstreams::show, upstreams::update, upstreams::remove))
         .routes(routes!(upstreams::disable))
@@ -115,7 +123,9 @@ fn routes() -> OpenApiRouter<App> {
 
 /// The OpenAPI document of these routes; it needs no running state.
 pub fn openapi() -> utoipa::openapi::OpenApi {
-    routes().into_openapi()
+    let mut document = routes().into_openapi();
+    scope::describe(&mut document);
+    document
 }
 
 /// The routes over a running node.

@@ -17,6 +17,7 @@ mod metrics;
 pub mod policies;
 mod rebuilds;
 mod secrets;
+mod tenants;
 mod writer;
 
 use std::sync::Arc;

@@ -97,7 +97,9 @@ impl Metrics {
         let outcome = match outcome {
             Ok(receipt) if receipt.repeated => "repeated",
             Ok(_) => "done",
-            Err(ExecuteError::Rejected(_) | ExecuteError::CommandReused | ExecuteError::Encode(_)) => "rejected",
+            Err(ExecuteError::Rejected(_) | ExecuteError::ExpiryTooLong { .. } | ExecuteError::CommandReused | ExecuteError::Encode(_)) => {
+                "rejected"
+            }
             Err(ExecuteError::VersionMismatch { .. } | ExecuteError::Contention) => "conflict",
             Err(ExecuteError::OutcomeUnknown { .. }) => "unknown",
             Err(ExecuteError::RecordVoid { .. }) => "void",

@@ -18,6 +18,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::app::App;
 use super::error::ApiError;
+use super::scope;
 use crate::commands;
 use crate::fence::{Applied, FENCE_WAIT, Fence, FencePosts};
 use crate::health::STALE_FROM;
@@ -37,6 +38,7 @@ const STALE_SECONDS: HeaderName = HeaderName::from_static("x-keyrelay-stale-seco
 /// Whoever sent an authenticated request.
 pub(super) struct Caller {
     pub(super) actor: Actor,
+    /// Whose things the request is about, see [`scope`].
     pub(super) tenant: TenantId,
 }
 
@@ -48,7 +50,7 @@ impl FromRequestParts<App> for Caller {
         let token = token.and_then(|value| value.split_once(' ')).filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
         let hash = schemas::client_key::owner_token_hash(token.map(|(_, token)| token.trim()).unwrap_or_default());
         if bool::from(hash.as_bytes().ct_eq(app.owner_token_hash.as_bytes())) {
-            Ok(Self { actor: Actor::Owner, tenant: TenantId::default_tenant() })
+            Ok(Self { actor: Actor::Owner, tenant: scope::tenant(parts, app)? })
         } else {
             Err(ApiError::Unauthorized)
         }
@@ -276,6 +278,24 @@ pub(super) fn term(
         (None, Some(at), None) => Ok(Term::At(at)),
         (None, None, Some(NeverText::Never)) => Ok(Term::Never),
         _ => Err(ApiError::BadRequest("give exactly one of expires_in, expires_at and expires: \"never\"".to_owned())),
+    }
+}
+
+/// As [`term`], but where nothing is given it is the default of the tenant, if it has one.
+pub(super) fn term_or_default(
+    app: &App,
+    key: &Stream,
+    expires_in: Option<DurationText>,
+    expires_at: Option<Timestamp>,
+    expires: Option<NeverText>,
+) -> Result<Term, ApiError> {
+    let is_given = expires_in.is_some() || expires_at.is_some() || expires.is_some();
+    let default = || app.models.routes().tenant(key.tenant())?.value.details.default_expiry_seconds;
+    match default().filter(|_| !is_given) {
+        Some(seconds) => Ok(Term::At(app.now().plus_seconds(seconds))),
+        // The retry of a command that had a default is answered from its record, whatever the tenant says by now.
+        None if !is_given && app.models.load(key)?.0.is_some() => Ok(Term::Never),
+        None => term(app.now(), expires_in, expires_at, expires),
     }
 }
 

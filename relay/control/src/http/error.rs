@@ -66,6 +66,8 @@ pub(crate) enum ApiError {
     BodyTooLarge { max: usize },
     #[error("there is no {0}")]
     NotFound(&'static str),
+    #[error("there is no tenant {0:?}")]
+    TenantNotFound(String),
     #[error("this path does not take this method")]
     MethodNotAllowed,
     #[error("the {kind} name {name:?} stands for more than one; use the id")]
@@ -127,6 +129,7 @@ impl ApiError {
             Self::BadRequest(_) => (StatusCode::BAD_REQUEST, "bad_request"),
             Self::BodyTooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "body_too_large"),
             Self::NotFound(_) => (StatusCode::NOT_FOUND, "not_found"),
+            Self::TenantNotFound(_) => (StatusCode::NOT_FOUND, TENANT_NOT_FOUND),
             Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed"),
             Self::AmbiguousName { .. } => (StatusCode::CONFLICT, "ambiguous_name"),
             Self::NameTaken { .. } => (StatusCode::CONFLICT, "name_taken"),
@@ -216,6 +219,7 @@ impl ApiError {
             | Self::BadRequest(_)
             | Self::BodyTooLarge { .. }
             | Self::NotFound(_)
+            | Self::TenantNotFound(_)
             | Self::MethodNotAllowed
             | Self::AmbiguousName { .. }
             | Self::NameTaken { .. }
@@ -239,6 +243,7 @@ impl ApiError {
 const LOG_UNAVAILABLE: &str = "log_unavailable";
 const KEY_STORE_UNAVAILABLE: &str = "key_store_unavailable";
 const ARTEFACTS_UNAVAILABLE: &str = "artefacts_unavailable";
+const TENANT_NOT_FOUND: &str = "tenant_not_found";
 /// What is only told in the node's log.
 const INTERNAL: &str = "internal";
 
@@ -246,6 +251,7 @@ fn execute_status(error: &ExecuteError) -> (StatusCode, &'static str) {
     match error {
         ExecuteError::Rejected(rejection) => rejection_status(rejection),
         ExecuteError::VersionMismatch { .. } => (StatusCode::PRECONDITION_FAILED, "version_mismatch"),
+        ExecuteError::ExpiryTooLong { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "expiry_beyond_maximum"),
         ExecuteError::CommandReused => (StatusCode::UNPROCESSABLE_ENTITY, "idempotency_key_reused"),
         ExecuteError::Contention => (StatusCode::CONFLICT, "contention"),
         ExecuteError::OutcomeUnknown { .. } => (StatusCode::SERVICE_UNAVAILABLE, "outcome_unknown"),
@@ -317,6 +323,8 @@ fn rejection_status(rejection: &Rejection) -> (StatusCode, &'static str) {
         },
         Rejection::Tenant(error) => match error {
             TenantError::Exists => (CLASH, "exists"),
+            TenantError::NotFound => (GONE, TENANT_NOT_FOUND),
+            TenantError::ExpiryZero | TenantError::DefaultBeyondMaximum => (BAD, "bad_expiry"),
             TenantError::Name(_) => (BAD, "bad_request"),
         },
         Rejection::Writer(error) => match error {
@@ -413,7 +421,8 @@ pub(crate) enum MutationProblems {
     /// The request body is too large.
     #[response(status = 413, content_type = "application/problem+json")]
     BodyTooLarge(Problem),
-    /// The idempotency key was used for another request.
+    /// The idempotency key was used for another request (`idempotency_key_reused`), or the expiry of a key lies beyond its tenant's maximum
+    /// (`expiry_beyond_maximum`; `detail` names it).
     #[response(status = 422, content_type = "application/problem+json")]
     IdempotencyKeyReused(Problem),
     /// Something inside failed; the node's log says what.

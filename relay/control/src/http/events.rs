@@ -32,7 +32,7 @@ pub(super) struct EventsQuery {
     #[serde(default)]
     #[param(minimum = 1, maximum = 1000, default = 100)]
     limit: Option<usize>,
-    /// Only the records of one stream (`default.key.key_…`), or of the key, upstream, credential or pool with this id.
+    /// Only the records of one stream of any tenant (`default.key.key_…`), or of the tenant's key, upstream, credential or pool with this id.
     #[serde(default)]
     stream: Option<String>,
     /// Go on with what comes, as server-sent events, one per record.
@@ -82,7 +82,7 @@ pub(super) struct EventPage {
     as_of: Sequence,
 }
 
-/// Read events, oldest first.
+/// Read events, oldest first. The log is one for all tenants, and the owner's: a tenant that is named says only whose an id is.
 #[utoipa::path(get, path = "/events", tag = "log", operation_id = "list_events", params(EventsQuery),
     responses((status = 200, description = "A page, or with `follow` a stream of server-sent events", content((EventPage = "application/json"), (String = "text/event-stream"))), ReadProblems))]
 pub(super) async fn list(State(app): State<App>, caller: Caller, Params(query): Params<EventsQuery>) -> Result<Response, ApiError> {

@@ -17,7 +17,9 @@ use utoipa::ToSchema;
 use zeroize::Zeroizing;
 
 use super::app::App;
-use super::conventions::{Caller, Fenced, Mutation, NeverText, Nothing, Params, Reason, named_pool, pool_text, present, term};
+use super::conventions::{
+    Caller, Fenced, Mutation, NeverText, Nothing, Params, Reason, named_pool, pool_text, present, term, term_or_default,
+};
 use super::error::{ApiError, MutationProblems, ReadProblems};
 use super::usage::UsageRows;
 use crate::Receipt;
@@ -29,7 +31,7 @@ const FREE_TEXT_LENGTH_MAX: usize = 1000;
 /// The overlap of a rotation that names none: 24 hours.
 const OVERLAP_DEFAULT: DurationText = DurationText::from_seconds(24 * 3600);
 
-/// A new client key. Exactly one of `expires_in`, `expires_at` and `expires` is given.
+/// A new client key. Exactly one of `expires_in`, `expires_at` and `expires` is given; none has the tenant's default, where it has one.
 #[derive(Debug, Clone, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct NewKey {
@@ -310,7 +312,7 @@ pub(super) async fn usage(State(app): State<App>, caller: Caller, Path(id): Path
 
 /// The command that creates a key.
 async fn creation(app: &App, stream: &Stream, body: &NewKey, hash: Digest) -> Result<KeyCommand, ApiError> {
-    let term = term(app.now(), body.expires_in, body.expires_at, body.expires)?;
+    let term = term_or_default(app, stream, body.expires_in, body.expires_at, body.expires)?;
     let details = KeyDetails {
         name: body.name.clone(),
         description: seal_text(app, stream, body.description.as_deref()).await?,

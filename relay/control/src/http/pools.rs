@@ -88,7 +88,11 @@ pub(super) async fn list(State(app): State<App>, caller: Caller, Params(page): P
 pub(super) async fn show(State(app): State<App>, caller: Caller, Path(id): Path<String>) -> Result<Json<ShownPool>, ApiError> {
     let id = find(&app, &caller.tenant, &id)?;
     let routes = app.models.routes();
-    let pool = routes.pools.iter().find(|pool| pool.value.id == id).ok_or(ApiError::NotFound("such pool"))?;
+    let pool = routes
+        .pools
+        .iter()
+        .find(|pool| pool.value.id == id && pool.value.tenant == caller.tenant)
+        .ok_or(ApiError::NotFound("such pool"))?;
     Ok(Json(ShownPool { pool: view(&app, pool), as_of: routes.as_of }))
 }
 
@@ -119,7 +123,7 @@ pub(super) async fn remove(
         return execute(&app, &mutation, PoolId::from_bytes(*row.stream.id()), PoolCommand::Remove).await;
     }
     let id = find(&app, &mutation.caller.tenant, &id)?;
-    let upstreams = upstreams_in(&app, id);
+    let upstreams = upstreams_in(&app, &mutation.caller.tenant, id);
     if upstreams > 0 {
         return Err(ApiError::PoolInUse { upstreams });
     }
@@ -149,11 +153,18 @@ fn refuse_taken_name(app: &App, tenant: &TenantId, name: &str, id: PoolId) -> Re
     if others.any(|pool| pool.name == name) { Err(ApiError::NameTaken { kind: "pool", name: name.to_owned() }) } else { Ok(()) }
 }
 
-fn upstreams_in(app: &App, id: PoolId) -> usize {
-    app.models.routes().upstreams.iter().filter(|route| route.upstream.details.pool == id).count()
+fn upstreams_in(app: &App, tenant: &TenantId, id: PoolId) -> usize {
+    let routes = app.models.routes();
+    routes.upstreams.iter().filter(|route| route.upstream.details.pool == id && route.upstream.tenant == *tenant).count()
 }
 
 fn view(app: &App, pool: &Versioned<Pool>) -> PoolView {
     let Versioned { value: pool, version } = pool;
-    PoolView { id: pool.id, name: pool.name.clone(), upstreams: upstreams_in(app, pool.id), created_at: pool.created_at, version: *version }
+    PoolView {
+        id: pool.id,
+        name: pool.name.clone(),
+        upstreams: upstreams_in(app, &pool.tenant, pool.id),
+        created_at: pool.created_at,
+        version: *version,
+    }
 }

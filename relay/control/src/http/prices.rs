@@ -79,7 +79,11 @@ pub(super) async fn set(
 pub(super) async fn show(State(app): State<App>, caller: Caller, Path(id): Path<String>) -> Result<Json<ShownPrices>, ApiError> {
     let id = find(&app, &caller.tenant, &id)?;
     let routes = app.models.routes();
-    let pool = routes.pools.iter().find(|pool| pool.value.id == id).ok_or(ApiError::NotFound("such pool"))?;
+    let pool = routes
+        .pools
+        .iter()
+        .find(|pool| pool.value.id == id && pool.value.tenant == caller.tenant)
+        .ok_or(ApiError::NotFound("such pool"))?;
     Ok(Json(ShownPrices { list: view(pool), as_of: routes.as_of }))
 }
 
