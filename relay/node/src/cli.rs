@@ -21,6 +21,7 @@ mod rebuild;
 mod render;
 mod resource;
 mod stream;
+mod tenants;
 mod upstreams;
 mod usage;
 
@@ -58,6 +59,9 @@ struct Global {
     /// The admin side of the node to talk to [default: KEYRELAY_ADMIN_URL, else what the node wrote to DIR/admin.address]
     #[arg(long, global = true, value_name = "URL")]
     admin_url: Option<String>,
+    /// The tenant to act in [default: KEYRELAY_TENANT, else `default`]
+    #[arg(long, global = true, value_name = "NAME")]
+    tenant: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -69,6 +73,9 @@ enum Command {
     /// Client keys: what clients show the relay
     #[command(subcommand)]
     Keys(keys::KeysCommand),
+    /// Tenants: whom keys, upstreams, pools, policies and bindings belong to
+    #[command(subcommand)]
+    Tenants(tenants::TenantsCommand),
     /// Upstreams: accounts at providers
     #[command(subcommand)]
     Upstreams(upstreams::UpstreamsCommand),
@@ -153,6 +160,7 @@ fn execute(cli: Cli, environment: BTreeMap<String, String>, output: &mut Output)
 async fn talk(command: Command, client: &Client, environment: &BTreeMap<String, String>, output: &mut Output) -> Result<(), Failure> {
     match command {
         Command::Keys(command) => keys::run(command, client, output).await,
+        Command::Tenants(command) => tenants::run(command, client, output).await,
         Command::Upstreams(command) => upstreams::run(command, client, environment, output).await,
         Command::Pools(command) => pools::run(command, client, output).await,
         Command::Prices(command) => prices::run(command, client, output).await,

@@ -11,10 +11,12 @@ use super::Global;
 use crate::config::{Config, Secret, Sources};
 use crate::layout::Layout;
 
-/// A node's admin side.
+/// A node's admin side, and the tenant to act in there.
 pub(super) struct Access {
     pub(super) url: Url,
     pub(super) token: Secret,
+    /// None leaves it to the node: `default`.
+    pub(super) tenant: Option<String>,
 }
 
 /// The data directory that a command means, as `serve` would without a file.
@@ -39,7 +41,9 @@ impl Access {
                 format!("no token: set KEYRELAY_TOKEN, or name a node's data directory with --data ({} has none)", layout.data().display())
             })?,
         };
-        Ok(Self { url, token: Secret::new(token) })
+        let given = global.tenant.as_deref().map(str::trim).filter(|tenant| !tenant.is_empty());
+        let tenant = given.map(str::to_owned).or_else(|| set("KEYRELAY_TENANT"));
+        Ok(Self { url, token: Secret::new(token), tenant })
     }
 }
 

@@ -27,6 +27,7 @@ pub(super) struct Client {
     transport: Transport,
     origin: Url,
     token: Secret,
+    tenant: Option<String>,
 }
 
 /// Plain connections need no certificates of the system, which a small container may not have.
@@ -97,14 +98,19 @@ impl<'a> Call<'a> {
 
 impl Client {
     pub(super) fn new(access: Access) -> Result<Self> {
-        let Access { url, token } = access;
+        let Access { url, token, tenant } = access;
         let transport = if url.scheme() == "https" {
             let connector = HttpsConnectorBuilder::new().with_native_roots().context("the system's certificates cannot be read")?;
             Transport::Tls(Legacy::builder(TokioExecutor::new()).build(connector.https_only().enable_http1().build()))
         } else {
             Transport::Plain(Legacy::builder(TokioExecutor::new()).build_http())
         };
-        Ok(Self { transport, origin: url, token })
+        Ok(Self { transport, origin: url, token, tenant })
+    }
+
+    /// The tenant that all requests act in.
+    pub(super) fn tenant(&self) -> &str {
+        self.tenant.as_deref().unwrap_or("default")
     }
 
     /// Sends a request and reads the whole answer.
@@ -147,6 +153,9 @@ impl Client {
         }
         let mut request = Request::builder().method(&call.method).uri(url.as_str());
         request = request.header(header::AUTHORIZATION, format!("Bearer {}", self.token.expose().as_str()));
+        if let Some(tenant) = &self.tenant {
+            request = request.header("keyrelay-tenant", tenant);
+        }
         if call.method != Method::GET {
             let idempotency_key = call.idempotency_key.map_or_else(idempotency_key, Ok)?;
             request = request.header("idempotency-key", idempotency_key).header(header::CONTENT_TYPE, call.content_type);
@@ -154,7 +163,7 @@ impl Client {
         if let Some(version) = call.if_version {
             request = request.header(header::IF_MATCH, format!("\"{version}\""));
         }
-        request.body(Full::new(call.body)).context("the token or the URL cannot be sent")
+        request.body(Full::new(call.body)).context("the token, the tenant or the URL cannot be sent")
     }
 }
 

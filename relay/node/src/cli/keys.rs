@@ -129,8 +129,9 @@ struct Details {
     concurrency: Option<u32>,
 }
 
+/// A creation that says nothing leaves it to the tenant's default.
 #[derive(Debug, Args)]
-#[group(required = true, multiple = false)]
+#[group(multiple = false)]
 pub(super) struct Expiry {
     /// From now, such as 30d, 24h, 15m or 2s
     #[arg(long, value_name = "DURATION")]
@@ -167,7 +168,7 @@ const FIELDS: [Field; 19] = [
     ("version", "/version"),
 ];
 
-const FENCE: [Field; 5] =
+pub(super) const FENCE: [Field; 5] =
     [("reached", "/reached"), ("nodes", "/nodes"), ("elapsed ms", "/elapsed_ms"), ("missing", "/missing"), ("not live", "/not_live")];
 
 pub(super) async fn run(command: KeysCommand, client: &Client, output: &mut Output) -> Result<(), Failure> {
@@ -198,9 +199,9 @@ pub(super) async fn run(command: KeysCommand, client: &Client, output: &mut Outp
             shown(&client.send(Call::new(Method::PATCH, &["keys", &id]).body(body.into()).if_version(if_version)).await?, output)
         }
         KeysCommand::Renew { target: Target { many, .. }, expiry } if many.is_meant() => {
-            many.run("renew", expiry.body().into(), client, output).await
+            many.run("renew", expiry.required()?.into(), client, output).await
         }
-        KeysCommand::Renew { target: Target { id, .. }, expiry } => shown(&act(client, &id, "renew", expiry.body().into()).await?, output),
+        KeysCommand::Renew { target: Target { id, .. }, expiry } => shown(&act(client, &id, "renew", expiry.required()?.into()).await?, output),
         KeysCommand::Rotate { id, overlap, finish_previous } => {
             let mut body = json!({ "finish_previous": finish_previous });
             if let Some(overlap) = overlap {
@@ -286,6 +287,13 @@ impl Details {
 }
 
 impl Expiry {
+    /// For a command to which no tenant has a default.
+    fn required(self) -> anyhow::Result<Map<String, Value>> {
+        let body = self.body();
+        anyhow::ensure!(!body.is_empty(), "give one of --expires-in, --expires-at and --never-expires");
+        Ok(body)
+    }
+
     fn body(self) -> Map<String, Value> {
         let never = self.never_expires.then(|| "never".to_owned());
         let members = [("expires_in", self.expires_in), ("expires_at", self.expires_at), ("expires", never)];

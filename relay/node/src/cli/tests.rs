@@ -21,6 +21,7 @@ fn every_verb_is_understood() {
         "config --json",
         "keys create ci --expires-in 30d --pool default --model gpt-* --requests-per-minute 60 --concurrency 4",
         "keys create ci --never-expires --description text --owner me --tag a --tag b --endpoint messages",
+        "keys create ci",
         "keys list --limit 5",
         "keys list --search ci --tag a --owner o --state active --pool p --sort last_used_at --order desc --never-expires",
         "keys list --expires-before 2027-01-01T00:00:00Z --unused-since 2026-01-01T00:00:00Z",
@@ -39,6 +40,14 @@ fn every_verb_is_understood() {
         "keys revoke key_x --reason leaked --wait",
         "nodes",
         "nodes --limit 3 --json",
+        "tenants create acme --name Acme --default-expiry 30d --expiry-max 90d",
+        "tenants list --limit 3",
+        "tenants show acme --json",
+        "tenants update acme --name n --no-default-expiry --expiry-max 60d --if-version 3",
+        "tenants suspend acme --reason unpaid --wait",
+        "tenants resume acme",
+        "keys list --tenant acme",
+        "--tenant acme usage show",
         "nodes retire node_x",
         "nodes leave",
         "upstreams add a --dialect openai --base-url http://127.0.0.1:9/v1 --credential-file - --priority 1 --weight 2 --pool p",
@@ -61,6 +70,7 @@ fn every_verb_is_understood() {
         "policy show 0123abcd",
         "policy bind 0123abcd --tenant",
         "policy bind 0123abcd --tenant default --mode shadow",
+        "--tenant acme policy bind 0123abcd --pool p",
         "policy bind 0123abcd --pool p --mode canary --canary-percent 10 --on-fault skip --settings {}",
         "policy bind 0123abcd --key key_x --settings @file",
         "policy bindings",
@@ -93,7 +103,6 @@ fn every_verb_is_understood() {
 #[test]
 fn what_makes_no_sense_is_a_usage_error() {
     for (line, kind) in [
-        ("keys create ci", ErrorKind::MissingRequiredArgument),
         ("keys create ci --never-expires --expires-in 1d", ErrorKind::ArgumentConflict),
         ("keys update k --no-limits --concurrency 1", ErrorKind::ArgumentConflict),
         ("keys renew --expires-in 1d", ErrorKind::MissingRequiredArgument),
@@ -101,6 +110,8 @@ fn what_makes_no_sense_is_a_usage_error() {
         ("keys revoke --filter tag=a --wait", ErrorKind::ArgumentConflict),
         ("keys create ci --count 2 --name-pattern ci-{n} --never-expires", ErrorKind::ArgumentConflict),
         ("keys create --count 2 --never-expires", ErrorKind::MissingRequiredArgument),
+        ("tenants create", ErrorKind::MissingRequiredArgument),
+        ("tenants update acme --no-expiry-max --expiry-max 1d", ErrorKind::ArgumentConflict),
         ("upstreams update a --no-credential --credential x", ErrorKind::ArgumentConflict),
         ("log read --follow --limit 3", ErrorKind::ArgumentConflict),
         ("log migrate", ErrorKind::MissingRequiredArgument),
@@ -123,7 +134,8 @@ fn what_makes_no_sense_is_a_usage_error() {
 fn the_admin_address_comes_from_the_flag_the_environment_or_the_data_directory() {
     let data = tempfile::tempdir().unwrap();
     std::fs::write(data.path().join("owner.token"), "from-file\n").unwrap();
-    let global = |url: Option<&str>| Global { json: false, data: Some(data.path().to_owned()), admin_url: url.map(str::to_owned) };
+    let global =
+        |url: Option<&str>| Global { json: false, data: Some(data.path().to_owned()), admin_url: url.map(str::to_owned), tenant: None };
     let find = |url, environment: &[(&str, &str)]| {
         let environment = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         let access = Access::find(&global(url), &environment).unwrap();
@@ -135,4 +147,25 @@ fn the_admin_address_comes_from_the_flag_the_environment_or_the_data_directory()
     assert_eq!(find(None, &[("KEYRELAY_ADMIN_URL", "https://e"), ("KEYRELAY_TOKEN", "t")]), ("https://e/".to_owned(), "t".to_owned()));
     assert_eq!(find(Some("http://flag:1"), &[("KEYRELAY_ADMIN_URL", "https://e")]).0, "http://flag:1/");
     assert!(Access::find(&global(Some("ftp://x")), &BTreeMap::new()).is_err());
+}
+
+#[test]
+fn the_tenant_comes_from_the_flag_wherever_it_stands_or_the_environment() {
+    let data = tempfile::tempdir().unwrap();
+    std::fs::write(data.path().join("owner.token"), "from-file\n").unwrap();
+    let find = |line: &str, set: &[(&str, &str)]| {
+        let line = format!("keyrelay {line} --data {}", data.path().display());
+        let environment = set.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        Access::find(&parse(&line).unwrap().global, &environment).unwrap().tenant
+    };
+    let named = Some("acme".to_owned());
+    assert_eq!(find("keys list", &[]), None);
+    assert_eq!(find("keys list", &[("KEYRELAY_TENANT", "acme")]), named);
+    for line in ["--tenant acme keys list", "keys list --tenant acme", "--tenant acme policy bind 0123abcd --pool p"] {
+        assert_eq!(find(line, &[("KEYRELAY_TENANT", "other")]), named, "{line}");
+    }
+    assert_eq!(find("policy bind 0123abcd --tenant acme", &[]), named);
+    // Without a name it is the scope alone, and whose is said elsewhere.
+    assert_eq!(find("policy bind 0123abcd --tenant", &[("KEYRELAY_TENANT", "acme")]), named);
+    assert_eq!(find("policy bind 0123abcd --tenant", &[]), None);
 }

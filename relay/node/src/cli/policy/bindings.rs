@@ -37,8 +37,9 @@ pub(in crate::cli) struct Fenced {
 #[derive(Debug, Args)]
 #[group(required = true, multiple = false)]
 struct Scope {
-    /// All requests of the tenant
-    #[arg(long, value_name = "NAME", num_args = 0..=1, default_missing_value = "default")]
+    /// All requests of the tenant, which is the one to act in where no name is given
+    // By the name of the option that every command has, whose value it takes and gives.
+    #[arg(long, value_name = "NAME", num_args = 0..=1, default_missing_value = "")]
     tenant: Option<String>,
     /// The upstreams of a pool, by id or name
     #[arg(long, value_name = "POOL")]
@@ -145,7 +146,7 @@ pub(super) async fn bind(bind: Bind, client: &Client, output: &mut Output) -> Re
     let Bind { policy, scope, terms, fenced } = bind;
     let mut body = terms.body()?;
     body.insert("policy".to_owned(), policy.into());
-    body.insert("scope".to_owned(), scope.body());
+    body.insert("scope".to_owned(), scope.body(client.tenant()));
     changed(Call::new(Method::POST, &["bindings"]).body(body.into()), &fenced, client, output).await
 }
 
@@ -197,9 +198,13 @@ fn shown(answer: &Value, output: &mut Output) -> Result<(), Failure> {
 }
 
 impl Scope {
-    fn body(self) -> Value {
-        let given = [("tenant", self.tenant), ("pool", self.pool), ("key", self.key)];
-        given.into_iter().filter_map(|(name, value)| Some((name.to_owned(), Value::from(value?)))).collect::<Map<_, _>>().into()
+    /// A tenant may be named together with a pool or a key of it, before the command; it is the scope only by itself.
+    fn body(self, tenant: &str) -> Value {
+        match (self.pool, self.key) {
+            (Some(pool), _) => json!({ "pool": pool }),
+            (None, Some(key)) => json!({ "key": key }),
+            (None, None) => json!({ "tenant": tenant }),
+        }
     }
 }
 
