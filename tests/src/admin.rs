@@ -13,6 +13,8 @@ pub struct Admin {
     http: Http,
     origin: String,
     authorization: String,
+    /// The tenant that requests name; none leaves it to the node.
+    tenant: Option<String>,
 }
 
 /// What a request for a key answered.
@@ -34,7 +36,13 @@ pub struct Used {
 
 impl Admin {
     pub fn new(origin: &str, token: &str) -> Self {
-        Self { http: Http::default(), origin: origin.to_owned(), authorization: format!("Bearer {token}") }
+        Self { http: Http::default(), origin: origin.to_owned(), authorization: format!("Bearer {token}"), tenant: None }
+    }
+
+    /// The same client, acting in another tenant.
+    #[must_use]
+    pub fn of_tenant(&self, tenant: &str) -> Self {
+        Self { tenant: Some(tenant.to_owned()), ..self.clone() }
     }
 
     pub fn origin(&self) -> &str {
@@ -44,8 +52,14 @@ impl Admin {
     /// Any request, path with its prefix.
     pub async fn call(&self, method: Method, path: &str, fields: &[Field<'_>], body: &Value) -> Result<Answer> {
         let body = if body.is_null() { Vec::new() } else { body.to_string().into_bytes() };
-        let own = [("authorization", self.authorization.as_str()), ("content-type", "application/json")];
-        self.http.call(method, &format!("{}{path}", self.origin), &[&own, fields].concat(), body).await
+        self.send(method, path, &[&[("content-type", "application/json")], fields].concat(), body).await
+    }
+
+    /// Any request, with any bytes.
+    pub async fn send(&self, method: Method, path: &str, fields: &[Field<'_>], body: Vec<u8>) -> Result<Answer> {
+        let own = [("authorization", self.authorization.as_str())];
+        let tenant: Vec<Field<'_>> = self.tenant.iter().map(|tenant| ("keyrelay-tenant", tenant.as_str())).collect();
+        self.http.call(method, &format!("{}{path}", self.origin), &[&own, tenant.as_slice(), fields].concat(), body).await
     }
 
     pub async fn get(&self, path: &str) -> Result<Answer> {
@@ -80,14 +94,13 @@ impl Admin {
 
     /// Uploads a policy's module, and gives what the node says of it.
     pub async fn upload_policy_as(&self, class: &str, kind: &str, name: &str, module: Vec<u8>) -> Result<Value> {
-        let fields = [("authorization", self.authorization.as_str()), ("content-type", "application/wasm")];
-        let url = format!("{}/api/v1/policies?kind={kind}&class={class}&name={name}", self.origin);
-        self.http.call(Method::POST, &url, &fields, module).await?.success().context("uploading a policy")
+        let path = format!("/api/v1/policies?kind={kind}&class={class}&name={name}");
+        self.send(Method::POST, &path, &[("content-type", "application/wasm")], module).await?.success().context("uploading a policy")
     }
 
     /// Binds a policy to the tenant, enforced, and gives the binding's id.
     pub async fn bind_policy(&self, digest: &str) -> Result<String> {
-        let body = json!({ "policy": digest, "scope": { "tenant": "default" }, "mode": "enforce" });
+        let body = json!({ "policy": digest, "scope": { "tenant": self.tenant.as_deref().unwrap_or("default") }, "mode": "enforce" });
         let answer = self.post("/bindings", &body).await?.success().context("binding a policy")?;
         answer["binding"]["id"].as_str().map(str::to_owned).with_context(|| format!("no binding in {answer}"))
     }
