@@ -14,7 +14,7 @@ use super::app::App;
 use super::conventions::{Caller, Fenced, Mutation, Nothing, Page, Params, Reason, present};
 use super::error::{ApiError, MutationProblems, ReadProblems};
 use super::keys::{FactView, fact_view, seal_text};
-use crate::fence::Fence;
+use crate::fence::{Applied, Fence};
 use crate::{ExecuteError, Receipt};
 
 /// A new tenant. One of `id` and `name` is enough.
@@ -173,7 +173,7 @@ pub(super) async fn suspend(
     let (began, stream) = (Instant::now(), stream(id)?);
     let reason = seal_text(&app, &stream, mutation.body.reason.as_deref()).await?;
     let mut answer = execute(&app, &mutation, stream, TenantCommand::Suspend { reason }).await?;
-    answer.fence = fenced.fence(&app, answer.sequence, began).await?;
+    answer.fence = fenced.fence(&app, answer.sequence, Applied::Record, began).await?;
     Ok(Json(answer))
 }
 
