@@ -45,6 +45,8 @@ pub struct Row {
 pub(crate) struct Store {
     db: DB,
     families: &'static [Family],
+    /// Whether commits pass by the write-ahead log. Written by whoever fills the model, which nobody else has yet.
+    is_loading: AtomicBool,
     // Dropped after the database, so that a retired directory goes only when nobody reads it any more.
     place: Place,
     #[cfg(feature = "faults")]
@@ -87,6 +89,7 @@ impl Store {
         Self {
             db,
             families,
+            is_loading: AtomicBool::new(false),
             place: Place { path: path.to_owned(), retired: AtomicBool::new(false) },
             #[cfg(feature = "faults")]
             faults: std::sync::Arc::default(),
@@ -176,6 +179,19 @@ impl Store {
         Ok(rows.next().transpose()?.map(|(key, _)| key))
     }
 
+    /// What is committed from now on survives no crash, not even one of the process, before it was [settled](Self::settle): for a model that is
+    /// begun anew after a crash.
+    pub(crate) fn load(&self) {
+        self.is_loading.store(true, Ordering::Release);
+    }
+
+    /// Ends loading: all that was committed is in files.
+    pub(crate) fn settle(&self) -> Result<(), ReadError> {
+        self.flush()?;
+        self.is_loading.store(false, Ordering::Release);
+        Ok(())
+    }
+
     /// Makes all that was committed survive a crash of the machine.
     pub(crate) fn sync(&self) -> Result<(), ReadError> {
         Ok(self.db.flush_wal(true)?)
@@ -193,7 +209,7 @@ impl Store {
     }
 
     pub(crate) fn batch(&self) -> Batch<'_> {
-        Batch { store: self, writes: WriteBatch::default() }
+        Batch { store: self, writes: WriteBatch::default(), row: Vec::new() }
     }
 
     /// Every row of every family, in order.
@@ -278,12 +294,16 @@ impl Frozen<'_> {
 pub(crate) struct Batch<'a> {
     store: &'a Store,
     writes: WriteBatch,
+    /// Where rows are encoded, one after the other.
+    row: Vec<u8>,
 }
 
 impl Batch<'_> {
     pub(crate) fn put<T: Serialize>(&mut self, family: Family, key: &[u8], row: &T) {
-        let value = postcard::to_allocvec(row).expect("a row is plain data; encoding to memory cannot fail");
-        self.writes.put_cf(self.store.family(family), key, value);
+        self.row.clear();
+        let value = postcard::to_extend(row, std::mem::take(&mut self.row)).expect("a row is plain data; encoding to memory cannot fail");
+        self.writes.put_cf(self.store.family(family), key, &value);
+        self.row = value;
     }
 
     pub(crate) fn put_bytes(&mut self, family: Family, key: &[u8], value: &[u8]) {
@@ -297,6 +317,8 @@ impl Batch<'_> {
     pub(crate) fn commit(self) -> Result<(), CommitError> {
         #[cfg(feature = "faults")]
         self.store.faults.before_commit()?;
-        self.store.db.write(self.writes).map_err(|error| CommitError(Box::new(error)))
+        let Store { db, is_loading, .. } = self.store;
+        let written = if is_loading.load(Ordering::Acquire) { db.write_without_wal(self.writes) } else { db.write(self.writes) };
+        written.map_err(|error| CommitError(Box::new(error)))
     }
 }

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 
 use schemas::{CommandId, Timestamp};
 
+use super::draft::sorted;
 use super::rows::{COMMANDS, COMMANDS_BY_TIME, CommandRow, CommandTime, of_command};
 use crate::store::{Batch, ReadError, Store, key};
 
@@ -32,7 +33,7 @@ pub(super) fn write(
     if horizon > horizon_before {
         forget(batch, store, &last, horizon_before, horizon)?;
     }
-    for (id, row) in &last {
+    for (id, row) in sorted(&last) {
         let key = of_command(id);
         if row.time >= horizon { batch.put(COMMANDS, &key, row) } else { batch.delete(COMMANDS, &key) }
     }

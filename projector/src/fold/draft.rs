@@ -204,13 +204,15 @@ impl<'a> Draft<'a> {
         (self.row.sequence.0 - self.base.sequence.0) as usize
     }
 
-    /// The writes of all that was added, position included.
+    /// The writes of all that was added, position included. Those of a family are in the order of their keys, which the store takes several times
+    /// faster than the order of the log.
     pub(super) fn batch(&self) -> Result<Batch<'a>, ReadError> {
         let mut batch = self.store.batch();
-        for (stream, row) in self.streams.iter().filter(|(_, row)| row.head.sequence > self.base.sequence) {
+        let changed = self.streams.iter().filter(|(_, row)| row.head.sequence > self.base.sequence);
+        for (stream, row) in sorted(changed) {
             batch.put(AGGREGATES, &key::of_stream(stream), row);
         }
-        for (hash, stream) in &self.hashes {
+        for (hash, stream) in sorted(&self.hashes) {
             batch.put(KEYS_BY_HASH, &of_hash(hash), stream);
         }
         for (sequence, reason) in &self.voids {
@@ -244,6 +246,13 @@ fn key_rows(aggregate: Option<&Aggregate>) -> Option<KeyRows> {
         Some(Aggregate::Key(key)) if !key.is_purged() => Some(KeyRows::of(key)),
         _ => None,
     }
+}
+
+/// Rows in the order of what their keys are made of.
+pub(super) fn sorted<'r, K: Ord + 'r, R>(rows: impl IntoIterator<Item = (&'r K, R)>) -> Vec<(&'r K, R)> {
+    let mut rows: Vec<_> = rows.into_iter().collect();
+    rows.sort_unstable_by_key(|(key, _)| *key);
+    rows
 }
 
 /// Why a record was not added.

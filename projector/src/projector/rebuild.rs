@@ -151,6 +151,7 @@ fn begin(directory: &Directory, memory: &crate::Memory) -> Result<(Generation, F
     let generation = directory.next()?;
     let store = Store::open(&directory.path_of(generation), FAMILIES, memory)?;
     store.set_retired(true);
+    store.load();
     Ok((generation, Folder::open(Arc::new(store))?))
 }
 

@@ -187,3 +187,25 @@ async fn what_comes_after_the_judged_position_is_judged() {
     outcome.unwrap();
     assert_eq!(models.dump().unwrap(), rows_of(&world.records));
 }
+
+#[tokio::test]
+async fn a_model_that_takes_over_is_in_its_files() {
+    let (mut world, data) = (World::founded(), tempfile::tempdir().unwrap());
+    for n in 1..=40 {
+        world.create_key(n);
+    }
+    let (projector, models) = level(data.path(), &world).await;
+    for verdicts in [Verdicts::Known, Verdicts::Judged] {
+        projector.rebuild(verdicts, |_| {}).await.unwrap();
+        // What a crash of the process would leave now.
+        let (path, left) = (data.path().join("read-models"), tempfile::tempdir().unwrap());
+        let current = std::fs::read_to_string(path.join("CURRENT")).unwrap();
+        for file in std::fs::read_dir(path.join(current.trim_end())).unwrap() {
+            let file = file.unwrap();
+            std::fs::copy(file.path(), left.path().join(file.file_name())).unwrap();
+        }
+        let store = Store::open(left.path(), FAMILIES, &Memory::new(0)).unwrap();
+        assert_eq!(store.dump().unwrap(), rows_of(&world.records), "{verdicts:?}");
+    }
+    drop(models);
+}

@@ -8,12 +8,14 @@ use schemas::Sequence;
 use tokio::sync::mpsc;
 
 use super::{Progress, RebuildError, Rebuilding, Verdicts, fold, same_root};
-use crate::fold::{BATCH_RECORDS_MAX, Folder, Known};
+use crate::fold::{Folder, Known};
 use crate::models::HEARTBEAT;
 use crate::projector::{Projector, blocking};
 
+/// The most records of one batch. The more there are, the closer neighbours in it are in the store, and the less each costs.
+const BATCH_RECORDS_MAX: usize = 8_192;
 /// Runs that are read ahead of the fold.
-const RUNS_HELD: usize = 4;
+const RUNS_HELD: usize = 8;
 /// A reader with records due that is quiet for so long is let go, and the log read anew.
 const QUIET_MAX: Duration = Duration::from_secs(5);
 
@@ -51,7 +53,11 @@ impl Projector {
         if let Some(known) = known {
             same_root(&candidate, known.position)?;
         }
-        Ok(candidate)
+        blocking(move || {
+            candidate.store().settle()?;
+            Ok(candidate)
+        })
+        .await
     }
 }
 
@@ -77,9 +83,9 @@ impl Bulk {
     /// Folds what is handed on, up to the goal.
     fn fold(self, mut candidate: Folder, mut runs: mpsc::Receiver<Vec<Stored>>) -> Result<Folder, RebuildError> {
         while let Some(mut run) = runs.blocking_recv() {
-            // Readers may give few records at a time, and a commit of many costs little more.
+            // Readers give fewer records at a time. One that goes quiet is let go, and what it gave is folded then.
             while run.len() < BATCH_RECORDS_MAX
-                && let Ok(more) = runs.try_recv()
+                && let Some(more) = runs.blocking_recv()
             {
                 run.extend(more);
             }
