@@ -18,7 +18,10 @@ use crate::contract::{AppendError, Appended, Expect, ReadError};
 
 /// How long other appends and elections are waited for; then the outcome is unknown.
 const BUSY_WAIT: Duration = Duration::from_secs(5);
-/// The first wait before the same is asked again; each further one is twice as long ...
+/// How often the same is asked again at once. A server acknowledges an append a little before it lets the next one on the subject in, and the
+/// way there and back is wait enough for that.
+const AT_ONCE_MAX: u32 = 4;
+/// The first wait before the same is asked again later; each further one is twice as long ...
 const PAUSE_MIN: Duration = Duration::from_millis(2);
 /// ... up to this.
 const PAUSE_MAX: Duration = Duration::from_millis(100);
@@ -38,7 +41,7 @@ enum Judged {
 impl Shared {
     pub(super) async fn append(&self, subject: &str, expect: Expect, record: Bytes) -> Result<Appended, AppendError> {
         let (busy_until, contradicted_until) = (Instant::now() + BUSY_WAIT, self.contradiction_deadline());
-        let mut pause = PAUSE_MIN;
+        let (mut at_once, mut pause) = (0, PAUSE_MIN);
         loop {
             let judged = match publish(&self.nats, subject, expect, &record).await {
                 Published::Stored(sequence) => {
@@ -67,6 +70,10 @@ impl Shared {
                     tracing::debug!(subject, %error, "the outcome of an append could not be read");
                     return Ok(Appended::Unknown);
                 }
+            }
+            if at_once < AT_ONCE_MAX {
+                at_once += 1;
+                continue;
             }
             sleep(pause).await;
             pause = (pause * 2).min(PAUSE_MAX);
