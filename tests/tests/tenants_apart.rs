@@ -114,6 +114,7 @@ fn rows() -> Vec<(&'static str, Asked)> {
         ("GET /log/rebuild", ClusterWide),
         ("POST /log/rebuild", ClusterWide),
         ("GET /audit/export", ClusterWide),
+        ("GET /backup", ClusterWide),
         ("GET /nodes", ClusterWide),
         ("POST /nodes/leave", ClusterWide),
         ("DELETE /nodes/{id}", ClusterWide),
