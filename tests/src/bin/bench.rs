@@ -3,7 +3,7 @@
 //! and ratios against what the design wants to reach.
 //!
 //! `bench [--rounds N] [--seconds N] [--keys N] [--servers N] [--only PARTS]`, the parts with commas between them: `proxy`, `enforced` (the
-//! relay with policies on), `engines`, `policies`, and of the log on NATS `appends`, `replay`, `revocation`, `migration`, or all four as
+//! relay with policies on), `engines`, `policies`, `backup`, and of the log on NATS `appends`, `replay`, `revocation`, `migration`, or all four as
 //! `cluster`. `--servers` are those that a log is migrated to.
 //! `bench mock` and `bench forward ORIGIN` are its own children.
 
@@ -11,6 +11,8 @@
 
 #[path = "bench/appends.rs"]
 mod appends;
+#[path = "bench/backup.rs"]
+mod backup;
 #[path = "bench/enforced.rs"]
 mod enforced;
 #[path = "bench/engines.rs"]
@@ -48,7 +50,7 @@ struct Options {
     rounds: usize,
     /// Of each measurement in a round.
     seconds: u64,
-    /// Of the engine rows, the replay and the migration.
+    /// Of the engine rows, the backup, the replay and the migration.
     keys: usize,
     /// Of the log that is migrated to.
     servers: usize,
@@ -56,9 +58,9 @@ struct Options {
 }
 
 /// What can be measured by itself, in this order.
-const PARTS: [&str; 8] = ["proxy", "enforced", "engines", "policies", "appends", "replay", "revocation", "migration"];
+const PARTS: [&str; 9] = ["proxy", "enforced", "engines", "policies", "backup", "appends", "replay", "revocation", "migration"];
 /// Where the parts of `cluster` begin.
-const CLUSTER: usize = 4;
+const CLUSTER: usize = 5;
 
 impl Options {
     fn parse(words: &[String]) -> Result<Self> {
@@ -104,7 +106,7 @@ fn main() -> Result<()> {
 
 async fn measure(options: Options) -> Result<()> {
     report::conditions(options)?;
-    let [proxy, enforced, engines, policies, appends, replay, revocation, migration] = options.parts;
+    let [proxy, enforced, engines, policies, backup, appends, replay, revocation, migration] = options.parts;
     if proxy {
         proxy::measure(options).await?;
     }
@@ -116,6 +118,9 @@ async fn measure(options: Options) -> Result<()> {
     }
     if policies {
         policies::measure(options)?;
+    }
+    if backup {
+        backup::measure(options).await?;
     }
     if appends {
         appends::measure(options).await?;

@@ -1,6 +1,7 @@
 //! A long log that moves from a node's own files to NATS while the node is written to and asked: how long that takes, and for how long nobody
 //! can write.
 
+use std::ffi::OsStr;
 use std::path::Path;
 use std::process::Stdio;
 use std::sync::Arc;
@@ -30,7 +31,7 @@ const PATIENCE: Duration = Duration::from_secs(1800);
 /// Load before and after the move.
 const WRITES_AFTER: usize = 100;
 /// How often it is looked at what a run has used so far.
-const LOOK: Duration = Duration::from_millis(50);
+pub(crate) const LOOK: Duration = Duration::from_millis(50);
 /// What stands before the key in `DATA/writer.key`.
 const WRITER_KEY_PREFIX: &str = "kr-writer-1:";
 
@@ -91,32 +92,32 @@ pub(crate) async fn measure(options: Options) -> Result<()> {
 
 /// What a process has used.
 #[derive(Debug, Clone, Copy, Default)]
-struct Spent {
+pub(crate) struct Spent {
     cpu_us: f64,
     peak: u64,
 }
 
 impl Spent {
-    fn of(pid: u32) -> Result<Self> {
+    pub(crate) fn of(pid: u32) -> Result<Self> {
         Ok(Self { cpu_us: cpu_us(pid)?, peak: peak_bytes(pid)? })
     }
 }
 
-/// A run of `keyrelay log migrate`.
-struct Migrated {
-    answer: Value,
-    elapsed: Duration,
-    spent: Spent,
+/// A run of a `keyrelay` command.
+pub(crate) struct Ran {
+    pub(crate) answer: Value,
+    pub(crate) elapsed: Duration,
+    pub(crate) spent: Spent,
 }
 
-fn show(what: &str, records: u64, elapsed: Duration, spent: Spent, reach: &str) -> Result<()> {
+pub(crate) fn show(what: &str, records: u64, elapsed: Duration, spent: Spent, reach: &str) -> Result<()> {
     let (seconds, records) = (elapsed.as_secs_f64(), records as f64);
     let figure = format!("{seconds:.2} s, {:.1} k/s", records / seconds / 1e3);
     row(what, &figure, &format!("{:.1} us; peak {:.0} MiB; {reach}", spent.cpu_us / records, mib(spent.peak)))
 }
 
 /// A node that was started once and stopped.
-async fn founded(data: &Path, upstream: &ScriptedUpstream) -> Result<Launch> {
+pub(crate) async fn founded(data: &Path, upstream: &ScriptedUpstream) -> Result<Launch> {
     let mut launch = Launch::new(data).with("KEYRELAY_LOG_LEVEL", "warn");
     launch.patience = PATIENCE;
     let node = launch.start().await?;
@@ -125,7 +126,7 @@ async fn founded(data: &Path, upstream: &ScriptedUpstream) -> Result<Launch> {
 }
 
 /// Writes keys into the log of a stopped node, signed with its writer's key. Gives the log's head.
-async fn fill(data: &Path, keys: usize) -> Result<Sequence> {
+pub(crate) async fn fill(data: &Path, keys: usize) -> Result<Sequence> {
     let text = std::fs::read_to_string(data.join("writer.key"))?;
     let seed: Digest = text.trim().strip_prefix(WRITER_KEY_PREFIX).context("a writer's key")?.parse()?;
     let path = data.join("log");
@@ -155,7 +156,7 @@ async fn fill(data: &Path, keys: usize) -> Result<Sequence> {
 }
 
 /// The first run, while the node serves. Gives also how long writes took in that time.
-async fn ahead(node: &Node, url: &str) -> Result<(Migrated, Vec<Duration>)> {
+async fn ahead(node: &Node, url: &str) -> Result<(Ran, Vec<Duration>)> {
     let admin = node.admin()?;
     let mut migrated = std::pin::pin!(migrate(node.data(), url));
     let mut times = Vec::new();
@@ -174,9 +175,14 @@ async fn ahead(node: &Node, url: &str) -> Result<(Migrated, Vec<Duration>)> {
     }
 }
 
-async fn migrate(data: &Path, url: &str) -> Result<Migrated> {
+async fn migrate(data: &Path, url: &str) -> Result<Ran> {
+    run(&["log".as_ref(), "migrate".as_ref(), "--to-nats".as_ref(), url.as_ref(), "--data".as_ref(), data.as_ref()]).await
+}
+
+/// Runs a command that must do what it is told, and looks at what it uses.
+pub(crate) async fn run(words: &[&OsStr]) -> Result<Ran> {
     let mut command = cli::command("keyrelay")?;
-    command.args(["log", "migrate", "--json", "--to-nats", url, "--data"]).arg(data);
+    command.args(words).arg("--json");
     let (begin, mut spent) = (Instant::now(), Spent::default());
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn()?;
     while child.try_wait()?.is_none() {
@@ -186,8 +192,8 @@ async fn migrate(data: &Path, url: &str) -> Result<Migrated> {
     }
     let elapsed = begin.elapsed();
     let output = child.wait_with_output()?;
-    ensure!(output.status.success(), "the migration ended with {}", output.status);
-    Ok(Migrated { answer: serde_json::from_slice(&output.stdout)?, elapsed, spent })
+    ensure!(output.status.success(), "{words:?} ended with {}", output.status);
+    Ok(Ran { answer: serde_json::from_slice(&output.stdout)?, elapsed, spent })
 }
 
 /// Where the log stands.
