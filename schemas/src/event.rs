@@ -136,6 +136,8 @@ events! {
     0x0211 KeyMetadataSet(key::KeyMetadataSet) of Key, version 1;
     /// All requests go to one upstream.
     0x0212 KeyUpstreamDedicated(key::KeyUpstreamDedicated) of Key, version 1;
+    /// The key does not expire because nobody has decided on it yet: it was imported so.
+    0x0213 KeyExpiryUnset(key::KeyExpiryUnset) of Key, version 1;
     0x0301 UpstreamAdded(upstream::UpstreamAdded) of Upstream, version 1;
     0x0302 UpstreamChanged(upstream::UpstreamChanged) of Upstream, version 1;
     0x0303 UpstreamDisabled(upstream::UpstreamDisabled) of Upstream, version 1;

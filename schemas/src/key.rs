@@ -21,8 +21,8 @@ use crate::time::Timestamp;
 
 pub use command::{KeyCommand, KeyError, KeyPatch, NewKey, NewSecret, Term};
 pub use event::{
-    KeyActivated, KeyActivationAwaited, KeyArchived, KeyChanged, KeyCreated, KeyDisabled, KeyEnabled, KeyExpired, KeyMetadataSet,
-    KeyOverlapFinished, KeyPurged, KeyRenewed, KeyRestored, KeyRevoked, KeyRotated, KeySecretBrought, KeySecretUpgraded,
+    KeyActivated, KeyActivationAwaited, KeyArchived, KeyChanged, KeyCreated, KeyDisabled, KeyEnabled, KeyExpired, KeyExpiryUnset,
+    KeyMetadataSet, KeyOverlapFinished, KeyPurged, KeyRenewed, KeyRestored, KeyRevoked, KeyRotated, KeySecretBrought, KeySecretUpgraded,
     KeyUpstreamDedicated,
 };
 
@@ -145,6 +145,8 @@ pub struct Key {
     /// `Never` while `activation` is awaited.
     pub expiry: Expiry,
     pub activation: Option<Activation>,
+    /// `expiry` is `Never` because nobody has decided on it; gone with the next renewal.
+    pub is_expiry_unset: bool,
     /// Of a key whose time began with its first request; gone with the next renewal.
     pub first_used_at: Option<Timestamp>,
     pub created_at: Timestamp,
@@ -235,6 +237,7 @@ impl Key {
         match (self.activation, self.expiry) {
             (Some(Activation { seconds, .. }), _) => Term::AfterFirstUse { seconds },
             (None, Expiry::At(at)) => Term::At(at),
+            (None, Expiry::Never) if self.is_expiry_unset => Term::Unset,
             (None, Expiry::Never) => Term::Never,
         }
     }

@@ -23,6 +23,8 @@ struct Facts {
     good_until: Option<i64>,
     /// (seconds, since)
     awaits_use: Option<(i64, i64)>,
+    /// Good for ever, but nobody said so.
+    is_undecided: bool,
     first_used: Option<i64>,
     /// (number, hash, good until, pepper; 0 is none, that is one of ours)
     secrets: Vec<(u32, u8, Option<i64>, u32)>,
@@ -142,7 +144,8 @@ impl Facts {
             }
             Ask::Renew { until, enable } => {
                 let is_same = match until {
-                    Term::Never => self.good_until.is_none() && self.awaits_use.is_none(),
+                    Term::Never => self.good_until.is_none() && self.awaits_use.is_none() && !self.is_undecided,
+                    Term::Unset => self.is_undecided,
                     Term::At(at) => self.good_until == Some(seconds(at)),
                     Term::AfterFirstUse { seconds } => self.awaits_use.is_some_and(|(long, _)| long == seconds as i64),
                 };
@@ -208,8 +211,10 @@ impl Facts {
 
     fn good_for(&mut self, until: Term, now: i64) -> Option<&'static str> {
         (self.good_until, self.awaits_use, self.first_used) = (None, None, None);
+        self.is_undecided = until == Term::Unset;
         match until {
             Term::Never => None,
+            Term::Unset => Some("KeyExpiryUnset"),
             Term::At(at) => {
                 self.good_until = Some(seconds(at));
                 None
@@ -253,6 +258,7 @@ impl Facts {
                 Expiry::Never => None,
                 Expiry::At(at) => Some(seconds(at)),
             },
+            is_undecided: key.is_expiry_unset,
             awaits_use: key.activation.map(|activation| (activation.seconds as i64, seconds(activation.since))),
             first_used: key.first_used_at.map(seconds),
             secrets: key.secrets.iter().map(secret).collect(),
@@ -512,9 +518,10 @@ impl Chance {
     }
 
     fn term(&mut self, now: i64) -> Term {
-        match self.below(4) {
+        match self.below(5) {
             0 => Term::Never,
             1 => Term::AfterFirstUse { seconds: 1 + self.below(60) },
+            2 => Term::Unset,
             _ => Term::At(at((now + self.below(120) as i64 - 10).max(0))),
         }
     }

@@ -421,6 +421,17 @@ fn a_first_use_lies_between_the_beginning_of_the_waiting_and_now() {
 }
 
 #[test]
+fn an_expiry_that_nobody_decided_on_is_told_from_never_until_a_renewal() {
+    let undecided = || given([created(Expiry::Never), Event::KeyExpiryUnset(KeyExpiryUnset {})]);
+    let new = NewKey { term: Term::Unset, ..new_key(details()) };
+    given([]).when(create_as(new)).then([created(Expiry::Never), Event::KeyExpiryUnset(KeyExpiryUnset {})]);
+    undecided().when(renew(Term::Unset)).then_nothing();
+    undecided().when(renew(Term::Never)).then([renewed(Expiry::Never)]).when(renew(Term::Never)).then_nothing();
+    let until = later(DAY);
+    undecided().when(renew(Term::At(until))).then([renewed(Expiry::At(until))]).when(renew(Term::At(until))).then_nothing();
+}
+
+#[test]
 fn a_first_use_of_before_a_renewal_does_not_start_the_time_of_after() {
     let term = Term::AfterFirstUse { seconds: 2 * DAY };
     let renewed_at = later(20);

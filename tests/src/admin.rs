@@ -4,7 +4,7 @@ use anyhow::{Context as _, Result};
 use http::Method;
 use serde_json::{Value, json};
 
-use crate::http::{Answer, Field, Http};
+use crate::http::{Answer, Field, Http, Streaming};
 use crate::wait;
 
 /// A client of the admin listener that shows the owner's token.
@@ -73,6 +73,12 @@ impl Admin {
     /// A request that may be repeated.
     pub async fn post_once(&self, path: &str, body: &Value, idempotency_key: &str) -> Result<Answer> {
         self.call(Method::POST, &format!("/api/v1{path}"), &[("idempotency-key", idempotency_key)], body).await
+    }
+
+    /// The same, with the answer as it comes.
+    pub async fn open_once(&self, path: &str, body: &Value, idempotency_key: &str) -> Result<Streaming> {
+        let fields = [("authorization", self.authorization.as_str()), ("idempotency-key", idempotency_key)];
+        self.http.open(Method::POST, &format!("{}/api/v1{path}", self.origin), &fields, body.to_string()).await
     }
 
     pub async fn add_upstream(&self, name: &str, dialect: &str, base_url: &str, credential: &str) -> Result<Value> {

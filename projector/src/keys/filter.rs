@@ -21,8 +21,10 @@ pub struct KeyFilter {
     pub created_before: Option<Timestamp>,
     /// From this moment on.
     pub created_after: Option<Timestamp>,
-    /// A key that awaits its first use will expire.
+    /// Whether somebody decided that it never expires. A key that awaits its first use will expire.
     pub never_expires: Option<bool>,
+    /// Whether nobody has decided on an expiry yet.
+    pub expiry_unset: Option<bool>,
     /// Neither used nor created since: what is new had no time to be used.
     pub unused_since: Option<Timestamp>,
 }
@@ -102,7 +104,7 @@ impl KeyFilter {
     pub(super) fn matches(&self, id: KeyId, row: &KeyRow<'_>, now: Timestamp) -> bool {
         let (expires_at, is_never) = match row.expiry {
             Expiry::At(at) => (Some(at), false),
-            Expiry::Never => (None, !row.awaits_use),
+            Expiry::Never => (None, !row.awaits_use && !row.is_expiry_unset),
         };
         self.search.as_ref().is_none_or(|search| search.matches(id, row.name))
             && self.tag.as_ref().is_none_or(|tag| row.tags.contains(&tag.as_str()))
@@ -114,6 +116,7 @@ impl KeyFilter {
             && self.created_before.is_none_or(|before| row.created_at < before)
             && self.created_after.is_none_or(|after| row.created_at >= after)
             && self.never_expires.is_none_or(|never| is_never == never)
+            && self.expiry_unset.is_none_or(|unset| row.is_expiry_unset == unset)
             && self.unused_since.is_none_or(|since| row.created_at < since)
     }
 

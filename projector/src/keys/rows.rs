@@ -41,6 +41,7 @@ pub(super) struct KeyRow<'a> {
     /// `Never` while the first use is awaited.
     pub(super) expiry: Expiry,
     pub(super) awaits_use: bool,
+    pub(super) is_expiry_unset: bool,
     /// What is recorded; an expiry that has passed since is not.
     pub(super) state: KeyState,
 }
@@ -74,6 +75,7 @@ impl KeyRows {
             created_at: key.created_at,
             expiry: key.expiry,
             awaits_use: key.activation.is_some(),
+            is_expiry_unset: key.is_expiry_unset,
             state: key.state(Timestamp::from_micros(0)),
         };
         let id = key.id.as_bytes();

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use event_log::usage::StoredBatch;
 use proptest::prelude::*;
 use schemas::key::{
-    Expiry, Key, KeyActivationAwaited, KeyChanged, KeyCreated, KeyDetails, KeyDisabled, KeyEnabled, KeyRenewed, KeyState, Limits,
+    Expiry, Key, KeyActivationAwaited, KeyChanged, KeyCreated, KeyDetails, KeyDisabled, KeyEnabled, KeyExpiryUnset, KeyRenewed, KeyState,
+    Limits, Term,
 };
 use schemas::{Aggregate, Event, KeyId, PoolId, Sequence, Stream, StreamKind, TenantId, Timestamp};
 use tempfile::TempDir;
@@ -34,6 +35,7 @@ enum Touch {
     Details(u8, String, Option<u8>, Vec<u8>),
     Renew(u8, Option<u64>),
     Await(u8),
+    Unset(u8),
     Disable(u8),
     Enable(u8),
     Revoke(u8),
@@ -47,6 +49,7 @@ impl Touch {
             | Self::Renew(n, _)
             | Self::Disable(n)
             | Self::Await(n)
+            | Self::Unset(n)
             | Self::Enable(n)
             | Self::Revoke(n)
             | Self::Use(n, _) => *n,
@@ -62,6 +65,7 @@ fn touch() -> impl Strategy<Value = Touch> {
             .prop_map(|(n, name, owner, tags)| Touch::Details(n, format!("n{name}"), owner, tags)),
         3 => (n.clone(), proptest::option::of(0..SECONDS)).prop_map(|(n, at)| Touch::Renew(n, at)),
         1 => n.clone().prop_map(Touch::Await),
+        1 => n.clone().prop_map(Touch::Unset),
         1 => n.clone().prop_map(Touch::Disable),
         1 => n.clone().prop_map(Touch::Enable),
         1 => n.clone().prop_map(Touch::Revoke),
@@ -74,20 +78,28 @@ fn filter() -> impl Strategy<Value = KeyFilter> {
     let states = prop::sample::select(vec![KeyState::Active, KeyState::Disabled, KeyState::Expired, KeyState::Revoked]);
     let words =
         (proptest::option::weighted(0.25, 0..3_u8), proptest::option::weighted(0.25, 0..3_u8), proptest::option::weighted(0.1, 1..3_u8));
-    let rest = (proptest::option::weighted(0.25, states), proptest::option::weighted(0.2, any::<bool>()), at());
-    (words, (at(), at(), at(), at()), rest).prop_map(|((tag, owner, pool), (a, b, c, d), (state, never_expires, unused_since))| KeyFilter {
-        search: None,
-        tag: tag.map(|tag| format!("t{tag}")),
-        owner: owner.map(|owner| format!("o{owner}")),
-        state,
-        pool: pool.map(|n| PoolId::from_bytes([n; 16])),
-        expires_before: a,
-        expires_after: b,
-        created_before: c,
-        created_after: d,
-        never_expires,
-        unused_since,
-    })
+    let rest = (
+        proptest::option::weighted(0.25, states),
+        proptest::option::weighted(0.2, any::<bool>()),
+        proptest::option::weighted(0.1, any::<bool>()),
+        at(),
+    );
+    (words, (at(), at(), at(), at()), rest).prop_map(
+        |((tag, owner, pool), (a, b, c, d), (state, never_expires, expiry_unset, unused_since))| KeyFilter {
+            search: None,
+            tag: tag.map(|tag| format!("t{tag}")),
+            owner: owner.map(|owner| format!("o{owner}")),
+            state,
+            pool: pool.map(|n| PoolId::from_bytes([n; 16])),
+            expires_before: a,
+            expires_after: b,
+            created_before: c,
+            created_after: d,
+            never_expires,
+            expiry_unset,
+            unused_since,
+        },
+    )
 }
 
 fn sort() -> impl Strategy<Value = KeySort> {
@@ -155,6 +167,10 @@ impl Models {
                 events.push(Event::KeyRenewed(KeyRenewed { expiry: Expiry::Never }));
                 Event::KeyActivationAwaited(KeyActivationAwaited { seconds: 60 })
             }
+            (Touch::Unset(_), _) => {
+                events.push(Event::KeyRenewed(KeyRenewed { expiry: Expiry::Never }));
+                Event::KeyExpiryUnset(KeyExpiryUnset {})
+            }
             (Touch::Disable(_), _) => Event::KeyDisabled(KeyDisabled { reason: None }),
             (Touch::Enable(_), _) => Event::KeyEnabled(KeyEnabled {}),
             (Touch::Revoke(_), _) => Event::KeyRevoked(schemas::key::KeyRevoked { reason: None }),
@@ -200,7 +216,8 @@ impl Models {
                 && filter.expires_after.is_none_or(|after| expires(key).is_some_and(|at| at >= after))
                 && filter.created_before.is_none_or(|before| key.created_at < before)
                 && filter.created_after.is_none_or(|after| key.created_at >= after)
-                && filter.never_expires.is_none_or(|never| (expires(key).is_none() && key.activation.is_none()) == never)
+                && filter.never_expires.is_none_or(|never| (key.term() == Term::Never) == never)
+                && filter.expiry_unset.is_none_or(|unset| (key.term() == Term::Unset) == unset)
                 && filter.unused_since.is_none_or(|since| key.created_at < since && last_used.is_none_or(|at| at < since))
         });
         let late = Timestamp::MAX;

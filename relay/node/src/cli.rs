@@ -10,6 +10,7 @@ mod failure;
 mod keys;
 mod log;
 mod migrate;
+mod migrate_expiry;
 mod node;
 mod nodes;
 mod output;
@@ -96,6 +97,8 @@ enum Command {
     /// The event log
     #[command(subcommand)]
     Log(log::LogCommand),
+    /// Give keys that were imported without an expiry one; an explicit never is left alone
+    MigrateExpiry(migrate_expiry::MigrateExpiry),
     /// Exports of the log, and their verification without a node
     #[command(subcommand)]
     Audit(audit::AuditCommand),
@@ -167,6 +170,7 @@ async fn talk(command: Command, client: &Client, environment: &BTreeMap<String, 
         Command::Nodes(args) => nodes::run(args, client, output).await,
         Command::Usage(command) => usage::run(command, client, output).await,
         Command::Log(command) => log::run(command, client, output).await,
+        Command::MigrateExpiry(args) => migrate_expiry::run(args, client, output).await,
         Command::Audit(audit::AuditCommand::Export(args)) => audit::export(args, client, output).await,
         Command::Backup(args) => backup::take(args, client, output).await,
         Command::Restore(_)

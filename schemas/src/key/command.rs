@@ -20,6 +20,8 @@ pub enum Term {
     AfterFirstUse {
         seconds: u64,
     },
+    /// For ever until somebody decides: what is imported without an expiry.
+    Unset,
 }
 
 /// The first secret of a key.
@@ -161,7 +163,7 @@ impl Term {
     pub const fn expiry(&self) -> Expiry {
         match self {
             Self::At(at) => Expiry::At(*at),
-            Self::Never | Self::AfterFirstUse { .. } => Expiry::Never,
+            Self::Never | Self::AfterFirstUse { .. } | Self::Unset => Expiry::Never,
         }
     }
 
@@ -169,7 +171,7 @@ impl Term {
         match self {
             Self::At(at) if *at <= now => Err(KeyError::ExpiryInThePast),
             Self::AfterFirstUse { seconds } if !(1..=ACTIVATION_SECONDS_MAX).contains(seconds) => Err(KeyError::ActivationLength),
-            Self::Never | Self::At(_) | Self::AfterFirstUse { .. } => Ok(()),
+            Self::Never | Self::At(_) | Self::AfterFirstUse { .. } | Self::Unset => Ok(()),
         }
     }
 }

@@ -3,8 +3,8 @@
 use super::command::{check_details, check_metadata};
 use super::{
     Activation, Expiry, Fact, Key, KeyActivated, KeyActivationAwaited, KeyArchived, KeyChanged, KeyCommand, KeyCreated, KeyDetails,
-    KeyDisabled, KeyEnabled, KeyError, KeyExpired, KeyMetadataSet, KeyOverlapFinished, KeyPatch, KeyPurged, KeyRenewed, KeyRestored,
-    KeyRevoked, KeyRotated, KeySecret, KeySecretBrought, KeySecretUpgraded, KeyUpstreamDedicated, METADATA_EMPTY, NewKey,
+    KeyDisabled, KeyEnabled, KeyError, KeyExpired, KeyExpiryUnset, KeyMetadataSet, KeyOverlapFinished, KeyPatch, KeyPurged, KeyRenewed,
+    KeyRestored, KeyRevoked, KeyRotated, KeySecret, KeySecretBrought, KeySecretUpgraded, KeyUpstreamDedicated, METADATA_EMPTY, NewKey,
     OVERLAP_SECONDS_MAX, SecretScheme, Term,
 };
 use crate::aggregate::{At, Context};
@@ -72,7 +72,7 @@ impl Key {
         let mut events = Vec::new();
         if self.term() != term || self.expired_at.is_some() {
             events.push(Event::KeyRenewed(KeyRenewed { expiry: term.expiry() }));
-            events.extend(awaited(term));
+            events.extend(beside(term));
         }
         if enable && self.disabled.is_some() {
             events.push(Event::KeyEnabled(KeyEnabled {}));
@@ -156,6 +156,7 @@ impl Key {
                 secrets: vec![KeySecret { number: 1, hash: created.hash, scheme: SecretScheme::Issued, valid_until: None }],
                 expiry: created.expiry,
                 activation: None,
+                is_expiry_unset: false,
                 first_used_at: None,
                 created_at: at.time,
                 renewed_at: None,
@@ -170,6 +171,7 @@ impl Key {
             (Some(key), Event::KeyRenewed(renewed)) => Some(Self {
                 expiry: renewed.expiry,
                 activation: None,
+                is_expiry_unset: false,
                 first_used_at: None,
                 expired_at: None,
                 renewed_at: Some(at.time),
@@ -178,6 +180,7 @@ impl Key {
             (Some(key), Event::KeyActivationAwaited(awaited)) => {
                 Some(Self { activation: Some(Activation { seconds: awaited.seconds, since: at.time }), ..key })
             }
+            (Some(key), Event::KeyExpiryUnset(_)) => Some(Self { is_expiry_unset: true, ..key }),
             (Some(key), Event::KeyActivated(activated)) => Some(Self {
                 expiry: Expiry::At(activated.expires_at),
                 activation: None,
@@ -228,6 +231,7 @@ impl Key {
             secrets: vec![],
             expiry: Expiry::Never,
             activation: None,
+            is_expiry_unset: false,
             first_used_at: None,
             created_at: self.created_at,
             renewed_at: None,
@@ -265,7 +269,7 @@ fn decide_create(new: &NewKey, now: Timestamp) -> Result<Vec<Event>, KeyError> {
     check_metadata(metadata)?;
     term.check(now)?;
     let mut events = vec![Event::KeyCreated(KeyCreated { details: details.clone(), hash: secret.hash, expiry: term.expiry() })];
-    events.extend(awaited(*term));
+    events.extend(beside(*term));
     if secret.scheme != SecretScheme::Issued {
         events.push(Event::KeySecretBrought(KeySecretBrought { number: 1, scheme: secret.scheme }));
     }
@@ -278,9 +282,11 @@ fn decide_create(new: &NewKey, now: Timestamp) -> Result<Vec<Event>, KeyError> {
     Ok(events)
 }
 
-fn awaited(term: Term) -> Option<Event> {
+/// What else there is to say of a term than its expiry.
+fn beside(term: Term) -> Option<Event> {
     match term {
         Term::AfterFirstUse { seconds } => Some(Event::KeyActivationAwaited(KeyActivationAwaited { seconds })),
+        Term::Unset => Some(Event::KeyExpiryUnset(KeyExpiryUnset {})),
         Term::Never | Term::At(_) => None,
     }
 }

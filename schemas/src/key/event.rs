@@ -62,6 +62,10 @@ pub struct KeyActivationAwaited {
     pub seconds: u64,
 }
 
+/// Beside `KeyCreated` or `KeyRenewed` with the expiry `Never`: where the key comes from nobody had decided on an expiry.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct KeyExpiryUnset {}
+
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct KeyActivated {
     pub first_used_at: Timestamp,

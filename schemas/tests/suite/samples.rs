@@ -7,7 +7,7 @@ use schemas::cluster::ClusterFounded;
 use schemas::credential::{CredentialAdded, CredentialReplaced, CredentialRevoked};
 use schemas::key::{
     Dedicated, Endpoint, Expiry, KeyActivated, KeyActivationAwaited, KeyArchived, KeyChanged, KeyCreated, KeyDetails, KeyDisabled,
-    KeyEnabled, KeyExpired, KeyMetadataSet, KeyOverlapFinished, KeyPurged, KeyRenewed, KeyRestored, KeyRevoked, KeyRotated,
+    KeyEnabled, KeyExpired, KeyExpiryUnset, KeyMetadataSet, KeyOverlapFinished, KeyPurged, KeyRenewed, KeyRestored, KeyRevoked, KeyRotated,
     KeySecretBrought, KeySecretUpgraded, KeyUpstreamDedicated, Limits, SecretScheme,
 };
 use schemas::policy::{PolicyClass, PolicyKind, PolicyUploaded};
@@ -183,6 +183,7 @@ pub(crate) fn events() -> Vec<Event> {
         Event::KeySecretBrought(KeySecretBrought { number: 1, scheme: SecretScheme::ClaudeRelayService { salt: 300 } }),
         Event::KeySecretUpgraded(KeySecretUpgraded { number: 300, hash: digest(0x06), pepper: 2 }),
         Event::KeyMetadataSet(KeyMetadataSet { metadata: "{\"team\":\"ü\"}".into() }),
+        Event::KeyExpiryUnset(KeyExpiryUnset {}),
         Event::KeyUpstreamDedicated(KeyUpstreamDedicated { dedicated: Some(Dedicated { upstream: upstream_id(), fallback: true }) }),
         Event::UpstreamAdded(UpstreamAdded { details: upstream_details(Dialect::Openai), credential: Some(credential_id()) }),
         Event::UpstreamChanged(UpstreamChanged { details: upstream_details(Dialect::Anthropic), credential: Some(credential_id()) }),

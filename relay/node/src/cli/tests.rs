@@ -92,6 +92,8 @@ fn every_verb_is_understood() {
         "log migrate --to-nats nats://a:4222,nats://b:4222 --data d",
         "log migrate --to-embedded --nats nats://a:4222 --data d",
         "log migrate --to-embedded --config f",
+        "migrate-expiry --dry-run",
+        "migrate-expiry --days 90 --yes --json",
         "audit export d --admin-url http://x",
         "audit verify d",
         "version",

@@ -50,8 +50,12 @@ pub(in crate::http) struct KeyChoice {
     /// From this time on.
     #[serde(default)]
     pub(super) created_after: Option<Timestamp>,
+    /// Whether somebody decided that it never expires.
     #[serde(default)]
     pub(super) never_expires: Option<bool>,
+    /// Whether it was imported without an expiry, and nobody has decided on one since.
+    #[serde(default)]
+    pub(super) expiry_unset: Option<bool>,
     /// Keys that were neither used nor created since.
     #[serde(default)]
     pub(super) unused_since: Option<Timestamp>,
@@ -162,6 +166,7 @@ impl KeyChoice {
             created_before: self.created_before,
             created_after: self.created_after,
             never_expires: self.never_expires,
+            expiry_unset: self.expiry_unset,
             unused_since: self.unused_since,
         };
         let sort = self.sort.map(|sort| match sort {
