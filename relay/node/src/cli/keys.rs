@@ -201,7 +201,9 @@ pub(super) async fn run(command: KeysCommand, client: &Client, output: &mut Outp
         KeysCommand::Renew { target: Target { many, .. }, expiry } if many.is_meant() => {
             many.run("renew", expiry.required()?.into(), client, output).await
         }
-        KeysCommand::Renew { target: Target { id, .. }, expiry } => shown(&act(client, &id, "renew", expiry.required()?.into()).await?, output),
+        KeysCommand::Renew { target: Target { id, .. }, expiry } => {
+            shown(&act(client, &id, "renew", expiry.required()?.into()).await?, output)
+        }
         KeysCommand::Rotate { id, overlap, finish_previous } => {
             let mut body = json!({ "finish_previous": finish_previous });
             if let Some(overlap) = overlap {
