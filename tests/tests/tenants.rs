@@ -252,6 +252,15 @@ async fn a_tenant_says_how_long_its_keys_are_good() -> Result<()> {
         }
     }
     ensure!(world.admin.head().await? == head, "a refused expiry was written");
+    for dry_run in [true, false] {
+        let batch = |verb: &str, body: Value| json!({ "keys": [id], verb: body, "dry_run": dry_run });
+        let answer = acme.post("/keys/batch", &batch("renew", json!({ "expires": "never" }))).await?;
+        let told = answer.expect(200)?.text();
+        ensure!(told.contains("\"status\":422") && told.contains("expiry_beyond_maximum"), "{told}");
+        let new = json!({ "create": { "count": 2, "key": { "name": "by default {n}" } }, "dry_run": dry_run });
+        let told = acme.post("/keys/batch", &new).await?.expect(200)?.text();
+        ensure!(told.matches("\"status\":201").count() == 2, "{told}");
+    }
     acme.post(&format!("/keys/{id}/renew"), &json!({ "expires_in": "30d" })).await?.success()?;
     // A maximum is one tenant's alone.
     world.admin.post("/keys", &json!({ "name": "for ever", "expires": "never" })).await?.expect(201)?;

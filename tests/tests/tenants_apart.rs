@@ -43,7 +43,11 @@ fn rows() -> Vec<(&'static str, Asked)> {
     let get = |path, status| InTenant(path, Value::Null, status);
     vec![
         ("GET /keys", get("/keys?limit=1000", 200)),
-        ("GET /keys", get("/keys?cursor=$key", 200)),
+        ("GET /keys", get("/keys?search=$key", 200)),
+        ("GET /keys", get("/keys?search=key&sort=name", 200)),
+        ("GET /keys", get("/keys?tag=bravo-tag", 200)),
+        ("GET /keys", get("/keys?sort=last_used_at&order=desc", 200)),
+        ("GET /keys", get("/keys?pool=$pool", 400)),
         ("GET /keys/{id}", get("/keys/$key", 404)),
         ("GET /keys/{id}/usage", get("/keys/$key/usage", 404)),
         ("GET /upstreams", get("/upstreams", 200)),
@@ -81,6 +85,11 @@ fn rows() -> Vec<(&'static str, Asked)> {
         ("POST /keys/{id}/rotate", InTenant("/keys/$key/rotate", json!({}), 404)),
         ("POST /keys/{id}/disable", InTenant("/keys/$key/disable", json!({ "reason": "mine now" }), 404)),
         ("POST /keys/{id}/enable", InTenant("/keys/$key/enable", json!({}), 404)),
+        ("POST /keys/batch", batch(json!({ "keys": ["$key"], "disable": {} }))),
+        ("POST /keys/batch", batch(json!({ "keys": ["$key"], "revoke": {}, "dry_run": true }))),
+        ("POST /keys/batch", batch(json!({ "filter": { "tag": "bravo-tag" }, "disable": {} }))),
+        ("POST /keys/batch", batch(json!({ "filter": { "search": "bravo" }, "renew": { "expires_in": "5d" } }))),
+        ("POST /keys/batch", batch(json!({ "create": { "count": 1, "key": { "name": "{n}", "expires_in": "1d", "pools": ["$pool"] } } }))),
         ("POST /upstreams", InTenant("/upstreams", upstream_in("$pool"), 400)),
         ("POST /upstreams", InTenant("/upstreams", upstream_in("bravo-pool"), 400)),
         ("PATCH /upstreams/{id}", InTenant("/upstreams/$upstream", json!({ "credential": "sk-mine-now" }), 404)),
@@ -136,6 +145,11 @@ fn rows() -> Vec<(&'static str, Asked)> {
         ("POST /v1/messages", Relay),
         ("POST /anthropic/v1/messages", Relay),
     ]
+}
+
+/// What items come to is told line by line in an answer that is a success.
+fn batch(body: Value) -> Asked {
+    Asked::InTenant("/keys/batch", body, 200)
 }
 
 fn upstream_in(pool: &str) -> Value {

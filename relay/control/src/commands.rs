@@ -263,9 +263,7 @@ impl CommandsParts {
             return state.map(Decided::Unchanged).ok_or(ExecuteError::Rejected(Rejection::WrongStream));
         }
         // An aggregate knows nothing of another one, so what the tenant says about its keys is asked here, whoever sent the command.
-        if let Some(max) = tenants::maximum_exceeded(&self.models, request.stream.tenant(), &events, now) {
-            return Err(ExecuteError::ExpiryTooLong { max });
-        }
+        tenants::check_expiry(&self.models, &request.stream, &events, now)?;
         let position = self.models.position();
         let version = head.version.next();
         let header = Header {

@@ -27,12 +27,17 @@ pub(crate) async fn furnish(
     Ok(())
 }
 
-/// The tenant's maximum of how long its keys are good for, if these events give a key a longer time than that.
-pub(crate) fn maximum_exceeded(models: &ReadModels, tenant: &TenantId, events: &[Event], now: Timestamp) -> Option<DurationText> {
+/// Refuses events that give a key a longer time than its tenant allows.
+pub(crate) fn check_expiry(models: &ReadModels, stream: &Stream, events: &[Event], now: Timestamp) -> Result<(), ExecuteError> {
     // Most commands say nothing about it, and need no look-up.
-    events.iter().find_map(expiry_of)?;
-    let max = models.routes().tenant(tenant)?.value.details.expiry_seconds_max?;
-    is_beyond(events, now, max).then(|| DurationText::from_seconds(max))
+    if !events.iter().any(|event| expiry_of(event).is_some()) {
+        return Ok(());
+    }
+    let max = models.routes().tenant(stream.tenant()).and_then(|tenant| tenant.value.details.expiry_seconds_max);
+    match max.filter(|max| is_beyond(events, now, *max)) {
+        Some(max) => Err(ExecuteError::ExpiryTooLong { max: DurationText::from_seconds(max) }),
+        None => Ok(()),
+    }
 }
 
 fn is_beyond(events: &[Event], now: Timestamp, seconds_max: u64) -> bool {
@@ -57,5 +62,32 @@ fn expiry_of(event: &Event) -> Option<Expiry> {
         Event::KeyCreated(created) => Some(created.expiry),
         Event::KeyRenewed(renewed) => Some(renewed.expiry),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use schemas::key::{KeyActivationAwaited, KeyRenewed};
+
+    use super::*;
+
+    const NOW: Timestamp = Timestamp::from_micros(1_800_000_000_000_000);
+
+    fn renewed(expiry: Expiry) -> Event {
+        Event::KeyRenewed(KeyRenewed { expiry })
+    }
+
+    #[test]
+    fn the_maximum_itself_is_allowed_and_nothing_beyond_it() {
+        assert!(!is_beyond(&[renewed(Expiry::At(NOW.plus_seconds(60)))], NOW, 60));
+        assert!(is_beyond(&[renewed(Expiry::At(NOW.plus_seconds(61)))], NOW, 60));
+        assert!(is_beyond(&[renewed(Expiry::Never)], NOW, 60));
+    }
+
+    #[test]
+    fn a_time_that_begins_with_the_first_use_is_measured_by_its_length() {
+        let awaited = |seconds| [renewed(Expiry::Never), Event::KeyActivationAwaited(KeyActivationAwaited { seconds })];
+        assert!(!is_beyond(&awaited(60), NOW, 60));
+        assert!(is_beyond(&awaited(61), NOW, 60));
     }
 }

@@ -17,7 +17,7 @@ use super::error::ApiError;
 const HEADER: &str = "Keyrelay-Tenant";
 const API: &str = "/api/v1/";
 /// Whatever lies below these is about the cluster as a whole.
-const CLUSTER_WIDE: [&str; 4] = ["/api/v1/audit", "/api/v1/log", "/api/v1/nodes", "/api/v1/tenants"];
+const CLUSTER_WIDE: [&str; 5] = ["/api/v1/audit", "/api/v1/backup", "/api/v1/log", "/api/v1/nodes", "/api/v1/tenants"];
 
 /// The tenant that a request acts in. It need not be there where the route is about the cluster as a whole.
 pub(super) fn tenant(parts: &Parts, app: &App) -> Result<TenantId, ApiError> {
@@ -67,7 +67,14 @@ mod tests {
 
     #[test]
     fn what_is_below_a_cluster_wide_path_is_and_what_only_begins_like_one_is_not() {
-        for path in ["/api/v1/log", "/api/v1/log/rebuild", "/api/v1/nodes/{id}", "/api/v1/tenants/{id}/suspend", "/api/v1/audit/export"] {
+        for path in [
+            "/api/v1/log",
+            "/api/v1/log/rebuild",
+            "/api/v1/nodes/{id}",
+            "/api/v1/tenants/{id}/suspend",
+            "/api/v1/audit/export",
+            "/api/v1/backup",
+        ] {
             assert!(is_cluster_wide(path), "{path}");
         }
         for path in ["/api/v1/logins", "/api/v1/keys/{id}", "/api/v1/events", "/livez"] {

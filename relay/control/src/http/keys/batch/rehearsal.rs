@@ -16,6 +16,7 @@ use crate::commands::ExecuteError;
 use crate::http::app::App;
 use crate::http::error::ApiError;
 use crate::http::keys::{KeyChange, NewKey, change, creation, view};
+use crate::tenants;
 
 /// Members of a key that would be others, by name.
 #[derive(Debug, Serialize, ToSchema)]
@@ -69,6 +70,7 @@ async fn difference(app: &App, plan: &Plan, item: &Item) -> Result<ItemLine, Api
             _ => BTreeMap::new(),
         };
         let events = decide(state.as_ref(), &Command::Key(command), &Context { now, actor }).map_err(ExecuteError::Rejected)?;
+        tenants::check_expiry(&app.models, &stream, &events, now)?;
         let at = At { time: now, actor };
         let after = events.iter().try_fold(state, |state, event| apply(state, &stream, event, &at).map(Some));
         let Some(Some(Aggregate::Key(key))) = after.ok() else { return Err(ApiError::NotFound("such key")) };
