@@ -12,4 +12,4 @@ pub use filter::{KeyFilter, KeySearch};
 #[cfg(test)]
 pub(crate) use listing::find;
 pub use listing::{KeyPage, KeyQuery, KeySort, ListedKey, ROWS_MAX, Total};
-pub(crate) use rows::{KEY_ORDERS, KeyRows, write_counts};
+pub(crate) use rows::{KEY_ORDERS, KeyRows, write};

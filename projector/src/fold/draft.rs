@@ -1,6 +1,6 @@
 //! The rows of one batch while its records are folded: what they change, over what the store holds.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use ed25519_dalek::VerifyingKey;
@@ -232,12 +232,11 @@ impl<'a> Draft<'a> {
 
     /// Writes the changed keys into their orders.
     fn order_keys(&self, batch: &mut Batch<'_>) -> Result<(), ReadError> {
-        let mut counts = BTreeMap::new();
-        for (stream, before) in &self.keys_before {
+        let changes = self.keys_before.iter().map(|(stream, before)| {
             let after = self.streams.get(stream).and_then(|row| key_rows(row.aggregate.as_ref()));
-            KeyRows::write(before.as_ref(), after.as_ref(), batch, &mut counts);
-        }
-        keys::write_counts(batch, self.store, &counts)
+            (before.as_ref(), after)
+        });
+        keys::write(batch, self.store, &changes.collect::<Vec<_>>())
     }
 }
 

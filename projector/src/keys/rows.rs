@@ -92,30 +92,40 @@ impl KeyRows {
         Self { tenant: key.tenant.clone(), keys, value }
     }
 
-    /// Writes what makes the rows of one key those of its state now. Counts keys that come and go.
-    pub(crate) fn write(before: Option<&Self>, after: Option<&Self>, batch: &mut Batch<'_>, counts: &mut BTreeMap<TenantId, i64>) {
+    /// What makes the rows of one key those of its state now: keys of rows, with a value or to be deleted.
+    fn writes<'r>(before: Option<&'r Self>, after: Option<&'r Self>) -> impl Iterator<Item = (&'r [u8], Option<&'r [u8]>)> {
         let has = |rows: Option<&Self>, key: &Vec<u8>| rows.is_some_and(|rows| rows.keys.contains(key));
-        for key in before.iter().flat_map(|rows| &rows.keys).filter(|key| !has(after, key)) {
-            batch.delete(KEY_ORDERS, key);
-        }
-        if let Some(after) = after {
-            let is_same = before.is_some_and(|before| before.value == after.value);
-            for key in after.keys.iter().filter(|key| !is_same || !has(before, key)) {
-                batch.put_bytes(KEY_ORDERS, key, &after.value);
-            }
-        }
-        match (before, after) {
-            (None, Some(rows)) => *counts.entry(rows.tenant.clone()).or_default() += 1,
-            (Some(rows), None) => *counts.entry(rows.tenant.clone()).or_default() -= 1,
-            (None, None) | (Some(_), Some(_)) => {}
-        }
+        let is_same = before.zip(after).is_some_and(|(before, after)| before.value == after.value);
+        let gone = before.into_iter().flat_map(|rows| &rows.keys).filter(move |key| !has(after, key)).map(|key| (&key[..], None));
+        let put = after.into_iter().flat_map(move |rows| {
+            rows.keys.iter().filter(move |key| !is_same || !has(before, key)).map(move |key| (&key[..], Some(&rows.value[..])))
+        });
+        gone.chain(put)
     }
 }
 
-/// Brings the numbers of keys up to date.
-pub(crate) fn write_counts(batch: &mut Batch<'_>, store: &Store, changes: &BTreeMap<TenantId, i64>) -> Result<(), ReadError> {
-    for (tenant, change) in changes.iter().filter(|(_, change)| **change != 0) {
-        let count = self::count(store, tenant)?.saturating_add_signed(*change);
+/// Brings the rows of changed keys up to date, from what they were to what they are, and the numbers of keys. The writes are in the order of
+/// their keys, see `Draft::batch`.
+pub(crate) fn write(batch: &mut Batch<'_>, store: &Store, changes: &[(Option<&KeyRows>, Option<KeyRows>)]) -> Result<(), ReadError> {
+    let (mut writes, mut counts) = (Vec::new(), BTreeMap::<&TenantId, i64>::new());
+    for (before, after) in changes {
+        let after = after.as_ref();
+        writes.extend(KeyRows::writes(*before, after));
+        match (before, after) {
+            (None, Some(rows)) => *counts.entry(&rows.tenant).or_default() += 1,
+            (Some(rows), None) => *counts.entry(&rows.tenant).or_default() -= 1,
+            (None, None) | (Some(_), Some(_)) => {}
+        }
+    }
+    writes.sort_unstable();
+    for (key, value) in writes {
+        match value {
+            Some(value) => batch.put_bytes(KEY_ORDERS, key, value),
+            None => batch.delete(KEY_ORDERS, key),
+        }
+    }
+    for (tenant, change) in counts.into_iter().filter(|(_, change)| *change != 0) {
+        let count = self::count(store, tenant)?.saturating_add_signed(change);
         batch.put(KEY_ORDERS, &of_order(tenant, COUNT), &count);
     }
     Ok(())

@@ -3,7 +3,8 @@
 //! and ratios against what the design wants to reach.
 //!
 //! `bench [--rounds N] [--seconds N] [--keys N] [--servers N] [--only PARTS]`, the parts with commas between them: `proxy`, `enforced` (the
-//! relay with policies on), `engines`, `policies`, `backup`, and of the log on NATS `appends`, `replay`, `revocation`, `migration`, or all four as
+//! relay with policies on), `engines`, `policies`, `keys` (many over the API),
+//! `backup`, and of the log on NATS `appends`, `replay`, `revocation`, `migration`, or all four as
 //! `cluster`. `--servers` are those that a log is migrated to.
 //! `bench mock` and `bench forward ORIGIN` are its own children.
 
@@ -19,6 +20,8 @@ mod enforced;
 mod engines;
 #[path = "bench/founded.rs"]
 mod founded;
+#[path = "bench/keys.rs"]
+mod keys;
 #[path = "bench/load.rs"]
 mod load;
 #[path = "bench/migration.rs"]
@@ -50,7 +53,7 @@ struct Options {
     rounds: usize,
     /// Of each measurement in a round.
     seconds: u64,
-    /// Of the engine rows, the backup, the replay and the migration.
+    /// Of the engine rows, the keys, the backup, the replay and the migration.
     keys: usize,
     /// Of the log that is migrated to.
     servers: usize,
@@ -58,9 +61,9 @@ struct Options {
 }
 
 /// What can be measured by itself, in this order.
-const PARTS: [&str; 9] = ["proxy", "enforced", "engines", "policies", "backup", "appends", "replay", "revocation", "migration"];
+const PARTS: [&str; 10] = ["proxy", "enforced", "engines", "policies", "keys", "backup", "appends", "replay", "revocation", "migration"];
 /// Where the parts of `cluster` begin.
-const CLUSTER: usize = 5;
+const CLUSTER: usize = 6;
 
 impl Options {
     fn parse(words: &[String]) -> Result<Self> {
@@ -106,7 +109,7 @@ fn main() -> Result<()> {
 
 async fn measure(options: Options) -> Result<()> {
     report::conditions(options)?;
-    let [proxy, enforced, engines, policies, backup, appends, replay, revocation, migration] = options.parts;
+    let [proxy, enforced, engines, policies, keys, backup, appends, replay, revocation, migration] = options.parts;
     if proxy {
         proxy::measure(options).await?;
     }
@@ -118,6 +121,9 @@ async fn measure(options: Options) -> Result<()> {
     }
     if policies {
         policies::measure(options)?;
+    }
+    if keys {
+        keys::measure(options).await?;
     }
     if backup {
         backup::measure(options).await?;
