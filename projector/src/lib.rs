@@ -34,7 +34,7 @@ pub mod usage;
 
 pub use fold::{CommandRow, Counts, FoldError, ROOTS_KEPT, SeenFault, SeenFinding, Stop, StopCause};
 pub use memory::Memory;
-pub use models::{CommittedPrefix, Policies, Position, ReadModels, Route, Routes, State, Status, Versioned};
+pub use models::{CommittedPrefix, Policies, Position, ReadModels, Route, Routes, State, Status, Versioned, Whole};
 pub use prices::Prices;
 pub use projector::{Clock, Config, FollowError, Projector, RebuildError, Rebuilding, Rebuilt, Verdicts};
 pub use snapshot::{InstallError, SNAPSHOT_FORMAT, SnapshotError, SnapshotFile, SnapshotManifest, install_snapshot};

@@ -7,6 +7,7 @@ mod prefix;
 mod routes;
 mod status;
 mod view;
+mod whole;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,6 +28,7 @@ pub use prefix::CommittedPrefix;
 pub use routes::{Route, Routes};
 pub use status::{State, Status};
 pub(crate) use view::{Shared, Snapshots, View};
+pub use whole::Whole;
 
 use crate::fold::SeenFinding;
 use crate::fold::rows::{AGGREGATES, COMMANDS, CommandRow, FINDINGS, KEYS_BY_HASH, StreamRow, VOIDS, of_command, of_hash, of_sequence};

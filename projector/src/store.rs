@@ -274,6 +274,12 @@ impl Frozen<'_> {
         value.map(|value| decode(family, &value)).transpose()
     }
 
+    /// As [`Store::seek`].
+    pub(crate) fn seek(&self, family: Family, from: &[u8]) -> Result<Option<Box<[u8]>>, ReadError> {
+        let mut rows = self.snapshot.iterator_cf(self.store.family(family), IteratorMode::From(from, Direction::Forward));
+        Ok(rows.next().transpose()?.map(|(key, _)| key))
+    }
+
     /// As [`Store::scan`].
     pub(crate) fn scan<T: DeserializeOwned>(
         &self,

@@ -118,6 +118,8 @@ pub struct BindingPatch {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum BindingCommand {
     Create(Box<BindingCreated>),
+    /// Makes the binding what it was elsewhere. One that was removed here is there again.
+    Import(Box<BindingCreated>),
     Change(Box<BindingPatch>),
     RollBack,
     Remove,
@@ -142,7 +144,7 @@ pub enum BindingError {
 impl Binding {
     pub(crate) fn decide(state: Option<&Self>, command: &BindingCommand) -> Result<Vec<Event>, BindingError> {
         let binding = match (state, command) {
-            (None, BindingCommand::Create(created)) => {
+            (None, BindingCommand::Create(created)) | (None | Some(Self { removed: true, .. }), BindingCommand::Import(created)) => {
                 check(&created.bound)?;
                 return Ok(vec![Event::BindingCreated((**created).clone())]);
             }
@@ -152,6 +154,12 @@ impl Binding {
         };
         match command {
             BindingCommand::Create(_) => Err(BindingError::Exists),
+            BindingCommand::Import(created) if (created.kind, created.scope) != (binding.kind, binding.scope) => Err(BindingError::Exists),
+            BindingCommand::Import(created) => {
+                check(&created.bound)?;
+                let changed = || Event::BindingChanged(BindingChanged { bound: created.bound.clone() });
+                Ok(if created.bound == binding.bound { vec![] } else { vec![changed()] })
+            }
             BindingCommand::Change(patch) => {
                 let bound = patch.applied_to(binding)?;
                 check(&bound)?;
@@ -165,7 +173,8 @@ impl Binding {
 
     pub(crate) fn apply(state: Option<Self>, stream: &Stream, event: &Event, at: &At) -> Option<Self> {
         match (state, event) {
-            (None, Event::BindingCreated(created)) => Some(Self {
+            // One that was removed comes back by an import only.
+            (None | Some(Self { removed: true, .. }), Event::BindingCreated(created)) => Some(Self {
                 id: BindingId::from_bytes(*stream.id()),
                 tenant: stream.tenant().clone(),
                 kind: created.kind,
@@ -296,6 +305,17 @@ mod tests {
         }
         let patch = BindingPatch { settings: Some("x".repeat(SETTINGS_BYTES_MAX + 1)), ..Default::default() };
         given(Mode::Enforce).when(change(patch)).then_refused(BindingError::SettingsTooLarge);
+    }
+
+    #[test]
+    fn an_import_sets_what_is_bound_and_brings_a_removed_binding_back() {
+        let import = |created: BindingCreated| Command::Binding(BindingCommand::Import(Box::new(created)));
+        let enforced = || created(Mode::Enforce);
+        let given = given(Mode::Shadow).when(import(enforced())).then([changed(1, Mode::Enforce)]).when(import(enforced())).then_nothing();
+        let elsewhere = BindingCreated { kind: PolicyKind::Quota, ..enforced() };
+        let given = given.when(import(elsewhere)).then_refused(BindingError::Exists);
+        let given = given.when(Command::Binding(BindingCommand::Remove)).accepted();
+        given.when(import(enforced())).then([Event::BindingCreated(enforced())]);
     }
 
     #[test]

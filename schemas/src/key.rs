@@ -3,11 +3,12 @@
 //! Whether a key may be used is never stored. It follows from separate facts (archived, revoked, expired, disabled by an operator) and the
 //! time of the question, see [`Key::refusal`]; so lifting one fact can never lift another.
 //!
-//! [`event`] has what happened, [`command`] what can be asked, [`decision`] the rules between the two.
+//! [`event`] has what happened, [`command`] what can be asked, [`decision`] the rules between the two, [`import`] those of a key that comes whole from elsewhere.
 
 pub mod command;
 pub mod decision;
 pub mod event;
+pub mod import;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -21,10 +22,11 @@ use crate::time::Timestamp;
 
 pub use command::{KeyCommand, KeyError, KeyPatch, NewKey, NewSecret, Term};
 pub use event::{
-    KeyActivated, KeyActivationAwaited, KeyArchived, KeyChanged, KeyCreated, KeyDisabled, KeyEnabled, KeyExpired, KeyExpiryUnset,
-    KeyMetadataSet, KeyOverlapFinished, KeyPurged, KeyRenewed, KeyRestored, KeyRevoked, KeyRotated, KeySecretBrought, KeySecretUpgraded,
-    KeyUpstreamDedicated,
+    ImportedSecret, KeyActivated, KeyActivationAwaited, KeyArchived, KeyChanged, KeyCreated, KeyDisabled, KeyEnabled, KeyExpired,
+    KeyExpiryUnset, KeyImported, KeyMetadataSet, KeyOverlapFinished, KeyPurged, KeyRenewed, KeyRestored, KeyRevoked, KeyRotated,
+    KeySecretBrought, KeySecretUpgraded, KeyUpstreamDedicated,
 };
+pub use import::KeyImport;
 
 /// The longest overlap of two secrets, in seconds: 30 days.
 pub const OVERLAP_SECONDS_MAX: u64 = 30 * 86_400;

@@ -592,6 +592,7 @@ fn a_random_walk_of_a_hundred_thousand_commands_never_leaves_the_model() {
         }
     }
     assert!(accepted > 20_000 && crashes > 1_000, "{accepted} accepted, {crashes} crashes");
-    let of_keys = Event::NAMES.iter().filter(|name| name.starts_with("Key")).count();
+    // An import sets a key as a whole; its own tests show what it does to one.
+    let of_keys = Event::NAMES.iter().filter(|name| name.starts_with("Key") && **name != "KeyImported").count();
     assert_eq!(seen.len(), of_keys, "the walk meets every event of a key: {seen:?}");
 }

@@ -67,9 +67,19 @@ pub struct Pool {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PoolCommand {
-    Create { name: String },
-    Change { name: String },
-    Price { prices: Vec<ModelPrice> },
+    Create {
+        name: String,
+    },
+    /// Makes the pool what it was elsewhere. One that was removed here is there again.
+    Import {
+        name: String,
+    },
+    Change {
+        name: String,
+    },
+    Price {
+        prices: Vec<ModelPrice>,
+    },
     Remove,
 }
 
@@ -123,15 +133,19 @@ impl Pool {
     }
 
     pub(crate) fn decide(state: Option<&Self>, command: &PoolCommand) -> Result<Vec<Event>, PoolError> {
-        if let PoolCommand::Create { name } | PoolCommand::Change { name } = command {
+        if let PoolCommand::Create { name } | PoolCommand::Import { name } | PoolCommand::Change { name } = command {
             name::check("name", name)?;
         }
         match (state, command) {
-            (None, PoolCommand::Create { name }) => Ok(vec![Event::PoolCreated(PoolCreated { name: name.clone() })]),
+            (None, PoolCommand::Create { name }) | (None | Some(Self { removed: true, .. }), PoolCommand::Import { name }) => {
+                Ok(vec![Event::PoolCreated(PoolCreated { name: name.clone() })])
+            }
             (Some(_), PoolCommand::Create { .. }) => Err(PoolError::Exists),
             (None | Some(Self { removed: true, .. }), _) => Err(PoolError::NotFound),
-            (Some(pool), PoolCommand::Change { name }) if pool.name == *name => Ok(vec![]),
-            (Some(_), PoolCommand::Change { name }) => Ok(vec![Event::PoolChanged(PoolChanged { name: name.clone() })]),
+            (Some(pool), PoolCommand::Change { name } | PoolCommand::Import { name }) if pool.name == *name => Ok(vec![]),
+            (Some(_), PoolCommand::Change { name } | PoolCommand::Import { name }) => {
+                Ok(vec![Event::PoolChanged(PoolChanged { name: name.clone() })])
+            }
             (Some(pool), PoolCommand::Price { prices }) => {
                 check_prices(prices)?;
                 Ok(if pool.prices == *prices { vec![] } else { vec![Event::PoolPriced(PoolPriced { prices: prices.clone() })] })
@@ -142,7 +156,8 @@ impl Pool {
 
     pub(crate) fn apply(state: Option<Self>, stream: &Stream, event: &Event, at: &At) -> Option<Self> {
         match (state, event) {
-            (None, Event::PoolCreated(created)) => Some(Self {
+            // One that was removed comes back by an import only.
+            (None | Some(Self { removed: true, .. }), Event::PoolCreated(created)) => Some(Self {
                 id: PoolId::from_bytes(*stream.id()),
                 tenant: stream.tenant().clone(),
                 name: created.name.clone(),
@@ -210,6 +225,14 @@ mod tests {
     fn a_pool_is_created_once_even_after_it_was_removed() {
         given([created("a")]).when(create("a")).then_refused(PoolError::Exists);
         given([created("a"), Event::PoolRemoved(PoolRemoved {})]).when(create("a")).then_refused(PoolError::Exists);
+    }
+
+    #[test]
+    fn an_import_makes_a_pool_renames_it_and_brings_a_removed_one_back() {
+        let import = |name: &str| Command::Pool(PoolCommand::Import { name: name.into() });
+        let given = given([]).when(import("a")).then([created("a")]).when(import("a")).then_nothing();
+        let given = given.when(import("b")).then([Event::PoolChanged(PoolChanged { name: "b".into() })]);
+        given.when(REMOVE).accepted().when(import("a")).then([created("a")]).when(change("c")).accepted();
     }
 
     #[test]

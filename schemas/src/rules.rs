@@ -77,6 +77,12 @@ impl Decided {
         self.given
     }
 
+    /// The command was accepted, with whatever events.
+    pub(crate) fn accepted(self) -> Given {
+        assert!(self.decision.is_ok(), "{:?}", self.decision);
+        self.given
+    }
+
     /// The command was accepted and had nothing to change.
     pub(crate) fn then_nothing(self) -> Given {
         self.then([])
@@ -94,6 +100,7 @@ fn any_command() -> impl Strategy<Value = Command> {
         any_credential_command().prop_map(Command::Credential),
         prop_oneof![
             "[a-c ]{0,2}".prop_map(|name| PoolCommand::Create { name }),
+            "[a-c ]{0,2}".prop_map(|name| PoolCommand::Import { name }),
             "[a-c ]{0,2}".prop_map(|name| PoolCommand::Change { name }),
             (0_u64..3).prop_map(|input| PoolCommand::Price {
                 prices: vec![ModelPrice { model: "*".into(), input, output: 1, cache_read: None, cache_write: None }]
@@ -145,9 +152,10 @@ fn any_binding_command() -> impl Strategy<Value = BindingCommand> {
     let mode = || prop_oneof![Just(Mode::Enforce), (0_u8..=100).prop_map(Mode::Canary), Just(Mode::Shadow), Just(Mode::Off)];
     let digest = || (1_u8..4).prop_map(|n| Digest::from_bytes([n; 32]));
     prop_oneof![
-        (digest(), mode()).prop_map(|(policy, mode)| {
+        (digest(), mode(), any::<bool>()).prop_map(|(policy, mode, is_import)| {
             let bound = Bound { policy, settings: "{}".into(), mode, on_fault: OnFault::Skip };
-            BindingCommand::Create(Box::new(BindingCreated { kind: PolicyKind::Quota, scope: Scope::Tenant, bound }))
+            let created = Box::new(BindingCreated { kind: PolicyKind::Quota, scope: Scope::Tenant, bound });
+            if is_import { BindingCommand::Import(created) } else { BindingCommand::Create(created) }
         }),
         (proptest::option::of(digest()), proptest::option::of(mode())).prop_map(|(policy, mode)| {
             let policy = policy.map(|digest| (digest, PolicyKind::Quota));

@@ -118,11 +118,29 @@ pub struct UpstreamPatch {
     pub credential: Option<Option<CredentialId>>,
 }
 
+/// What an upstream was elsewhere, and is to be here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UpstreamImport {
+    pub details: UpstreamDetails,
+    pub labels: UpstreamLabels,
+    pub credential: Option<CredentialId>,
+    /// Disabled, for this reason if there is one.
+    pub disabled: Option<Option<Sealed>>,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum UpstreamCommand {
-    Add { details: Box<UpstreamDetails>, labels: UpstreamLabels, credential: Option<CredentialId> },
+    Add {
+        details: Box<UpstreamDetails>,
+        labels: UpstreamLabels,
+        credential: Option<CredentialId>,
+    },
+    /// Makes the upstream what it was elsewhere, in one record. One that was removed here is there again.
+    Import(Box<UpstreamImport>),
     Change(Box<UpstreamPatch>),
-    Disable { reason: Option<Sealed> },
+    Disable {
+        reason: Option<Sealed>,
+    },
     Enable,
     Remove,
 }
@@ -173,12 +191,13 @@ impl Upstream {
                 let labelled = (*labels != UpstreamLabels::default()).then(|| labelled(labels));
                 return Ok([added].into_iter().chain(labelled).collect());
             }
+            (_, UpstreamCommand::Import(import)) => return import.decide(state),
             (Some(_), UpstreamCommand::Add { .. }) => return Err(UpstreamError::Exists),
             (None | Some(Self { removed: true, .. }), _) => return Err(UpstreamError::NotFound),
             (Some(upstream), _) => upstream,
         };
         match command {
-            UpstreamCommand::Add { .. } => Err(UpstreamError::Exists),
+            UpstreamCommand::Add { .. } | UpstreamCommand::Import(_) => Err(UpstreamError::Exists),
             UpstreamCommand::Change(patch) => {
                 let (details, credential) = patch.applied_to(upstream);
                 check_details(&details)?;
@@ -200,7 +219,8 @@ impl Upstream {
 
     pub(crate) fn apply(state: Option<Self>, stream: &Stream, event: &Event, at: &At) -> Option<Self> {
         match (state, event) {
-            (None, Event::UpstreamAdded(added)) => Some(Self {
+            // One that was removed comes back by an import only.
+            (None | Some(Self { removed: true, .. }), Event::UpstreamAdded(added)) => Some(Self {
                 id: UpstreamId::from_bytes(*stream.id()),
                 tenant: stream.tenant().clone(),
                 details: added.details.clone(),
@@ -221,6 +241,30 @@ impl Upstream {
             (Some(upstream), Event::UpstreamRemoved(_)) => Some(Self { credential: None, removed: true, ..upstream }),
             _ => None,
         }
+    }
+}
+
+impl UpstreamImport {
+    fn decide(&self, state: Option<&Upstream>) -> Result<Vec<Event>, UpstreamError> {
+        check_details(&self.details)?;
+        check_labels(&self.labels)?;
+        let (details, credential) = (self.details.clone(), self.credential);
+        let is_there = state.filter(|upstream| !upstream.removed);
+        let mut events = match is_there {
+            None => vec![Event::UpstreamAdded(UpstreamAdded { details, credential })],
+            Some(upstream) if details.dialect != upstream.details.dialect => return Err(UpstreamError::Exists),
+            Some(upstream) if details == upstream.details && credential == upstream.credential => vec![],
+            Some(_) => vec![Event::UpstreamChanged(UpstreamChanged { details, credential })],
+        };
+        if is_there.map_or(self.labels != UpstreamLabels::default(), |upstream| self.labels != upstream.labels) {
+            events.push(labelled(&self.labels));
+        }
+        match (&self.disabled, is_there.is_some_and(|upstream| upstream.disabled.is_some())) {
+            (Some(reason), false) => events.push(Event::UpstreamDisabled(UpstreamDisabled { reason: reason.clone() })),
+            (None, true) => events.push(Event::UpstreamEnabled(UpstreamEnabled {})),
+            (Some(_), true) | (None, false) => {}
+        }
+        Ok(events)
     }
 }
 

@@ -196,3 +196,19 @@ fn labels_need_clean_names() {
     let patch = UpstreamPatch { region: Some(Some(" eu".into())), ..UpstreamPatch::default() };
     given([added()]).when(change(patch)).then_refused(UpstreamError::Name(NameError::Untrimmed { field: "region" }));
 }
+
+#[test]
+fn an_import_makes_an_upstream_sets_it_and_brings_a_removed_one_back() {
+    let import = |import: &UpstreamImport| Command::Upstream(UpstreamCommand::Import(Box::new(import.clone())));
+    let labels = UpstreamLabels { region: Some("eu".into()), tags: vec![] };
+    let disabled = Event::UpstreamDisabled(UpstreamDisabled { reason: None });
+    let plain = UpstreamImport { details: details(), labels: UpstreamLabels::default(), credential: credential(1), disabled: None };
+    let other = UpstreamImport { labels: labels.clone(), disabled: Some(None), ..plain.clone() };
+    let labelled = || Event::UpstreamLabelled(UpstreamLabelled { labels: labels.clone() });
+    let given = given([]).when(import(&plain)).then([added()]).when(import(&plain)).then_nothing();
+    let given = given.when(import(&other)).then([labelled(), disabled.clone()]).when(import(&other)).then_nothing();
+    let given = given.when(Command::Upstream(UpstreamCommand::Remove)).then([removed()]);
+    let given = given.when(import(&other)).then([added(), labelled(), disabled]).when(import(&other)).then_nothing();
+    let spoken = UpstreamImport { details: UpstreamDetails { dialect: Dialect::Anthropic, ..details() }, ..plain };
+    given.when(import(&spoken)).then_refused(UpstreamError::Exists);
+}

@@ -173,6 +173,11 @@ impl<'a> Draft<'a> {
             match event {
                 Event::KeyCreated(created) => self.claim_hash(created.hash, &header.stream)?,
                 Event::KeyRotated(rotated) => self.claim_hash(rotated.hash, &header.stream)?,
+                Event::KeyImported(imported) => {
+                    for secret in &imported.secrets {
+                        self.claim_hash(secret.hash, &header.stream)?;
+                    }
+                }
                 _ => {}
             }
         }

@@ -5,7 +5,7 @@
 //! destroying a data key erases one secret wherever its sealed bytes were copied.
 //!
 //! Where to look first: [`vault`] for what callers do, [`seal`] and [`wrap`] for the bytes, [`key_store`] for the contract of the store,
-//! [`files`] for secrets that are files.
+//! [`files`] for secrets that are files, [`passphrase`] for those that travel in one.
 //!
 //! The vault knows no clock, no log and no network: times are arguments, and what may be swept is the caller's judgement. Every call
 //! blocks on the store; asynchronous callers run it off their executor. What a cluster's key store needs of NATS stays in [`nats_store`].
@@ -18,6 +18,7 @@ pub mod files;
 pub mod key_store;
 pub mod memory_store;
 pub mod nats_store;
+pub mod passphrase;
 pub mod rocks_store;
 pub mod root_key;
 pub mod seal;
@@ -31,6 +32,7 @@ pub use field::{SealFieldError, UnsealFieldError};
 pub use key_store::{Entry, KeyStore, Put, StoreError, Swap};
 pub use memory_store::MemoryKeyStore;
 pub use nats_store::{Mirrored, NatsKeyStore, OpenNatsStoreError};
+pub use passphrase::{Altered, PassphraseKey, StretchError, Stretching};
 pub use rocks_store::{OpenStoreError, RocksKeyStore};
 pub use root_key::{ParseRootKeyError, RootKey, RootKeyVersion};
 pub use vault::{Lifetime, OpenError, SealError, Sealing, UnsealError, Vault};

@@ -2,7 +2,7 @@
 
 use thiserror::Error;
 
-use super::{Dedicated, Endpoint, Expiry, KeyDetails, Limits, METADATA_BYTES_MAX, SecretScheme};
+use super::{Dedicated, Endpoint, Expiry, KeyDetails, KeyImport, Limits, METADATA_BYTES_MAX, SecretScheme};
 use crate::id::{Digest, PoolId};
 use crate::name::{self, NameError};
 use crate::sealed::Sealed;
@@ -60,6 +60,8 @@ pub struct KeyPatch {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum KeyCommand {
     Create(Box<NewKey>),
+    /// Makes the key what it was elsewhere, facts and secrets included, in one record.
+    Import(Box<KeyImport>),
     /// Lifts a recorded expiry; an operator's `disabled` only where `enable` asks for it.
     Renew {
         term: Term,
@@ -130,6 +132,8 @@ pub enum KeyError {
     SameSecret,
     #[error("the key has no brought secret of that number")]
     NoSuchSecret,
+    #[error("an imported key has one secret, or two of rising numbers whose older one has an end, and facts that go together")]
+    Imported,
     #[error("a key needs at least one pool")]
     NoPools,
     #[error("{field} must be at least 1; leave it out for no limit")]

@@ -19,11 +19,15 @@ impl Key {
         let now = context.now;
         let key = match (state, command) {
             (None, KeyCommand::Create(new)) => return decide_create(new, now),
+            (None, KeyCommand::Import(import)) => return import.decide_new(),
             (Some(_), KeyCommand::Create(_)) => return Err(KeyError::Exists),
             (None, _) => return Err(KeyError::NotFound),
             (Some(key), _) if key.is_purged() => return Err(KeyError::NotFound),
             (Some(key), _) => key,
         };
+        if let KeyCommand::Import(import) = command {
+            return import.decide_onto(key);
+        }
         // Each of these is a fact of its own, which no other fact stands in the way of.
         match command {
             KeyCommand::Archive { .. } if key.archived.is_some() => return Ok(vec![]),
@@ -61,9 +65,12 @@ impl Key {
             KeyCommand::Activate { first_used_at, since } => Ok(key.decide_activate(*first_used_at, *since, now)),
             KeyCommand::UpgradeSecret { number, hash, pepper } => key.decide_upgrade(*number, *hash, *pepper),
             KeyCommand::Change(patch) => key.decide_change(patch),
-            KeyCommand::Create(_) | KeyCommand::Revoke { .. } | KeyCommand::Archive { .. } | KeyCommand::Restore | KeyCommand::Purge => {
-                unreachable!("decided above")
-            }
+            KeyCommand::Create(_)
+            | KeyCommand::Import(_)
+            | KeyCommand::Revoke { .. }
+            | KeyCommand::Archive { .. }
+            | KeyCommand::Restore
+            | KeyCommand::Purge => unreachable!("decided above"),
         }
     }
 
@@ -206,6 +213,13 @@ impl Key {
                 (secret.hash, secret.scheme) = (upgraded.hash, SecretScheme::Peppered { pepper: upgraded.pepper });
                 Some(key)
             }
+            (Some(key), Event::KeyImported(imported)) => Some(Self {
+                secrets: imported.secrets(),
+                created_at: imported.created_at,
+                renewed_at: imported.renewed_at,
+                rotated_at: imported.rotated_at,
+                ..key
+            }),
             (Some(key), Event::KeyMetadataSet(set)) => Some(Self { metadata: set.metadata.clone(), ..key }),
             (Some(key), Event::KeyUpstreamDedicated(set)) => Some(Self { dedicated: set.dedicated, ..key }),
             (Some(key), Event::KeyDisabled(disabled)) => Some(Self { disabled: fact(&disabled.reason), ..key }),
@@ -249,7 +263,7 @@ impl KeyCommand {
     /// Whether an archived key refuses this. What only narrows it, or tells what a client did, is taken.
     const fn may_widen(&self) -> bool {
         match self {
-            Self::Renew { .. } | Self::Rotate { .. } | Self::Enable | Self::Change(_) | Self::Create(_) => true,
+            Self::Renew { .. } | Self::Rotate { .. } | Self::Enable | Self::Change(_) | Self::Create(_) | Self::Import(_) => true,
             Self::FinishOverlap
             | Self::Disable { .. }
             | Self::Expire
@@ -283,7 +297,7 @@ fn decide_create(new: &NewKey, now: Timestamp) -> Result<Vec<Event>, KeyError> {
 }
 
 /// What else there is to say of a term than its expiry.
-fn beside(term: Term) -> Option<Event> {
+pub(super) fn beside(term: Term) -> Option<Event> {
     match term {
         Term::AfterFirstUse { seconds } => Some(Event::KeyActivationAwaited(KeyActivationAwaited { seconds })),
         Term::Unset => Some(Event::KeyExpiryUnset(KeyExpiryUnset {})),

@@ -115,3 +115,24 @@ pub struct KeyUpstreamDedicated {
     /// None makes the key use its pools again.
     pub dedicated: Option<Dedicated>,
 }
+
+/// A secret of a key that came from elsewhere, under its number there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ImportedSecret {
+    pub number: u32,
+    pub hash: Digest,
+    pub scheme: SecretScheme,
+    /// Set on the older of two secrets only.
+    pub valid_until: Option<Timestamp>,
+}
+
+/// Beside `KeyCreated`, or alone where an import sets a key that is there: what the key was elsewhere. The facts about it follow as events of
+/// their own.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct KeyImported {
+    /// One secret, or two during an overlap; the last is current.
+    pub secrets: Vec<ImportedSecret>,
+    pub created_at: Timestamp,
+    pub renewed_at: Option<Timestamp>,
+    pub rotated_at: Option<Timestamp>,
+}

@@ -6,9 +6,9 @@ use schemas::binding::{BindingChanged, BindingCreated, BindingRemoved, BindingRo
 use schemas::cluster::ClusterFounded;
 use schemas::credential::{CredentialAdded, CredentialReplaced, CredentialRevoked};
 use schemas::key::{
-    Dedicated, Endpoint, Expiry, KeyActivated, KeyActivationAwaited, KeyArchived, KeyChanged, KeyCreated, KeyDetails, KeyDisabled,
-    KeyEnabled, KeyExpired, KeyExpiryUnset, KeyMetadataSet, KeyOverlapFinished, KeyPurged, KeyRenewed, KeyRestored, KeyRevoked, KeyRotated,
-    KeySecretBrought, KeySecretUpgraded, KeyUpstreamDedicated, Limits, SecretScheme,
+    Dedicated, Endpoint, Expiry, ImportedSecret, KeyActivated, KeyActivationAwaited, KeyArchived, KeyChanged, KeyCreated, KeyDetails,
+    KeyDisabled, KeyEnabled, KeyExpired, KeyExpiryUnset, KeyImported, KeyMetadataSet, KeyOverlapFinished, KeyPurged, KeyRenewed,
+    KeyRestored, KeyRevoked, KeyRotated, KeySecretBrought, KeySecretUpgraded, KeyUpstreamDedicated, Limits, SecretScheme,
 };
 use schemas::policy::{PolicyClass, PolicyKind, PolicyUploaded};
 use schemas::pool::{ModelPrice, PoolChanged, PoolCreated, PoolPriced, PoolRemoved};
@@ -185,6 +185,20 @@ pub(crate) fn events() -> Vec<Event> {
         Event::KeyMetadataSet(KeyMetadataSet { metadata: "{\"team\":\"ü\"}".into() }),
         Event::KeyExpiryUnset(KeyExpiryUnset {}),
         Event::KeyUpstreamDedicated(KeyUpstreamDedicated { dedicated: Some(Dedicated { upstream: upstream_id(), fallback: true }) }),
+        Event::KeyImported(KeyImported {
+            secrets: vec![
+                ImportedSecret {
+                    number: 299,
+                    hash: digest(0x07),
+                    scheme: SecretScheme::Peppered { pepper: 300 },
+                    valid_until: Some(TIME.plus_seconds(3_600)),
+                },
+                ImportedSecret { number: 300, hash: digest(0x08), scheme: SecretScheme::Issued, valid_until: None },
+            ],
+            created_at: TIME,
+            renewed_at: Some(TIME.plus_seconds(1)),
+            rotated_at: Some(TIME.plus_seconds(2)),
+        }),
         Event::UpstreamAdded(UpstreamAdded { details: upstream_details(Dialect::Openai), credential: Some(credential_id()) }),
         Event::UpstreamChanged(UpstreamChanged { details: upstream_details(Dialect::Anthropic), credential: Some(credential_id()) }),
         Event::UpstreamDisabled(UpstreamDisabled { reason: Some(sealed()) }),

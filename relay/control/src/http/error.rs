@@ -285,6 +285,7 @@ fn rejection_status(rejection: &Rejection) -> (StatusCode, &'static str) {
             KeyError::OverlapTooLong => (BAD, "overlap_too_long"),
             KeyError::SameSecret => (CLASH, "same_secret"),
             KeyError::NoSuchSecret => (CLASH, "no_such_secret"),
+            KeyError::Imported => (BAD, "bad_import"),
             KeyError::Metadata => (BAD, "bad_metadata"),
             KeyError::NoPools | KeyError::LimitZero { .. } | KeyError::List { .. } | KeyError::ActivationLength | KeyError::Name(_) => {
                 (BAD, "bad_request")
