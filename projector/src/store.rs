@@ -268,7 +268,7 @@ pub(crate) struct Frozen<'a> {
     snapshot: Snapshot<'a>,
 }
 
-impl Frozen<'_> {
+impl<'s> Frozen<'s> {
     pub(crate) fn get<T: DeserializeOwned>(&self, family: Family, key: &[u8]) -> Result<Option<T>, ReadError> {
         let value = self.snapshot.get_pinned_cf(self.store.family(family), key)?;
         value.map(|value| decode(family, &value)).transpose()
@@ -281,12 +281,12 @@ impl Frozen<'_> {
     }
 
     /// As [`Store::scan`].
-    pub(crate) fn scan<T: DeserializeOwned>(
-        &self,
+    pub(crate) fn scan<'a, T: DeserializeOwned>(
+        &'a self,
         family: Family,
         from: &[u8],
         prefix: Vec<u8>,
-    ) -> impl Iterator<Item = Result<(Box<[u8]>, T), ReadError>> {
+    ) -> impl Iterator<Item = Result<(Box<[u8]>, T), ReadError>> + use<'a, 's, T> {
         let rows = self.snapshot.iterator_cf(self.store.family(family), IteratorMode::From(from, Direction::Forward));
         rows.take_while(move |row| row.as_ref().map_or(true, |(key, _)| key.starts_with(&prefix))).map(move |row| {
             let (key, value) = row?;

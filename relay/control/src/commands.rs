@@ -143,6 +143,11 @@ impl Commands {
         Instant::now() + OUTCOME_WAIT
     }
 
+    /// Runs work that gives many commands, and that the end of the node waits for.
+    pub(crate) fn spawn_task(&self, work: impl Future<Output = ()> + Send + 'static) {
+        self.parts.tasks.spawn(work);
+    }
+
     /// The identity that signs this node's records.
     pub fn writer(&self) -> &Writer {
         &self.parts.writer

@@ -9,7 +9,9 @@ mod conventions;
 mod decisions;
 mod error;
 mod events;
+mod export;
 mod health;
+mod import;
 mod keys;
 mod log;
 mod nodes;
@@ -29,6 +31,8 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 pub use app::{App, AppParts, Probe, ProbeOutcome, Stop};
+pub(crate) use error::{ApiError, rejection_code};
+pub(crate) use upstreams::{canonical_base_url, secret_address};
 
 /// What the document says about the API as a whole.
 #[derive(utoipa::OpenApi)]
@@ -53,6 +57,7 @@ pub use app::{App, AppParts, Probe, ProbeOutcome, Stop};
         (name = "policies", description = "WebAssembly modules that decide on requests, where they apply, and what they decided."),
         (name = "usage", description = "What was used, by whom."),
         (name = "log", description = "The event log: every credential decision."),
+        (name = "data", description = "Export and import of everything but the log."),
         (name = "nodes", description = "The nodes of the cluster: who is there, and how one leaves."),
         (name = "health", description = "Liveness, readiness, metrics."),
     ),
@@ -108,6 +113,8 @@ fn routes() -> OpenApiRouter<App> {
         .routes(routes!(rebuild::start, rebuild::show))
         .routes(routes!(audit::export))
         .routes(routes!(backup::backup))
+        .routes(routes!(export::export))
+        .routes(routes!(import::import))
         .routes(routes!(events::list))
         .routes(routes!(commands::show))
         .routes(routes!(nodes::list))

@@ -18,6 +18,7 @@ pub mod policies;
 mod rebuilds;
 mod secrets;
 mod tenants;
+pub mod transfer;
 mod writer;
 
 use std::sync::Arc;

@@ -6,7 +6,9 @@ mod access;
 mod audit;
 mod backup;
 mod client;
+mod export;
 mod failure;
+mod import;
 mod keys;
 mod log;
 mod migrate;
@@ -106,6 +108,10 @@ enum Command {
     Backup(backup::Backup),
     /// Make a data directory of a backup
     Restore(backup::Restore),
+    /// Write data into a file that another node takes in
+    Export(export::ExportArgs),
+    /// Take in a file that an export wrote
+    Import(import::ImportArgs),
     #[command(hide = true)]
     CompilePolicy(policy::CompilePolicy),
     /// Print the version
@@ -143,6 +149,9 @@ fn execute(cli: Cli, environment: BTreeMap<String, String>, output: &mut Output)
         Command::Audit(audit::AuditCommand::Verify(args)) => audit::verify(args, output),
         Command::Backup(backup::Backup { command: Some(backup::BackupCommand::Verify(args)), .. }) => backup::verify(args, output),
         Command::Restore(args) => runtime(true)?.block_on(backup::restore(args, &global, environment, output)),
+        Command::Export(export::ExportArgs { command: Some(export::ExportCommand::Inspect { file }), .. }) => {
+            export::inspect(&file, output)
+        }
         Command::Policy(policy::PolicyCommand::Author(command)) => policy::author(command, output),
         Command::Log(log::LogCommand::Verify(args)) if args.offline => {
             runtime(false)?.block_on(log::verify_offline(&args, &access::layout(&global, &environment), output))
@@ -173,6 +182,8 @@ async fn talk(command: Command, client: &Client, environment: &BTreeMap<String, 
         Command::MigrateExpiry(args) => migrate_expiry::run(args, client, output).await,
         Command::Audit(audit::AuditCommand::Export(args)) => audit::export(args, client, output).await,
         Command::Backup(args) => backup::take(args, client, output).await,
+        Command::Export(args) => export::run(args, client, output).await,
+        Command::Import(args) => import::run(args, client, output).await,
         Command::Restore(_)
         | Command::Audit(audit::AuditCommand::Verify(_))
         | Command::Policy(_)

@@ -15,6 +15,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use subtle::ConstantTimeEq as _;
 use tokio::time::Instant;
 use utoipa::{IntoParams, ToSchema};
+use zeroize::Zeroizing;
 
 use super::app::App;
 use super::error::ApiError;
@@ -361,4 +362,11 @@ pub(super) async fn not_found() -> ApiError {
 
 pub(super) async fn method_not_allowed() -> ApiError {
     ApiError::MethodNotAllowed
+}
+
+/// The passphrase that a file's secrets are sealed under: `Keyrelay-Passphrase`, UTF-8.
+pub(super) fn passphrase(headers: &HeaderMap) -> Result<Option<Zeroizing<String>>, ApiError> {
+    let Some(value) = headers.get("keyrelay-passphrase") else { return Ok(None) };
+    let text = std::str::from_utf8(value.as_bytes()).map_err(|_| ApiError::BadRequest("a passphrase is UTF-8 text".to_owned()))?;
+    Ok(Some(Zeroizing::new(text.to_owned())))
 }

@@ -24,9 +24,14 @@ use vault::{SealError, SealFieldError, StoreError, UnsealError, UnsealFieldError
 use crate::commands::ExecuteError;
 use crate::policies::ModuleError;
 use crate::secrets::is_away;
+use crate::transfer::check::Told;
+use crate::transfer::export::ExportError;
+use crate::transfer::file::FileError;
+use crate::transfer::import::LineFault;
 use policies::{admission_status, artefact_status, fault_status, module_status};
 
 mod policies;
+mod transfer;
 
 /// A problem, as RFC 9457 has it; `code` is stable and meant for programs, `detail` for people.
 #[derive(Debug, Serialize, ToSchema)]
@@ -46,6 +51,9 @@ pub(crate) struct Problem {
     /// With `settings_refused`: everything that the policy finds wrong with the settings.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     faults: Vec<SettingsFault>,
+    /// With `import_invalid` and `import_conflicts`: the first lines that are at fault, or in conflict.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    lines: Vec<LineFault>,
 }
 
 /// One thing that is wrong with a binding's settings, in the policy's own words.
@@ -118,6 +126,16 @@ pub(crate) enum ApiError {
     UnsealField(#[from] UnsealFieldError),
     #[error("a secret cannot be destroyed")]
     Erase(#[from] StoreError),
+    #[error(transparent)]
+    File(#[from] FileError),
+    #[error("{} lines of the file are at fault; nothing was applied", .0.lines.len() as u64 + .0.more)]
+    ImportInvalid(Told),
+    #[error("{} objects of the file are here already and differ; nothing was applied: skip, force or merge them", .0.lines.len() as u64 + .0.more)]
+    ImportConflicts(Told),
+    #[error("the export failed")]
+    Export(#[from] ExportError),
+    #[error("a file cannot be kept here while it is worked on")]
+    Spool(#[source] std::io::Error),
     #[error("a task ended early")]
     Task(#[from] tokio::task::JoinError),
 }
@@ -148,6 +166,9 @@ impl ApiError {
             Self::Module(error) => module_status(error),
             Self::Artefact(error) => artefact_status(error),
             Self::Execute(error) => execute_status(error),
+            Self::File(error) => transfer::file_status(error),
+            Self::ImportInvalid(_) => (StatusCode::UNPROCESSABLE_ENTITY, "import_invalid"),
+            Self::ImportConflicts(_) => (StatusCode::CONFLICT, "import_conflicts"),
             Self::LogRead(ReadError::Unavailable { .. }) => (StatusCode::SERVICE_UNAVAILABLE, LOG_UNAVAILABLE),
             _ if self.is_key_store_away() => (StatusCode::SERVICE_UNAVAILABLE, KEY_STORE_UNAVAILABLE),
             Self::Read(_)
@@ -157,6 +178,8 @@ impl ApiError {
             | Self::SealField(_)
             | Self::UnsealField(_)
             | Self::Erase(_)
+            | Self::Export(_)
+            | Self::Spool(_)
             | Self::Task(_) => (StatusCode::INTERNAL_SERVER_ERROR, INTERNAL),
         }
     }
@@ -214,6 +237,8 @@ impl ApiError {
             | Self::Admission(_)
             | Self::Module(_)
             | Self::Artefact(_)
+            | Self::Export(_)
+            | Self::Spool(_)
             | Self::Task(_) => "the node could not answer; its log says why".to_owned(),
             Self::Unauthorized
             | Self::BadRequest(_)
@@ -234,8 +259,21 @@ impl ApiError {
             | Self::SettingsRefused(_)
             | Self::PolicyFault(_)
             | Self::ModuleLoading(_)
+            | Self::File(_)
+            | Self::ImportInvalid(_)
+            | Self::ImportConflicts(_)
             | Self::Execute(_) => self.to_string(),
         }
+    }
+
+    /// As a line of a long answer says it.
+    pub(crate) fn code_and_detail(&self) -> (&'static str, String) {
+        (self.status_and_code().1, self.detail())
+    }
+
+    /// Whether the node, or what it depends on, is at fault, and not what was asked of it.
+    pub(crate) fn is_the_nodes(&self) -> bool {
+        self.status_and_code().0.is_server_error()
     }
 }
 
@@ -265,6 +303,11 @@ fn execute_status(error: &ExecuteError) -> (StatusCode, &'static str) {
         }
         ExecuteError::Stopping => (StatusCode::SERVICE_UNAVAILABLE, "stopping"),
     }
+}
+
+/// The code under which a refused command is told.
+pub(crate) fn rejection_code(rejection: &Rejection) -> &'static str {
+    rejection_status(rejection).1
 }
 
 fn rejection_status(rejection: &Rejection) -> (StatusCode, &'static str) {
@@ -360,6 +403,10 @@ impl IntoResponse for ApiError {
             },
             faults: match &self {
                 Self::SettingsRefused(faults) => faults.iter().map(policies::shown).collect(),
+                _ => Vec::new(),
+            },
+            lines: match &self {
+                Self::ImportInvalid(told) | Self::ImportConflicts(told) => told.lines.clone(),
                 _ => Vec::new(),
             },
         };

@@ -397,7 +397,7 @@ async fn drop_credential<T>(app: &App, mutation: &Mutation<T>, before: &Route, n
 }
 
 /// Where a credential's secret lies in the vault. The data plane builds the same address.
-fn secret_address(tenant: &TenantId, id: CredentialId, version: u32, origin: &str) -> SecretAddress {
+pub(crate) fn secret_address(tenant: &TenantId, id: CredentialId, version: u32, origin: &str) -> SecretAddress {
     SecretAddress {
         tenant: tenant.clone(),
         owner_kind: "credential",
@@ -409,7 +409,7 @@ fn secret_address(tenant: &TenantId, id: CredentialId, version: u32, origin: &st
 }
 
 /// The canonical text of a base URL: parsed in full, lower-case host, no default port, no trailing slash.
-fn canonical_base_url(text: &str) -> Result<String, ApiError> {
+pub(crate) fn canonical_base_url(text: &str) -> Result<String, ApiError> {
     let refusal = || ApiError::BadRequest("base_url must be http or https with a host, without user, query or fragment".to_owned());
     let url = Url::parse(text).map_err(|_| refusal())?;
     let plain = url.username().is_empty() && url.password().is_none() && url.query().is_none() && url.fragment().is_none();

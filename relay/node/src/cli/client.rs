@@ -1,17 +1,22 @@
 //! A small client of the REST API.
 
+use std::io;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow};
 use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode, header};
-use http_body_util::{BodyExt as _, Full, Limited};
-use hyper::body::Incoming;
+use futures_util::stream;
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt as _, Full, Limited, StreamBody};
+use hyper::body::{Frame, Incoming};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::{self, Client as Legacy};
 use hyper_util::rt::TokioExecutor;
 use serde_json::Value;
+use tokio::io::AsyncReadExt as _;
 use url::Url;
 
 use super::access::Access;
@@ -20,6 +25,7 @@ use crate::config::Secret;
 
 /// The node answers a write within 16 seconds, whatever becomes of it.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+const CHUNK_BYTES: usize = 64 * 1024;
 /// Far above a full page of the API.
 const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
 
@@ -32,8 +38,16 @@ pub(super) struct Client {
 
 /// Plain connections need no certificates of the system, which a small container may not have.
 enum Transport {
-    Plain(Legacy<HttpConnector, Full<Bytes>>),
-    Tls(Legacy<HttpsConnector<HttpConnector>, Full<Bytes>>),
+    Plain(Legacy<HttpConnector, Body>),
+    Tls(Legacy<HttpsConnector<HttpConnector>, Body>),
+}
+
+type Body = UnsyncBoxBody<Bytes, io::Error>;
+
+/// What a request carries. A file is read as it is sent, and again where the request is sent once more.
+enum Payload {
+    Bytes(Bytes),
+    File(PathBuf),
 }
 
 /// A request to the API: path segments below `/api/v1`, and what goes with it.
@@ -41,19 +55,21 @@ pub(super) struct Call<'a> {
     method: Method,
     path: &'a [&'a str],
     query: Vec<(&'static str, String)>,
-    body: Bytes,
+    body: Payload,
     content_type: &'static str,
     if_version: Option<u64>,
     /// Of a call that another run may send again; otherwise one is drawn.
     idempotency_key: Option<String>,
+    passphrase: Option<Secret>,
     /// How long the head of the answer may take.
     patience: Duration,
 }
 
 impl<'a> Call<'a> {
     pub(super) fn new(method: Method, path: &'a [&'a str]) -> Self {
-        let (query, body, content_type) = (Vec::new(), Bytes::new(), "application/json");
-        Self { method, path, query, body, content_type, if_version: None, idempotency_key: None, patience: HEAD_TIMEOUT }
+        let (query, body, content_type) = (Vec::new(), Payload::Bytes(Bytes::new()), "application/json");
+        let (if_version, idempotency_key, passphrase) = (None, None, None);
+        Self { method, path, query, body, content_type, if_version, idempotency_key, passphrase, patience: HEAD_TIMEOUT }
     }
 
     pub(super) fn get(path: &'a [&'a str]) -> Self {
@@ -67,13 +83,25 @@ impl<'a> Call<'a> {
     }
 
     pub(super) fn body(mut self, body: Value) -> Self {
-        self.body = body.to_string().into();
+        self.body = Payload::Bytes(body.to_string().into());
         self
     }
 
     /// The bytes of a WebAssembly module.
     pub(super) fn wasm(mut self, bytes: Vec<u8>) -> Self {
-        (self.body, self.content_type) = (bytes.into(), "application/wasm");
+        (self.body, self.content_type) = (Payload::Bytes(bytes.into()), "application/wasm");
+        self
+    }
+
+    /// A file of JSON lines.
+    pub(super) fn lines(mut self, file: PathBuf) -> Self {
+        (self.body, self.content_type) = (Payload::File(file), "application/x-ndjson");
+        self
+    }
+
+    /// What a file's secrets are sealed under.
+    pub(super) fn passphrase(mut self, passphrase: Option<Secret>) -> Self {
+        self.passphrase = passphrase;
         self
     }
 
@@ -123,17 +151,17 @@ impl Client {
 
     /// Sends a request and gives the answer as it comes.
     pub(super) async fn open(&self, call: Call<'_>) -> Result<Response<Incoming>, Failure> {
-        let patience = call.patience;
-        let request = self.request(call)?;
+        let idempotency_key = call.idempotency_key.clone().map_or_else(idempotency_key, Ok)?;
         // Every mutation carries an idempotency key, so a request whose fate is unknown may be sent once more.
-        let response = match self.attempt(request.clone(), patience).await {
-            Err(error) if is_lost_connection(&error) => self.attempt(request, patience).await?,
+        let response = match self.attempt(&call, &idempotency_key).await {
+            Err(error) if is_lost_connection(&error) => self.attempt(&call, &idempotency_key).await?,
             response => response?,
         };
         if response.status().is_success() { Ok(response) } else { Err(refusal(response).await) }
     }
 
-    async fn attempt(&self, request: Request<Full<Bytes>>, patience: Duration) -> Result<Response<Incoming>> {
+    async fn attempt(&self, call: &Call<'_>, idempotency_key: &str) -> Result<Response<Incoming>> {
+        let (patience, request) = (call.patience, self.request(call, idempotency_key).await?);
         let response = async {
             match &self.transport {
                 Transport::Plain(client) => client.request(request).await,
@@ -144,12 +172,12 @@ impl Client {
         response.with_context(|| format!("cannot reach the node at {}; is it running, and is this its admin side?", self.origin))
     }
 
-    fn request(&self, call: Call<'_>) -> Result<Request<Full<Bytes>>> {
+    async fn request(&self, call: &Call<'_>, idempotency_key: &str) -> Result<Request<Body>> {
         let mut url = self.origin.clone();
         let segments = url.path_segments_mut().map_err(|()| anyhow!("the admin URL has no path"));
         segments?.pop_if_empty().extend(["api", "v1"]).extend(call.path);
         if !call.query.is_empty() {
-            url.query_pairs_mut().extend_pairs(call.query);
+            url.query_pairs_mut().extend_pairs(&call.query);
         }
         let mut request = Request::builder().method(&call.method).uri(url.as_str());
         request = request.header(header::AUTHORIZATION, format!("Bearer {}", self.token.expose().as_str()));
@@ -157,14 +185,32 @@ impl Client {
             request = request.header("keyrelay-tenant", tenant);
         }
         if call.method != Method::GET {
-            let idempotency_key = call.idempotency_key.map_or_else(idempotency_key, Ok)?;
             request = request.header("idempotency-key", idempotency_key).header(header::CONTENT_TYPE, call.content_type);
         }
         if let Some(version) = call.if_version {
             request = request.header(header::IF_MATCH, format!("\"{version}\""));
         }
-        request.body(Full::new(call.body)).context("the token, the tenant or the URL cannot be sent")
+        if let Some(passphrase) = &call.passphrase {
+            let mut value = HeaderValue::from_bytes(passphrase.expose().as_bytes()).context("the passphrase has control characters")?;
+            value.set_sensitive(true);
+            request = request.header("keyrelay-passphrase", value);
+        }
+        let body = match &call.body {
+            Payload::Bytes(bytes) => Full::new(bytes.clone()).map_err(|never| match never {}).boxed_unsync(),
+            Payload::File(path) => {
+                let file = tokio::fs::File::open(path).await.with_context(|| format!("cannot read {}", path.display()))?;
+                StreamBody::new(stream::try_unfold(file, next_chunk)).boxed_unsync()
+            }
+        };
+        request.body(body).context("the token, the tenant or the URL cannot be sent")
     }
+}
+
+/// The next piece of a file that is sent.
+async fn next_chunk(mut file: tokio::fs::File) -> io::Result<Option<(Frame<Bytes>, tokio::fs::File)>> {
+    let mut chunk = Vec::with_capacity(CHUNK_BYTES);
+    let length = (&mut file).take(CHUNK_BYTES as u64).read_to_end(&mut chunk).await?;
+    Ok((length > 0).then(|| (Frame::data(chunk.into()), file)))
 }
 
 /// Random, so that no two runs of a command are taken for one.
@@ -188,5 +234,5 @@ async fn refusal(response: Response<Incoming>) -> Failure {
 
 /// A refusal by something that is not a node, such as a proxy before it.
 fn unworded(status: StatusCode) -> Problem {
-    Problem { status: status.as_u16(), code: status.as_u16().to_string(), detail: format!("answered with {status}") }
+    Problem { status: status.as_u16(), code: status.as_u16().to_string(), detail: format!("answered with {status}"), lines: Vec::new() }
 }

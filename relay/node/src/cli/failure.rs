@@ -23,6 +23,17 @@ pub(super) struct Problem {
     pub(super) status: u16,
     pub(super) code: String,
     pub(super) detail: String,
+    /// The lines of a file that are at fault, or in conflict.
+    #[serde(default)]
+    pub(super) lines: Vec<ProblemLine>,
+}
+
+/// What a node says about a line of a file.
+#[derive(Debug, Deserialize)]
+pub(super) struct ProblemLine {
+    line: u64,
+    code: String,
+    detail: String,
 }
 
 impl Problem {
@@ -46,7 +57,10 @@ impl Failure {
     /// What to say; nothing where everything was said.
     pub(super) fn text(&self) -> Option<String> {
         match self {
-            Self::Refused(problem) => Some(format!("{} ({})", problem.detail, problem.code)),
+            Self::Refused(problem) => {
+                let lines = problem.lines.iter().map(|line| format!("\n  line {}: {} ({})", line.line, line.detail, line.code));
+                Some(format!("{} ({}){}", problem.detail, problem.code, lines.collect::<String>()))
+            }
             Self::Findings => None,
             Self::Failed(_) if self.is_broken_pipe() => None,
             Self::Failed(error) => Some(format!("{error:#}")),

@@ -83,7 +83,7 @@ pub(super) async fn run(args: Diff, connect: impl FnOnce() -> Result<Client, Fai
     let answer = match answer.await? {
         Ok(answer) => answer,
         Err(Refusal::Settings(detail)) => {
-            return Err(Failure::Refused(Problem { status: 422, code: "settings_refused".to_owned(), detail }));
+            return Err(Failure::Refused(Problem { status: 422, code: "settings_refused".to_owned(), detail, lines: Vec::new() }));
         }
     };
     output.answer(&answer, text)?;

@@ -1,0 +1,220 @@
+//! The frame of a file: a head on the first line, then a line for each object, in the order of the kinds.
+//!
+//! The digest in the head covers every byte of the file: the body, and the head with the digest left blank. It tells damage, not forgery:
+//! whoever can write a file can write its digest.
+
+use schemas::{ClusterId, Digest, Sequence, Timestamp};
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+use utoipa::ToSchema;
+use vault::{PassphraseKey, StretchError, Stretching};
+
+/// The format that this release writes, and the only one that it reads.
+pub const FORMAT: u32 = 1;
+/// The most bytes of a line: a policy's module in base64, and room around it.
+pub const LINE_BYTES_MAX: usize = 40 * 1024 * 1024;
+/// How texts are sealed.
+const SEALING: &str = "argon2id-xchacha20poly1305";
+const DIGEST_DOMAIN: &str = "keyrelay 2026 export file v1";
+const BLANK: Digest = Digest::from_bytes([0; 32]);
+
+/// What a file can hold, in the order of its lines: what a line refers to stands before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    Tenants,
+    Pools,
+    Prices,
+    Upstreams,
+    Keys,
+    Policies,
+    Bindings,
+    Usage,
+}
+
+impl Kind {
+    pub const ALL: [Self; 8] =
+        [Self::Tenants, Self::Pools, Self::Prices, Self::Upstreams, Self::Keys, Self::Policies, Self::Bindings, Self::Usage];
+
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Tenants => "tenants",
+            Self::Pools => "pools",
+            Self::Prices => "prices",
+            Self::Upstreams => "upstreams",
+            Self::Keys => "keys",
+            Self::Policies => "policies",
+            Self::Bindings => "bindings",
+            Self::Usage => "usage",
+        }
+    }
+
+    /// Whether its lines may hold secrets or personal texts.
+    pub const fn is_private(self) -> bool {
+        matches!(self, Self::Upstreams | Self::Keys)
+    }
+
+    /// The kind of this name.
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.as_str() == text)
+    }
+}
+
+/// How many lines of a kind a file has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Count {
+    pub kind: Kind,
+    pub lines: u64,
+}
+
+/// Something that the file does not hold, and why.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct LeftOut {
+    pub what: String,
+    pub why: String,
+}
+
+/// How the file's secrets and personal texts are sealed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SealingTerms {
+    /// `argon2id-xchacha20poly1305`.
+    pub scheme: String,
+    /// 32 hexadecimal digits.
+    pub salt: String,
+    pub memory_kib: u32,
+    pub passes: u32,
+    /// By which a wrong passphrase is told.
+    pub check: Digest,
+}
+
+/// The first line of a file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Head {
+    /// The file's format, 1.
+    pub keyrelay_export: u32,
+    pub created_at: Timestamp,
+    /// The cluster whose data it is. Of another system's data: what it was made of, as an id.
+    pub cluster_id: ClusterId,
+    /// The place in that cluster's log as of which it is.
+    pub sequence: Sequence,
+    /// `keyrelay`, or the other system that it came from.
+    pub origin: String,
+    /// Whether secrets, hashes of secrets and personal texts are left out.
+    pub sanitized: bool,
+    pub kinds: Vec<Count>,
+    pub left_out: Vec<LeftOut>,
+    pub sealing: Option<SealingTerms>,
+    /// BLAKE3 over the whole file.
+    pub digest: Digest,
+}
+
+/// Why a file is not taken, as a whole.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum FileError {
+    #[error("the first line is not the head of a Keyrelay export: {0}")]
+    Head(String),
+    #[error("the file has format {0}, this release reads format {FORMAT}")]
+    Format(u32),
+    #[error("the file was changed or damaged: its digest is not the one in its head")]
+    Digest,
+    #[error("the file's secrets are sealed; give the passphrase")]
+    PassphraseNeeded,
+    #[error("the passphrase is not the one that the file was sealed under")]
+    WrongPassphrase,
+    #[error(transparent)]
+    Stretch(#[from] StretchError),
+    #[error("the file is sanitised, and there are keys here whose secrets work; force it if that is meant")]
+    Sanitized,
+    #[error("only a whole export of a Keyrelay cluster, imported with force, says what to prune")]
+    Prune,
+}
+
+impl SealingTerms {
+    pub fn new(stretching: &Stretching, key: &PassphraseKey) -> Self {
+        let &Stretching { salt, memory_kib, passes } = stretching;
+        let salt = salt.iter().map(|byte| format!("{byte:02x}")).collect();
+        Self { scheme: SEALING.to_owned(), salt, memory_kib, passes, check: key.check() }
+    }
+
+    /// The key that the passphrase gives, if it is the file's.
+    pub fn key(&self, passphrase: &str) -> Result<PassphraseKey, FileError> {
+        let fault = |what: &str| FileError::Head(format!("its sealing has {what}"));
+        if self.scheme != SEALING {
+            return Err(fault("a scheme that this release does not know"));
+        }
+        let salt = parse_hex16(&self.salt).ok_or_else(|| fault("a salt that is none"))?;
+        let key = Stretching { salt, memory_kib: self.memory_kib, passes: self.passes }.key(passphrase)?;
+        if key.check() == self.check { Ok(key) } else { Err(FileError::WrongPassphrase) }
+    }
+}
+
+fn parse_hex16(text: &str) -> Option<[u8; 16]> {
+    let mut bytes = [0; 16];
+    let is_hex = text.len() == 32 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    for (index, byte) in bytes.iter_mut().enumerate().take(if is_hex { 16 } else { 0 }) {
+        *byte = u8::from_str_radix(text.get(2 * index..2 * index + 2)?, 16).ok()?;
+    }
+    is_hex.then_some(bytes)
+}
+
+impl Head {
+    /// Sets the digest for a body.
+    #[must_use]
+    pub fn over(mut self, body: &Digest) -> Self {
+        self.digest = self.digest_over(body);
+        self
+    }
+
+    /// Whether this head and that body are as they were written.
+    pub fn is_over(&self, body: &Digest) -> bool {
+        self.digest == self.digest_over(body)
+    }
+
+    fn digest_over(&self, body: &Digest) -> Digest {
+        let mut hasher = blake3::Hasher::new_derive_key(DIGEST_DOMAIN);
+        hasher.update(body.as_bytes()).update(Self { digest: BLANK, ..self.clone() }.text().as_bytes());
+        Digest::from_bytes(*hasher.finalize().as_bytes())
+    }
+
+    /// The first line, without its end.
+    pub fn text(&self) -> String {
+        serde_json::to_string(self).expect("a head is plain data with text keys")
+    }
+
+    /// Reads the first line. It must be as [`Head::text`] writes it, so that the digest covers each of its bytes.
+    pub fn parse(line: &str) -> Result<Self, FileError> {
+        #[derive(Deserialize)]
+        struct Version {
+            keyrelay_export: u32,
+        }
+        let fault = |error: serde_json::Error| FileError::Head(error.to_string());
+        let Version { keyrelay_export } = serde_json::from_str(line).map_err(fault)?;
+        if keyrelay_export != FORMAT {
+            return Err(FileError::Format(keyrelay_export));
+        }
+        let head: Self = serde_json::from_str(line).map_err(fault)?;
+        if head.text() == line { Ok(head) } else { Err(FileError::Digest) }
+    }
+
+    /// Whether the file holds all there is of a kind.
+    pub fn has(&self, kind: Kind) -> bool {
+        self.kinds.iter().any(|count| count.kind == kind)
+    }
+
+    /// How many lines follow.
+    pub fn lines(&self) -> u64 {
+        self.kinds.iter().map(|count| count.lines).sum()
+    }
+
+    /// Whether an export of a cluster made it.
+    pub fn is_ours(&self) -> bool {
+        self.origin == ORIGIN
+    }
+}
+
+/// The origin of what a cluster exports.
+pub const ORIGIN: &str = "keyrelay";

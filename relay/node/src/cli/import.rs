@@ -1,0 +1,155 @@
+//! `keyrelay import`: a file that an export wrote, taken in.
+
+use std::io::{self, BufRead as _, BufReader, IsTerminal as _};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context as _, anyhow};
+use clap::Args;
+use http::Method;
+use serde_json::{Value, json};
+
+use super::client::{Call, Client};
+use super::export::read_passphrase;
+use super::failure::Failure;
+use super::output::Output;
+use super::render::{self, Field};
+use super::{progress, stream};
+use crate::config::Secret;
+
+/// The whole file is checked before the answer begins.
+const PATIENCE: Duration = Duration::from_secs(3600);
+/// Objects that are shown to people; `--json` has all.
+const SHOWN_MAX: usize = 50;
+
+#[derive(Debug, Args)]
+pub(super) struct ImportArgs {
+    file: PathBuf,
+    /// Leave what is here and differs as it is
+    #[arg(long, group = "manner")]
+    skip_conflicts: bool,
+    /// Set what is here to the file's state
+    #[arg(long, group = "manner")]
+    force: bool,
+    /// Give what is here only what it does not have
+    #[arg(long, group = "manner")]
+    merge: bool,
+    /// Take away what is not in the file, of the types that it has: keys are archived, the rest is removed
+    #[arg(long, requires = "force")]
+    prune: bool,
+    /// Only say what would be done
+    #[arg(long)]
+    dry_run: bool,
+    /// Do not ask
+    #[arg(long, short)]
+    yes: bool,
+    /// A file with the passphrase that the file was sealed under; - is stdin
+    #[arg(long, value_name = "FILE")]
+    passphrase_file: Option<PathBuf>,
+}
+
+const OBJECT: [Field; 5] = [("line", "/line"), ("type", "/kind"), ("id", "/id"), ("outcome", "/outcome"), ("why", "/detail")];
+
+/// What an answer came to.
+struct Heard {
+    items: Vec<Value>,
+    more: u64,
+    last: Value,
+}
+
+pub(super) async fn run(args: ImportArgs, client: &Client, output: &mut Output) -> Result<(), Failure> {
+    let passphrase = args.passphrase_file.as_deref().map(read_passphrase).transpose()?;
+    if args.dry_run || !args.yes {
+        let heard = send(&args, true, passphrase.clone(), client).await?;
+        if args.dry_run {
+            return conclude(&heard, true, output);
+        }
+        if heard.last["conflicts"].as_u64().is_some_and(|conflicts| conflicts > 0) {
+            conclude(&heard, true, output)?;
+            output.note("nothing was applied: say --skip-conflicts, --force or --merge");
+            return Err(Failure::Findings);
+        }
+        if !confirmed(&heard.last, output)? {
+            return Err(Failure::Findings);
+        }
+    }
+    let heard = send(&args, false, passphrase, client).await?;
+    conclude(&heard, false, output)
+}
+
+/// Asks, on a terminal.
+fn confirmed(tally: &Value, output: &mut Output) -> Result<bool, Failure> {
+    if !io::stdin().is_terminal() {
+        return Err(anyhow!("say --yes to import without being asked").into());
+    }
+    output.note(&format!("this would be done: {}. Go on? [y/N]", counts(tally)));
+    let mut answer = String::new();
+    io::stdin().lock().read_line(&mut answer).context("no answer can be read")?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}
+
+async fn send(args: &ImportArgs, dry_run: bool, passphrase: Option<Secret>, client: &Client) -> Result<Heard, Failure> {
+    let on_conflict = match (args.skip_conflicts, args.force, args.merge) {
+        (true, _, _) => "skip",
+        (_, true, _) => "force",
+        (_, _, true) => "merge",
+        _ => "ask",
+    };
+    let call = Call::new(Method::POST, &["import"]).query("on_conflict", Some(on_conflict));
+    let call = call.query("prune", args.prune.then_some(true)).query("dry_run", dry_run.then_some(true));
+    let call = call.lines(args.file.clone()).passphrase(passphrase).patience(PATIENCE);
+    let body = client.open(call).await?.into_body();
+    Ok(stream::drive(body, hear).await??)
+}
+
+/// Takes in an answer as it comes, with a bar over its lines.
+fn hear(body: stream::BodyReader) -> anyhow::Result<Heard> {
+    let (mut heard, mut bar) = (Heard { items: Vec::new(), more: 0, last: Value::Null }, None);
+    for line in BufReader::new(body).lines() {
+        let line = line.context("the answer broke off; import the file again and it goes on")?;
+        let told: Value = serde_json::from_str(&line).context("the node's answer is not JSON")?;
+        match told["event"].as_str() {
+            Some("plan") => bar = told["lines"].as_u64().map(progress::records),
+            Some("item") => {
+                bar.iter().for_each(|bar| bar.inc(1));
+                if heard.items.len() < SHOWN_MAX && told["outcome"] != "unchanged" {
+                    heard.items.push(told);
+                } else if told["outcome"] != "unchanged" {
+                    heard.more += 1;
+                }
+            }
+            _ => heard.last = told,
+        }
+    }
+    bar.iter().for_each(|bar| bar.finish_and_clear());
+    if heard.last.is_null() { Err(anyhow!("the answer broke off; import the file again and it goes on")) } else { Ok(heard) }
+}
+
+fn conclude(heard: &Heard, dry_run: bool, output: &mut Output) -> Result<(), Failure> {
+    let Heard { items, more, last } = heard;
+    let answer = json!({ "dry_run": dry_run, "result": last, "items": items, "items_more": more });
+    output.answer(&answer, |_| {
+        let mut lines = Vec::new();
+        if !items.is_empty() {
+            lines.push(render::table(items, &OBJECT));
+        }
+        if *more > 0 {
+            lines.push(format!("... and {more} more"));
+        }
+        lines.push(match last["event"].as_str() {
+            Some("done") if dry_run => format!("would be: {}", counts(last)),
+            Some("done") => format!("done: {}", counts(last)),
+            _ => format!("STOPPED: {}; import the file again and it goes on", render::cell(last.get("detail"))),
+        });
+        lines.join("\n")
+    })?;
+    let is_done = last["event"] == "done" && ["failed", "refused"].iter().all(|count| last[count] == 0);
+    if is_done { Ok(()) } else { Err(Failure::Findings) }
+}
+
+fn counts(tally: &Value) -> String {
+    let counts =
+        tally.as_object().into_iter().flatten().filter_map(|(name, count)| Some((name, count.as_u64().filter(|count| *count > 0)?)));
+    let counts: Vec<_> = counts.map(|(name, count)| format!("{count} {}", name.replace('_', " "))).collect();
+    if counts.is_empty() { "nothing".to_owned() } else { counts.join(", ") }
+}
