@@ -6,6 +6,7 @@
 #![allow(clippy::disallowed_methods, reason = "tests stand outside the node: they own their tasks, their environment and their clock")]
 
 pub mod admin;
+pub mod canary;
 pub mod cli;
 pub mod clock;
 pub mod cluster;

@@ -1,0 +1,8 @@
+//! Data that moves: exported from one node and imported into another, over the real binary.
+
+mod carried;
+mod conflicts;
+mod faults;
+mod killed;
+mod node;
+mod sanitized;
