@@ -60,8 +60,15 @@ pub struct TenantPatch {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TenantCommand {
     Create(TenantChanged),
+    /// Makes the tenant what it was elsewhere, in one record; suspended, for this reason if there is one.
+    Import {
+        details: TenantChanged,
+        suspended: Option<Option<Sealed>>,
+    },
     Change(TenantPatch),
-    Suspend { reason: Option<Sealed> },
+    Suspend {
+        reason: Option<Sealed>,
+    },
     Resume,
 }
 
@@ -117,12 +124,13 @@ impl Tenant {
                 let has_more = *details != TenantChanged::named(details.name.clone());
                 return Ok([created].into_iter().chain(has_more.then(|| Event::TenantChanged(details.clone()))).collect());
             }
+            (_, TenantCommand::Import { details, suspended }) => return Self::decide_import(state, details, suspended.as_ref()),
             (Some(_), TenantCommand::Create(_)) => return Err(TenantError::Exists),
             (None, _) => return Err(TenantError::NotFound),
             (Some(tenant), _) => tenant,
         };
         match command {
-            TenantCommand::Create(_) => Err(TenantError::Exists),
+            TenantCommand::Create(_) | TenantCommand::Import { .. } => Err(TenantError::Exists),
             TenantCommand::Change(patch) => {
                 let details = patch.applied_to(&tenant.details);
                 details.check()?;
@@ -133,6 +141,22 @@ impl Tenant {
             TenantCommand::Resume if tenant.suspended.is_none() => Ok(vec![]),
             TenantCommand::Resume => Ok(vec![Event::TenantResumed(TenantResumed {})]),
         }
+    }
+
+    fn decide_import(state: Option<&Self>, details: &TenantChanged, suspended: Option<&Option<Sealed>>) -> Result<Vec<Event>, TenantError> {
+        let mut events = match state {
+            None => Self::decide(None, &TenantCommand::Create(details.clone()))?,
+            Some(tenant) => {
+                details.check()?;
+                if *details == tenant.details { vec![] } else { vec![Event::TenantChanged(details.clone())] }
+            }
+        };
+        match (suspended, state.is_some_and(|tenant| tenant.suspended.is_some())) {
+            (Some(reason), false) => events.push(Event::TenantSuspended(TenantSuspended { reason: reason.clone() })),
+            (None, true) => events.push(Event::TenantResumed(TenantResumed {})),
+            (Some(_), true) | (None, false) => {}
+        }
+        Ok(events)
     }
 
     pub(crate) fn apply(state: Option<Self>, stream: &Stream, event: &Event, at: &At) -> Option<Self> {
@@ -249,5 +273,18 @@ mod tests {
         for command in [change(TenantPatch::default()), suspend(), resume()] {
             given([]).when(command).then_refused(TenantError::NotFound);
         }
+    }
+
+    #[test]
+    fn an_import_makes_a_tenant_and_sets_one_that_is_there() {
+        let import = |details: &TenantChanged, suspended: bool| {
+            Command::Tenant(TenantCommand::Import { details: details.clone(), suspended: suspended.then_some(None) })
+        };
+        let (plain, bound) = (TenantChanged::named("a"), TenantChanged { expiry_seconds_max: Some(5), ..TenantChanged::named("b") });
+        let suspended = || Event::TenantSuspended(TenantSuspended { reason: None });
+        let given = given([]).when(import(&plain, true)).then([Event::TenantCreated(TenantCreated { name: "a".into() }), suspended()]);
+        let given = given.when(import(&plain, true)).then_nothing();
+        let given = given.when(import(&bound, false)).then([Event::TenantChanged(bound.clone()), Event::TenantResumed(TenantResumed {})]);
+        given.when(import(&bound, false)).then_nothing();
     }
 }

@@ -124,6 +124,8 @@ fn rows() -> Vec<(&'static str, Asked)> {
         ("POST /log/rebuild", ClusterWide),
         ("GET /audit/export", ClusterWide),
         ("GET /backup", ClusterWide),
+        ("GET /export", ClusterWide),
+        ("POST /import", ClusterWide),
         ("GET /nodes", ClusterWide),
         ("POST /nodes/leave", ClusterWide),
         ("DELETE /nodes/{id}", ClusterWide),

@@ -13,6 +13,7 @@ use projector::{ReadError, Whole};
 use schemas::binding::{Mode, Scope};
 use schemas::credential::Credential;
 use schemas::key::{Expiry, Fact, Key};
+use schemas::tenant::{Tenant, TenantChanged};
 use schemas::time::day_text;
 use schemas::upstream::Upstream;
 use schemas::{Aggregate, CredentialId, Digest, KeyId, Sealed, StreamKind, TenantId, UpstreamId};
@@ -40,7 +41,7 @@ const LEFT_OUT: [(&str, &str); 6] = [
 ];
 /// And what a sanitised one leaves out beside.
 const SANITIZED: [(&str, &str); 2] = [
-    ("upstreams: credential, disabled.reason, disabled.by", "sanitised"),
+    ("tenants, upstreams: credentials, reasons and who gave them", "sanitised"),
     ("keys: secrets, description, metadata, reasons and who gave them", "sanitised"),
 ];
 
@@ -165,7 +166,10 @@ impl Writer<'_> {
 
     fn tenant(&self, aggregate: Aggregate) -> Result<Option<Line>, ExportError> {
         let Aggregate::Tenant(tenant) = aggregate else { return Ok(None) };
-        Ok(Some(Line::Tenant(TenantLine { tenant: tenant.id, name: tenant.name })))
+        let Tenant { id, details, created_at, suspended } = *tenant;
+        let suspended = suspended.map(|fact| self.fact("tenant", &id, "suspended", &fact)).transpose()?;
+        let TenantChanged { name, default_expiry_seconds, expiry_seconds_max } = details;
+        Ok(Some(Line::Tenant(TenantLine { tenant: id, name, default_expiry_seconds, expiry_seconds_max, suspended, created_at })))
     }
 
     fn pool(&self, aggregate: Aggregate) -> Result<Option<Line>, ExportError> {

@@ -51,7 +51,7 @@ impl Kind {
 
     /// Whether its lines may hold secrets or personal texts.
     pub const fn is_private(self) -> bool {
-        matches!(self, Self::Upstreams | Self::Keys)
+        matches!(self, Self::Tenants | Self::Upstreams | Self::Keys)
     }
 
     /// The kind of this name.

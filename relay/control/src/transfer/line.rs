@@ -50,6 +50,10 @@ pub struct FactLine {
 pub struct TenantLine {
     pub tenant: TenantId,
     pub name: String,
+    pub default_expiry_seconds: Option<u64>,
+    pub expiry_seconds_max: Option<u64>,
+    pub suspended: Option<FactLine>,
+    pub created_at: Timestamp,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

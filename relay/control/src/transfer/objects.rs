@@ -12,7 +12,7 @@ use schemas::key::{
 };
 use schemas::policy::{PolicyCommand, PolicyError, PolicyUploaded};
 use schemas::pool::{Pool, PoolCommand};
-use schemas::tenant::TenantCommand;
+use schemas::tenant::{TenantChanged, TenantCommand};
 use schemas::upstream::{Upstream, UpstreamCommand, UpstreamDetails, UpstreamError, UpstreamImport, UpstreamLabels, UpstreamPatch, origin};
 use schemas::{Aggregate, Command, CommandId, Context, Digest, Event, Rejection, Sealed, Stream, decide};
 use thiserror::Error;
@@ -132,7 +132,7 @@ impl Import {
             module: None,
         };
         match line {
-            Line::Tenant(line) => self.tenant(line, &mut prepared)?,
+            Line::Tenant(line) => self.tenant(line, pass, &mut prepared)?,
             Line::Pool(line) => self.pool_line(line, &mut prepared)?,
             Line::Price(line) => self.prices(line, &mut prepared)?,
             Line::Upstream(line) => self.upstream_line(line, pass, &mut prepared)?,
@@ -157,7 +157,9 @@ impl Import {
             Some(Aggregate::Key(key)) => !key.is_purged(),
             Some(_) => true,
         };
-        let is_default = *stream == Stream::pool(schemas::TenantId::default_tenant(), self.app.cluster_id.default_pool_id());
+        let tenant = schemas::TenantId::default_tenant();
+        let founded = [Stream::pool(tenant.clone(), self.app.cluster_id.default_pool_id()), Stream::tenant_of(tenant)];
+        let is_default = founded.contains(stream);
         Ok(Here { state, head, is_there, is_pristine: is_default && head.version.0 == 1 })
     }
 
@@ -234,21 +236,17 @@ impl Import {
         Ok(())
     }
 
-    fn tenant(&self, line: &TenantLine, prepared: &mut Prepared) -> Result<(), PrepareError> {
+    fn tenant(&self, line: &TenantLine, pass: Pass, prepared: &mut Prepared) -> Result<(), PrepareError> {
         let stream = Stream::tenant_of(line.tenant.clone());
         let here = self.here(&stream)?;
-        match &here.state {
-            Some(Aggregate::Tenant(tenant)) if tenant.name == line.name => Ok(()),
-            Some(_) => {
-                prepared.outcome = Outcome::Skipped;
-                prepared.detail = Some("the tenant has another name here, which it keeps".to_owned());
-                Ok(())
-            }
-            None => {
-                let command = Command::Tenant(TenantCommand::Create { name: line.name.clone() });
-                self.settle(stream, &here, command, None, prepared)
-            }
-        }
+        let is_new = !matches!(&here.state, Some(Aggregate::Tenant(tenant)) if tenant.suspended.is_some());
+        let suspended = match &line.suspended {
+            Some(fact) => Some(self.reason(&stream, "tenant", &line.tenant, "suspended", fact, pass, is_new)?),
+            None => None,
+        };
+        let &TenantLine { default_expiry_seconds, expiry_seconds_max, .. } = line;
+        let details = TenantChanged { name: line.name.clone(), default_expiry_seconds, expiry_seconds_max };
+        self.settle(stream, &here, Command::Tenant(TenantCommand::Import { details, suspended }), None, prepared)
     }
 
     fn pool_line(&self, line: &PoolLine, prepared: &mut Prepared) -> Result<(), PrepareError> {
