@@ -17,7 +17,7 @@ async fn everything_arrives_and_a_clients_old_secret_streams() -> Result<()> {
     let inspected = keyrelay(&world.node, &["export", "inspect", path(&file)?, "--json"])?.expect(0)?.json()?;
     ensure!(inspected["ok"] == true && inspected["head"]["sanitized"] == false, "{inspected}");
     let kinds: Vec<_> = inspected["head"]["kinds"].as_array().into_iter().flatten().map(|count| count["lines"].as_u64()).collect();
-    ensure!(kinds == [1, 2, 1, 4, 5, 1, 2, 1].map(Some), "{inspected}");
+    ensure!(kinds == [2, 4, 1, 5, 7, 1, 2, 1].map(Some), "{inspected}");
 
     let other = empty_node(directory, "other").await?;
     let admin = other.admin()?;

@@ -51,7 +51,7 @@ async fn an_import_that_is_killed_goes_on_to_the_same_end() -> Result<()> {
     for round in 0..rounds {
         let data = directory.join(format!("round-{round}"));
         random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        let moment = (random >> 33) % (KEYS as u64 + 15);
+        let moment = (random >> 33) % (KEYS as u64 + 20);
         let told = || format!("round {round}, killed after {moment} lines of the answer");
         let launch = import_until_killed(Launch::new(&data), &file, moment).await.with_context(told)?;
         let node = launch.start().await.with_context(told)?;
@@ -63,9 +63,9 @@ async fn an_import_that_is_killed_goes_on_to_the_same_end() -> Result<()> {
         // Nothing was made twice: every key has one record.
         let events = admin.events().await?;
         let created = events.iter().filter(|event| event["type"] == "KeyCreated").count();
-        ensure!(created == KEYS + 5, "{}: {created} keys were made", told());
+        ensure!(created == KEYS + 7, "{}: {created} keys were made", told());
         let credentials = |types: &[Value]| types.iter().filter(|event| event["type"] == "CredentialAdded").count();
-        ensure!(credentials(&events) == 3, "{}: {} credentials", told(), credentials(&events));
+        ensure!(credentials(&events) == 4, "{}: {} credentials", told(), credentials(&events));
         wait::for_future("a chat", node.relay().chat(&furnished.plain.secret, "hello")).await??.expect(200)?;
         node.kill()?;
         std::fs::remove_dir_all(&data)?;

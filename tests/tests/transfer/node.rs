@@ -13,6 +13,8 @@ use tests::{Admin, Launch, Node, World};
 #[expect(dead_code, clippy::unwrap_used, reason = "the host's tests do more with it")]
 mod guest;
 
+/// The second tenant.
+pub(crate) const BRAVO: &str = "bravo";
 pub(crate) const PASSPHRASE: &str = "correct horse battery staple";
 
 /// Runs `keyrelay` on a node's data directory.
@@ -88,17 +90,33 @@ pub(crate) async fn furnish(world: &World) -> Result<Furnished> {
     admin.post(&format!("/keys/{}/revoke", revoked.id), &json!({ "reason": "leaked" })).await?.success()?;
     let never = admin.create_key(&json!({ "name": "never", "expires": "never" })).await?;
     admin.post(&format!("/keys/{}/renew", never.id), &json!({ "expires_in": "90d" })).await?.success()?;
+    admin.post("/pools", &json!({ "name": "gone" })).await?.success()?;
+    world.key(json!({ "name": "left behind", "pools": ["gone", "default"] })).await?;
+    admin.call(http::Method::DELETE, "/api/v1/pools/gone", &[], &json!({})).await?.success()?;
     let permitting = guest::Guest::new(PolicyKind::Route).module();
     let policy = admin.upload_policy("route", "open", permitting).await?;
     let digest = policy["policy"]["digest"].as_str().context("a digest")?;
     let binding = admin.bind_policy(digest).await?;
     let of_key = json!({ "policy": digest, "scope": { "key": plain.id }, "mode": "shadow", "settings": { "n": 1 } });
     admin.post("/bindings", &of_key).await?.success()?;
+    admin.post("/tenants", &json!({ "id": BRAVO, "name": "Bravo", "default_expiry": "30d", "expiry_max": "90d" })).await?.success()?;
+    let theirs = admin.of_tenant(BRAVO);
+    theirs.add_upstream("openai", "openai", &world.upstream.openai_url(), "sk-bravo").await?;
+    theirs.create_key(&json!({ "name": "theirs" })).await?;
+    admin.post(&format!("/tenants/{BRAVO}/suspend"), &json!({ "reason": "has not paid" })).await?.success()?;
     Ok(Furnished { plain, rotated, newer, disabled, binding })
 }
 
 /// What a node holds, without what is its own: versions, and when and by whom a fact was recorded.
 pub(crate) async fn holdings(admin: &Admin) -> Result<Value> {
+    let tenants = admin.get("/tenants").await?.success()?;
+    let tenants = tenants["tenants"].as_array().into_iter().flatten().map(|tenant| own_left_out("tenants", tenant.clone()));
+    let tenants: Vec<Value> = tenants.collect();
+    Ok(json!({ "tenants": tenants, "default": held(admin).await?, BRAVO: held(&admin.of_tenant(BRAVO)).await? }))
+}
+
+/// What a tenant holds.
+async fn held(admin: &Admin) -> Result<Value> {
     let mut all = serde_json::Map::new();
     for noun in ["pools", "prices", "upstreams", "keys", "policies", "bindings"] {
         let page = admin.get(&format!("/{noun}{}", if noun == "prices" { "" } else { "?limit=1000" })).await?.success()?;
@@ -118,6 +136,7 @@ fn own_left_out(noun: &str, mut row: Value) -> Value {
             // The pool that both were founded with has an id of its own in each.
             "pools" | "prices" => &["version", "created_at", "id", "pool"],
             "upstreams" => &["version", "created_at", "credential"],
+            "tenants" => &["version", "created_at"],
             "policies" => &["version", "uploaded_at", "uploaded_by"],
             "bindings" => &["version", "created_at", "changed_at"],
             _ => &["version"],
@@ -127,7 +146,7 @@ fn own_left_out(noun: &str, mut row: Value) -> Value {
             row.insert("has_credential".to_owned(), has.into());
         }
         own.iter().for_each(|name| drop(row.remove(*name)));
-        for fact in ["disabled", "revoked", "archived"] {
+        for fact in ["disabled", "revoked", "archived", "suspended"] {
             if let Some(Value::Object(fact)) = row.get_mut(fact) {
                 fact.retain(|name, _| name == "reason");
             }

@@ -150,6 +150,7 @@ impl Import {
         let tenant = line.tenant().clone();
         let stream = match line {
             Line::Tenant(_) => Stream::tenant_of(tenant.clone()),
+            Line::Pool(line) if line.removed => Stream::pool(tenant.clone(), line.id),
             Line::Pool(line) => {
                 let id = self.name(Kind::Pools, &tenant, &line.name, *self.pool(line.id).as_bytes(), seen)?;
                 if id != *line.id.as_bytes() {
@@ -230,7 +231,9 @@ impl Import {
             let id = self.upstream(dedicated.upstream);
             let routes = self.app.models.routes();
             let is_here = routes.upstreams.iter().any(|route| route.upstream.id == id && route.upstream.tenant == line.tenant);
-            if !is_here && !seen.has(&Stream::upstream(line.tenant.clone(), dedicated.upstream)) {
+            // One that was removed where the key was is named by it still; a whole file does not have it.
+            let may_be_gone = self.head().is_ours() && self.head().has(Kind::Upstreams);
+            if !is_here && !may_be_gone && !seen.has(&Stream::upstream(line.tenant.clone(), dedicated.upstream)) {
                 return Err(PrepareError::line("no_upstream", format!("there is no upstream {id}, here or in the file")));
             }
         }

@@ -13,6 +13,7 @@ use projector::{ReadError, Whole};
 use schemas::binding::{Mode, Scope};
 use schemas::credential::Credential;
 use schemas::key::{Expiry, Fact, Key};
+use schemas::pool::Pool;
 use schemas::tenant::{Tenant, TenantChanged};
 use schemas::time::day_text;
 use schemas::upstream::Upstream;
@@ -35,7 +36,7 @@ const LEFT_OUT: [(&str, &str); 6] = [
     ("events", "what happened stays in this cluster's log: `keyrelay audit export` carries it"),
     ("decisions", "records of policy decisions belong to the log that they refer to"),
     ("requests", "usage is exported as sums by key and day, without single requests"),
-    ("removed upstreams, pools and bindings, purged keys", "they are gone"),
+    ("removed upstreams and bindings, purged keys and what is bound to them", "they are gone"),
     ("what a rollback of a binding returns to", "only what is bound now is exported"),
     ("users and sessions", "they belong to this cluster"),
 ];
@@ -173,12 +174,8 @@ impl Writer<'_> {
     }
 
     fn pool(&self, aggregate: Aggregate) -> Result<Option<Line>, ExportError> {
-        Ok(match aggregate {
-            Aggregate::Pool(pool) if !pool.removed => {
-                Some(Line::Pool(PoolLine { tenant: pool.tenant, id: pool.id, name: pool.name, created_at: pool.created_at }))
-            }
-            _ => None,
-        })
+        let Aggregate::Pool(Pool { id, tenant, name, created_at, removed, .. }) = aggregate else { return Ok(None) };
+        Ok(Some(Line::Pool(PoolLine { tenant, id, name, created_at, removed })))
     }
 
     fn prices(&self, aggregate: Aggregate) -> Result<Option<Line>, ExportError> {
@@ -315,7 +312,12 @@ impl Writer<'_> {
 
     fn binding(&self, aggregate: Aggregate) -> Result<Option<Line>, ExportError> {
         let Aggregate::Binding(binding) = aggregate else { return Ok(None) };
-        if binding.removed {
+        let is_purged = |key| self.app.models.key(&binding.tenant, key).map(|key| key.is_none_or(|key| key.value.is_purged()));
+        let is_moot = match binding.scope {
+            Scope::Key(key) => is_purged(key).map_err(ExportError::Models)?,
+            Scope::Tenant | Scope::Pool(_) => false,
+        };
+        if binding.removed || is_moot {
             return Ok(None);
         }
         Ok(Some(Line::Binding(Box::new(BindingLine {

@@ -218,3 +218,62 @@ impl Head {
 
 /// The origin of what a cluster exports.
 pub const ORIGIN: &str = "keyrelay";
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
+
+    use super::*;
+
+    fn head() -> Head {
+        Head {
+            keyrelay_export: FORMAT,
+            created_at: Timestamp::from_micros(1_795_334_400_123_456),
+            cluster_id: ClusterId::from_bytes([3; 16]),
+            sequence: Sequence(41),
+            origin: ORIGIN.to_owned(),
+            sanitized: false,
+            kinds: vec![Count { kind: Kind::Keys, lines: 2 }],
+            left_out: vec![LeftOut { what: "events".to_owned(), why: "they stay".to_owned() }],
+            sealing: None,
+            digest: BLANK,
+        }
+    }
+
+    #[test]
+    fn a_digest_covers_the_body_and_every_byte_of_the_head() {
+        let body = Digest::blake3(b"a body");
+        let written = head().over(&body);
+        let read = Head::parse(&written.text()).unwrap();
+        assert_eq!(read, written);
+        assert!(read.is_over(&body) && !read.is_over(&Digest::blake3(b"another")));
+        let text = written.text();
+        for at in 0..text.len() {
+            let mut wrong = text.clone().into_bytes();
+            wrong[at] ^= 1;
+            let taken = String::from_utf8(wrong).ok().and_then(|wrong| Head::parse(&wrong).ok()).is_some_and(|head| head.is_over(&body));
+            assert!(!taken, "byte {at} of {text}");
+        }
+    }
+
+    #[test]
+    fn a_head_that_says_the_same_in_other_bytes_is_not_taken() {
+        let text = head().over(&Digest::blake3(b"")).text();
+        assert_eq!(Head::parse(&text.replacen(':', ": ", 1)), Err(FileError::Digest));
+        assert!(matches!(Head::parse(&text.replacen('{', "{\"more\":1,", 1)), Err(FileError::Head(_))));
+        assert_eq!(Head::parse(&text.replacen(":1,", ":2,", 1)), Err(FileError::Format(2)));
+        assert!(matches!(Head::parse("{}"), Err(FileError::Head(_))));
+    }
+
+    #[test]
+    fn only_the_right_passphrase_opens_a_file() {
+        let stretching = Stretching { salt: [9; 16], memory_kib: 8 * 1024, passes: 1 };
+        let terms = SealingTerms::new(&stretching, &stretching.key("correct horse").unwrap());
+        assert!(terms.key("correct horse").is_ok());
+        assert_eq!(terms.key("correct horsf").err(), Some(FileError::WrongPassphrase));
+        let costly = SealingTerms { memory_kib: u32::MAX, ..terms.clone() };
+        assert!(matches!(costly.key("correct horse").err(), Some(FileError::Stretch(_))));
+        let odd = SealingTerms { salt: "zz".repeat(16), ..terms };
+        assert!(matches!(odd.key("correct horse").err(), Some(FileError::Head(_))));
+    }
+}

@@ -63,6 +63,9 @@ pub struct PoolLine {
     pub id: PoolId,
     pub name: String,
     pub created_at: Timestamp,
+    /// It is gone, and only named because keys may still name it: nothing is made of it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub removed: bool,
 }
 
 /// The prices of a pool, all of them.

@@ -250,6 +250,9 @@ impl Import {
     }
 
     fn pool_line(&self, line: &PoolLine, prepared: &mut Prepared) -> Result<(), PrepareError> {
+        if line.removed {
+            return Ok(());
+        }
         let id = self.pool(line.id);
         let stream = Stream::pool(line.tenant.clone(), id);
         let here = self.here(&stream)?;

@@ -22,6 +22,7 @@ impl Import {
         let mut lines = self.staged.lines().map_err(|error| PrepareError::line("internal", error.to_string()))?;
         while let Some(raw) = lines.next().map_err(|error| PrepareError::line("internal", error.to_string()))? {
             match Self::parse(&raw)? {
+                Line::Pool(line) if line.removed => false,
                 Line::Pool(line) => kept.insert(*self.pool(line.id).as_bytes()),
                 Line::Upstream(line) => kept.insert(*self.upstream(line.id).as_bytes()),
                 Line::Key(line) => kept.insert(*line.id.as_bytes()),
