@@ -84,7 +84,8 @@ fn a_key_is_imported_whole() {
 #[test]
 fn the_same_import_again_changes_nothing() {
     let waiting = KeyImport { term: Term::AfterFirstUse { seconds: 60 }, ..plain() };
-    for key in [plain(), eventful(), waiting] {
+    let undecided = KeyImport { term: Term::Unset, ..plain() };
+    for key in [plain(), eventful(), waiting, undecided] {
         imported(vec![], key.clone()).after(5).when(import(key)).then_nothing();
     }
 }

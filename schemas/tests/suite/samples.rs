@@ -183,8 +183,8 @@ pub(crate) fn events() -> Vec<Event> {
         Event::KeySecretBrought(KeySecretBrought { number: 1, scheme: SecretScheme::ClaudeRelayService { salt: 300 } }),
         Event::KeySecretUpgraded(KeySecretUpgraded { number: 300, hash: digest(0x06), pepper: 2 }),
         Event::KeyMetadataSet(KeyMetadataSet { metadata: "{\"team\":\"ü\"}".into() }),
-        Event::KeyExpiryUnset(KeyExpiryUnset {}),
         Event::KeyUpstreamDedicated(KeyUpstreamDedicated { dedicated: Some(Dedicated { upstream: upstream_id(), fallback: true }) }),
+        Event::KeyExpiryUnset(KeyExpiryUnset {}),
         Event::KeyImported(KeyImported {
             secrets: vec![
                 ImportedSecret {

@@ -261,6 +261,7 @@ impl Writer<'_> {
                 Expiry::At(at) => Some(at),
                 Expiry::Never => None,
             },
+            expiry_unset: key.is_expiry_unset,
             activation_seconds: key.activation.map(|activation| activation.seconds),
             first_used_at: key.first_used_at,
             expired_at: key.expired_at,

@@ -118,6 +118,9 @@ pub struct KeyLine {
     pub secrets: Vec<SecretLine>,
     /// None: the key does not expire, or its time has not begun.
     pub expires_at: Option<Timestamp>,
+    /// It does not expire because nobody has decided on it yet.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub expiry_unset: bool,
     /// The key's time, in seconds, begins with its first accepted request.
     pub activation_seconds: Option<u64>,
     pub first_used_at: Option<Timestamp>,

@@ -415,11 +415,12 @@ impl Import {
             None => policy_host::canonical_json(&serde_json::Value::Object(line.metadata.clone())),
         };
         let dedicated = line.dedicated.as_ref().map(|to| Dedicated { upstream: self.upstream(to.upstream), fallback: to.fallback });
-        let term = match (line.activation_seconds, line.expires_at) {
-            (Some(seconds), None) => Term::AfterFirstUse { seconds },
-            (None, Some(at)) => Term::At(at),
-            (None, None) => Term::Never,
-            (Some(_), Some(_)) => return Err(PrepareError::line("bad_import", "a key that awaits its first use has no expiry yet")),
+        let term = match (line.activation_seconds, line.expires_at, line.expiry_unset) {
+            (Some(seconds), None, false) => Term::AfterFirstUse { seconds },
+            (None, Some(at), false) => Term::At(at),
+            (None, None, true) => Term::Unset,
+            (None, None, false) => Term::Never,
+            _ => return Err(PrepareError::line("bad_import", "expires_at, activation_seconds and expiry_unset exclude each other")),
         };
         let fact = |member, fact: &Option<FactLine>, is_new| {
             let sealed = |fact: &FactLine| {
