@@ -7,6 +7,7 @@ mod ahead;
 mod authority;
 mod commands;
 mod draft;
+mod key_index;
 mod known;
 pub(crate) mod rows;
 mod seen;

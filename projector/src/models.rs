@@ -18,7 +18,8 @@ use schemas::pool::Pool;
 use schemas::upstream::Upstream;
 use schemas::writer::Writer;
 use schemas::{
-    Aggregate, CommandId, Digest, KeyId, PoolId, Sequence, Stream, StreamKind, TenantId, UpstreamId, Version, VoidReason, WriterId,
+    Aggregate, CommandId, Digest, KeyId, PoolId, Sequence, Stream, StreamKind, TenantId, Timestamp, UpstreamId, Version, VoidReason,
+    WriterId,
 };
 use tokio::sync::watch;
 
@@ -31,7 +32,9 @@ pub(crate) use view::{Shared, Snapshots, View};
 pub use whole::Whole;
 
 use crate::fold::SeenFinding;
-use crate::fold::rows::{AGGREGATES, COMMANDS, CommandRow, FINDINGS, KEYS_BY_HASH, StreamRow, VOIDS, of_command, of_hash, of_sequence};
+use crate::fold::rows::{
+    AGGREGATES, COMMANDS, CommandRow, FINDINGS, KEYS_BY_EXPIRY, KEYS_BY_HASH, StreamRow, VOIDS, of_command, of_expiry, of_hash, of_sequence,
+};
 use crate::store::{ReadError, Row, key};
 
 /// A place in the log and the Merkle root of everything up to it.
@@ -127,6 +130,10 @@ impl ReadModels {
         let Some(StreamRow { aggregate: Some(Aggregate::Key(key)), .. }) = row else {
             return Err(ReadError::Row { family: KEYS_BY_HASH });
         };
+        // The two rows may be of two batches, with a purge between them.
+        if key.is_purged() {
+            return Ok(None);
+        }
         let key: Arc<Key> = Arc::from(key);
         #[cfg(feature = "faults")]
         view.store.faults.pause_before_insert();
@@ -145,10 +152,30 @@ impl ReadModels {
         Ok(aggregate.and_then(as_key).map(|value| Versioned { value, version }))
     }
 
-    /// A tenant's keys in the order of their ids, revoked ones included.
+    /// A tenant's keys in the order of their ids, revoked and archived ones included, purged ones not.
     pub fn keys(&self, tenant: &TenantId, after: Option<KeyId>, limit: usize) -> Result<Vec<Versioned<Key>>, ReadError> {
         let after = after.map(|id| Stream::key(tenant.clone(), id));
         self.page(tenant, StreamKind::Key, after.as_ref(), limit, as_key)
+    }
+
+    /// Keys of all tenants whose expiry has passed by a moment and is not recorded, the longest passed first. `after` goes on behind one that was
+    /// given.
+    pub fn keys_expired_by(
+        &self,
+        moment: Timestamp,
+        after: Option<&(Timestamp, Stream)>,
+        limit: usize,
+    ) -> Result<Vec<(Timestamp, Stream)>, ReadError> {
+        let view = self.shared.view();
+        let prefix = key::cluster_wide(&[]);
+        let from = after.map_or_else(|| prefix.clone(), |(at, stream)| key::after(of_expiry(*at, stream)));
+        let rows = view.store.scan::<Stream>(KEYS_BY_EXPIRY, &from, prefix.clone());
+        let due = rows.map(|row| {
+            let (key, stream) = row?;
+            let micros = key[prefix.len()..].first_chunk::<8>().ok_or(ReadError::Row { family: KEYS_BY_EXPIRY })?;
+            Ok((Timestamp::from_micros(u64::from_be_bytes(*micros)), stream))
+        });
+        due.take_while(|row| row.as_ref().map_or(true, |(at, _)| *at <= moment)).take(limit).collect()
     }
 
     /// A tenant's upstreams in the order of their ids, without removed ones.
@@ -263,7 +290,7 @@ impl ReadModels {
 
 fn as_key(aggregate: Aggregate) -> Option<Key> {
     match aggregate {
-        Aggregate::Key(key) => Some(*key),
+        Aggregate::Key(key) if !key.is_purged() => Some(*key),
         _ => None,
     }
 }

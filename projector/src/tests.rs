@@ -5,6 +5,7 @@ mod ahead;
 mod decisions;
 mod degraded;
 mod fold;
+mod key_index;
 mod keys;
 mod models;
 mod policies;

@@ -8,14 +8,11 @@ use event_log::{Stored, merkle};
 use schemas::aggregate::apply_record;
 use schemas::judge::{Prefix, SignatureCheck, judge_with};
 use schemas::record::{Frame, Seen};
-use schemas::{
-    Aggregate, ClusterId, CommandId, Digest, Event, Record, Sequence, Stream, StreamKind, Verdict, Version, VoidReason, WriterId,
-};
+use schemas::{Aggregate, ClusterId, CommandId, Digest, Record, Sequence, Stream, StreamKind, Verdict, Version, VoidReason, WriterId};
 
 use super::authority::Authority;
-use super::rows::{
-    AGGREGATES, CommandRow, FINDINGS, KEYS_BY_HASH, META, PositionRow, ROOTS, StreamRow, VOIDS, of_hash, of_sequence, position_key,
-};
+use super::key_index::KeyIndex;
+use super::rows::{AGGREGATES, CommandRow, FINDINGS, META, PositionRow, ROOTS, StreamRow, VOIDS, of_sequence, position_key};
 use super::seen::{Roots, SeenCheck, SeenFinding};
 use super::{Changes, CheckedAhead, StopCause, Voids, commands};
 use crate::keys::{self, KeyRows};
@@ -39,7 +36,7 @@ pub(super) struct Draft<'a> {
     roots: &'a mut Roots,
     /// Every stream that the batch names; changed are those whose head lies past the base.
     streams: HashMap<Stream, StreamRow>,
-    hashes: HashMap<Digest, Stream>,
+    key_index: KeyIndex,
     commands: Vec<(CommandId, CommandRow)>,
     voids: Vec<(Sequence, VoidReason)>,
     findings: Vec<(Sequence, SeenFinding)>,
@@ -85,7 +82,7 @@ impl<'a> Draft<'a> {
             authority,
             roots,
             streams,
-            hashes: HashMap::new(),
+            key_index: KeyIndex::default(),
             commands: Vec::new(),
             voids: Vec::new(),
             findings: Vec::new(),
@@ -144,6 +141,7 @@ impl<'a> Draft<'a> {
         let aggregate = apply_record(row.aggregate.clone(), record).map_err(StopCause::Apply)?;
         // Nothing is changed before this line, and nothing below can refuse the record.
         let before = std::mem::replace(&mut row.aggregate, aggregate);
+        self.key_index.note(self.store, &header.stream, before.as_ref(), row.aggregate.as_ref())?;
         row.head.version = header.version;
         if header.stream.kind() == StreamKind::Key {
             self.keys_before.entry(header.stream.clone()).or_insert_with(|| key_rows(before.as_ref()));
@@ -169,27 +167,6 @@ impl<'a> Draft<'a> {
                 time: header.time,
             },
         ));
-        for event in &record.events {
-            match event {
-                Event::KeyCreated(created) => self.claim_hash(created.hash, &header.stream)?,
-                Event::KeyRotated(rotated) => self.claim_hash(rotated.hash, &header.stream)?,
-                Event::KeyImported(imported) => {
-                    for secret in &imported.secrets {
-                        self.claim_hash(secret.hash, &header.stream)?;
-                    }
-                }
-                _ => {}
-            }
-        }
-        Ok(())
-    }
-
-    /// A hash belongs to the first key that had it: a later record cannot take a client's key over.
-    fn claim_hash(&mut self, hash: Digest, stream: &Stream) -> Result<(), ReadError> {
-        let is_known = self.hashes.contains_key(&hash) || self.store.get::<Stream>(KEYS_BY_HASH, &of_hash(&hash))?.is_some();
-        if !is_known {
-            self.hashes.insert(hash, stream.clone());
-        }
         Ok(())
     }
 
@@ -217,9 +194,7 @@ impl<'a> Draft<'a> {
         for (stream, row) in sorted(changed) {
             batch.put(AGGREGATES, &key::of_stream(stream), row);
         }
-        for (hash, stream) in sorted(&self.hashes) {
-            batch.put(KEYS_BY_HASH, &of_hash(hash), stream);
-        }
+        self.key_index.write(&mut batch);
         for (sequence, reason) in &self.voids {
             batch.put(VOIDS, &of_sequence(*sequence), reason);
         }

@@ -19,6 +19,10 @@ pub(crate) const COMMANDS: Family = "commands";
 pub(crate) const COMMANDS_BY_TIME: Family = "commands_by_time";
 /// Hash of a client key's secret -> stream of the key.
 pub(crate) const KEYS_BY_HASH: Family = "keys_by_hash";
+/// (Stream of a key, hash) -> hash of a secret that the key has no more, for purging it.
+pub(crate) const KEYS_FORMER_HASHES: Family = "keys_former_hashes";
+/// (Time, stream of a key) -> stream of a key whose expiry has to be recorded then.
+pub(crate) const KEYS_BY_EXPIRY: Family = "keys_by_expiry";
 /// Sequence of a void record -> reason.
 pub(crate) const VOIDS: Family = "voids";
 /// Sequence modulo [`super::ROOTS_KEPT`] -> (sequence, root).
@@ -26,7 +30,8 @@ pub(crate) const ROOTS: Family = "roots";
 /// Sequence of a record whose `seen` is not this log -> [`super::SeenFinding`].
 pub(crate) const FINDINGS: Family = "findings";
 
-pub(crate) const FAMILIES: &[Family] = &[META, AGGREGATES, COMMANDS, COMMANDS_BY_TIME, KEYS_BY_HASH, VOIDS, ROOTS, FINDINGS, KEY_ORDERS];
+pub(crate) const FAMILIES: &[Family] =
+    &[META, AGGREGATES, COMMANDS, COMMANDS_BY_TIME, KEYS_BY_HASH, KEYS_FORMER_HASHES, KEYS_BY_EXPIRY, VOIDS, ROOTS, FINDINGS, KEY_ORDERS];
 
 /// What the log held up to a position. It is committed with the rows of that position.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -120,6 +125,23 @@ pub(crate) fn of_sequence(sequence: Sequence) -> Vec<u8> {
 /// The key of the row of a client key's secret.
 pub(crate) fn of_hash(hash: &Digest) -> Vec<u8> {
     key::cluster_wide(&[hash.as_bytes()])
+}
+
+/// What the keys of the rows of a key's former secrets begin with.
+pub(crate) fn of_former_hashes(stream: &Stream) -> Vec<u8> {
+    key::of_stream(stream)
+}
+
+/// The key of the row of a secret that a key has no more.
+pub(crate) fn of_former_hash(stream: &Stream, hash: &Digest) -> Vec<u8> {
+    let mut key = of_former_hashes(stream);
+    key.extend_from_slice(hash.as_bytes());
+    key
+}
+
+/// The key of the row of an expiry that is due. It begins with the time, since one sweep serves all tenants.
+pub(crate) fn of_expiry(at: Timestamp, stream: &Stream) -> Vec<u8> {
+    key::cluster_wide(&[&at.as_micros().to_be_bytes(), &key::of_stream(stream)])
 }
 
 /// The key of the row of a command.

@@ -7,6 +7,7 @@ use event_log::Stored;
 use proptest::prelude::*;
 use schemas::aggregate::Head;
 use schemas::judge::StopReason;
+use schemas::key::{Expiry, KeyRenewed};
 use schemas::record::Seen;
 use schemas::{CommandId, Digest, Event, Sequence, Stream, Version, VoidReason};
 
@@ -38,6 +39,8 @@ pub(super) enum Step {
     Create(u8),
     Rotate(u8),
     Revoke(u8),
+    Renew(u8),
+    Purge(u8),
     Upstream(u8),
     Garbage(u8),
     WrongVersion(u8),
@@ -52,6 +55,8 @@ pub(super) fn step() -> impl Strategy<Value = Step> {
         4 => n.clone().prop_map(Step::Create),
         2 => n.clone().prop_map(Step::Rotate),
         2 => n.clone().prop_map(Step::Revoke),
+        2 => n.clone().prop_map(Step::Renew),
+        1 => n.clone().prop_map(Step::Purge),
         1 => n.clone().prop_map(Step::Upstream),
         2 => n.clone().prop_map(Step::Garbage),
         1 => n.clone().prop_map(Step::WrongVersion),
@@ -64,18 +69,27 @@ pub(super) fn step() -> impl Strategy<Value = Step> {
 /// Steps that a log can hold: a key is created once, the rest only where it exists.
 pub(super) fn world(steps: &[Step]) -> World {
     let mut world = World::founded();
-    let (mut keys, mut upstreams, mut rotations) = ([false; 6], [false; 6], [1_u32; 6]);
+    let (mut keys, mut gone, mut upstreams, mut rotations) = ([false; 6], [false; 6], [false; 6], [1_u32; 6]);
+    let is_there = |n: u8, keys: &[bool; 6], gone: &[bool; 6]| keys[usize::from(n)] && !gone[usize::from(n)];
     for step in steps {
         match *step {
             Step::Create(n) if !std::mem::replace(&mut keys[usize::from(n)], true) => {
                 world.create_key(n);
             }
-            Step::Rotate(n) if keys[usize::from(n)] => {
+            Step::Rotate(n) if is_there(n, &keys, &gone) => {
                 rotations[usize::from(n)] += 1;
                 world.rotate_key(n, rotations[usize::from(n)]);
             }
-            Step::Revoke(n) if keys[usize::from(n)] => {
+            Step::Revoke(n) if is_there(n, &keys, &gone) => {
                 world.revoke_key(n);
+            }
+            Step::Renew(n) if is_there(n, &keys, &gone) => {
+                let expiry = Expiry::At(world.now.plus_seconds(60 + u64::from(n)));
+                world.append(&key_stream(n), &[Event::KeyRenewed(KeyRenewed { expiry })]);
+            }
+            Step::Purge(n) if is_there(n, &keys, &gone) => {
+                world.purge_key(n);
+                gone[usize::from(n)] = true;
             }
             Step::Upstream(n) if !std::mem::replace(&mut upstreams[usize::from(n)], true) => {
                 world.add_upstream(n);
@@ -89,7 +103,7 @@ pub(super) fn world(steps: &[Step]) -> World {
                 world.append_bytes("kr.e.nothing", vec![n]);
             }
             // One command id on many records, over times at which some of them are forgotten.
-            Step::Repeat(n) if keys[usize::from(n)] => {
+            Step::Repeat(n) if is_there(n, &keys, &gone) => {
                 world.append_as(CommandId::from_bytes([n; 16]), &key_stream(n), &[Event::KeyEnabled(schemas::key::KeyEnabled {})]);
             }
             Step::Pass(days) => world.pass(u64::from(days) * 7 * 86_400),

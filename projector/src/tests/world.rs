@@ -9,7 +9,7 @@ use schemas::aggregate::Head;
 use schemas::cluster::{ClusterFounded, FORMAT_LEVEL};
 use schemas::credential::CredentialAdded;
 use schemas::judge::{retirement_statement, sign_enrolment};
-use schemas::key::{Expiry, KeyCreated, KeyDetails, KeyRevoked, KeyRotated, Limits};
+use schemas::key::{Expiry, KeyArchived, KeyCreated, KeyDetails, KeyPurged, KeyRevoked, KeyRotated, Limits};
 use schemas::pool::PoolCreated;
 use schemas::record::{Header, Seen, encode};
 use schemas::upstream::{Dialect, UpstreamAdded, UpstreamDetails};
@@ -31,7 +31,7 @@ pub(crate) struct World {
     writer_key: SigningKey,
     heads: HashMap<Stream, Head>,
     commands: u64,
-    now: Timestamp,
+    pub(crate) now: Timestamp,
 }
 
 pub(crate) fn tenant() -> TenantId {
@@ -146,6 +146,11 @@ impl World {
 
     pub(crate) fn revoke_key(&mut self, n: u8) -> Sequence {
         self.append(&key_stream(n), &[Event::KeyRevoked(KeyRevoked { reason: None })])
+    }
+
+    pub(crate) fn purge_key(&mut self, n: u8) -> Sequence {
+        self.append(&key_stream(n), &[Event::KeyArchived(KeyArchived { reason: None })]);
+        self.append(&key_stream(n), &[Event::KeyPurged(KeyPurged {})])
     }
 
     /// A credential, then an upstream that uses it.
