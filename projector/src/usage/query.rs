@@ -11,8 +11,8 @@ use schemas::{KeyId, RequestId, Sequence, TenantId, UpstreamId};
 use tokio::sync::watch;
 
 use super::rows::{
-    Dimension, EVER, GAPS, GapFinding, KEY_DAYS, KEY_MODELS, KEYS_BY_USE, REQUESTS, TOTALS, Totals, UsagePosition, VOIDS, of_key,
-    of_request, of_sequence, totals_day, totals_key, totals_prefix,
+    Dimension, EVER, GAPS, GapFinding, KEY_DAYS, KEY_MODELS, KEY_SECRETS, KEYS_BY_USE, REQUESTS, TOTALS, Totals, UsagePosition, VOIDS,
+    of_key, of_request, of_sequence, totals_day, totals_key, totals_prefix,
 };
 use crate::store::{Frozen, ReadError, Row, Store, Walk, key};
 
@@ -123,6 +123,11 @@ impl UsageModels {
         visit: impl FnMut(&[u8], &[u8]) -> Result<ControlFlow<()>, ReadError>,
     ) -> Result<(), ReadError> {
         self.store.walk(KEYS_BY_USE, walk, visit)
+    }
+
+    /// The sums of one secret of a key over all time; none if it was never used.
+    pub fn key_secret(&self, tenant: &TenantId, id: KeyId, number: u32) -> Result<Option<Totals>, ReadError> {
+        self.store.get(KEY_SECRETS, &of_key(tenant, id, &number.to_be_bytes()))
     }
 
     /// The use of one key by day and by model.

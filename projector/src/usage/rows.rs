@@ -18,6 +18,8 @@ pub(super) const KEY_MODELS: Family = "key_models";
 pub(super) const KEY_DAYS: Family = "key_days";
 /// (Tenant, last use, key), without a value: keys in the order of their last use.
 pub(super) const KEYS_BY_USE: Family = "keys_by_use";
+/// (Tenant, key, number of the secret that was shown) -> [`Totals`].
+pub(super) const KEY_SECRETS: Family = "key_secrets";
 /// (Tenant, dimension, day, member, served) -> [`super::Tally`]. Of the dimensions only key and day, from which the others are summed up.
 pub(super) const TALLIES: Family = "tallies";
 /// (Tenant, scope, served) -> [`super::Recent`].
@@ -32,7 +34,7 @@ pub(super) const GAPS: Family = "gaps";
 pub(super) const VOIDS: Family = "voids";
 
 pub(super) const FAMILIES: &[Family] =
-    &[META, INCARNATIONS, TOTALS, KEY_MODELS, KEY_DAYS, KEYS_BY_USE, TALLIES, RECENT, REQUESTS, REQUEST_RING, GAPS, VOIDS];
+    &[META, INCARNATIONS, TOTALS, KEY_MODELS, KEY_DAYS, KEYS_BY_USE, KEY_SECRETS, TALLIES, RECENT, REQUESTS, REQUEST_RING, GAPS, VOIDS];
 
 /// How many requests are kept in detail. The bound is a number, so that the disk they take is bounded too: about 200 MiB.
 pub const REQUESTS_KEPT: u64 = 1_000_000;
