@@ -16,6 +16,7 @@ pub(crate) const OWNER_KIND: &str = "cluster";
 
 const FINGERPRINT_DOMAIN: &str = "keyrelay 2026 vault fingerprint v1";
 const DIGEST_DOMAIN: &str = "keyrelay 2026 vault keyed digest v1";
+const CLIENT_KEY_DOMAIN: &str = "keyrelay 2026 vault client key v1";
 const PEPPER_VERSION: u32 = 1;
 
 /// Random bytes that fingerprints are keyed with, so that no one without the vault can test a guess against one.
@@ -25,12 +26,14 @@ pub(crate) struct Pepper {
     key: Zeroizing<[u8; 32]>,
     /// Derived from the pepper for digests alone.
     digest_key: Zeroizing<[u8; 32]>,
+    /// Derived from the pepper for client keys that were not issued here alone.
+    client_key: Zeroizing<[u8; 32]>,
 }
 
 impl Pepper {
     /// Stands in while a vault opens; never seen outside.
     pub(crate) fn none() -> Self {
-        Self { version: 0, key: Zeroizing::new([0; 32]), digest_key: Zeroizing::new([0; 32]) }
+        Self { version: 0, key: Zeroizing::new([0; 32]), digest_key: Zeroizing::new([0; 32]), client_key: Zeroizing::new([0; 32]) }
     }
 }
 
@@ -65,6 +68,13 @@ impl Vault {
     /// A digest of something that may be guessable, such as a request's text: only the vault's holder can test a guess against it.
     pub fn keyed_digest(&self, bytes: &[u8]) -> Digest {
         Digest::from_bytes(*blake3::keyed_hash(&self.pepper.digest_key, bytes).as_bytes())
+    }
+
+    /// The hash under which a client key that was not issued here is known, and the version of the pepper in it. Such keys may be guessable:
+    /// only the vault's holder can test a guess. Touches no store, and is cheap enough for every request.
+    pub fn client_key_hash(&self, text: &str) -> (Digest, u32) {
+        let hash = blake3::keyed_hash(&self.pepper.client_key, text.as_bytes());
+        (Digest::from_bytes(*hash.as_bytes()), self.pepper.version)
     }
 
     /// Loads the pepper that is there.
@@ -106,7 +116,12 @@ impl Vault {
         })?;
         let secret = seed_of(&secret).ok_or(OpenError::PepperDamaged)?;
         let derived = |domain| Zeroizing::new(blake3::derive_key(domain, &secret[..]));
-        Ok(Pepper { version: PEPPER_VERSION, key: derived(FINGERPRINT_DOMAIN), digest_key: derived(DIGEST_DOMAIN) })
+        Ok(Pepper {
+            version: PEPPER_VERSION,
+            key: derived(FINGERPRINT_DOMAIN),
+            digest_key: derived(DIGEST_DOMAIN),
+            client_key: derived(CLIENT_KEY_DOMAIN),
+        })
     }
 }
 

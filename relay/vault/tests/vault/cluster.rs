@@ -36,3 +36,16 @@ fn the_cluster_key_is_sealed_under_its_cluster() {
     vault.erase_cluster_key(&ours).unwrap();
     assert!(matches!(vault.cluster_key(&ours), Err(UnsealError::Missing)));
 }
+
+#[test]
+fn a_brought_client_key_has_one_hash_under_one_pepper_and_it_is_no_other_digest() {
+    let (store, root) = (Arc::new(MemoryKeyStore::default()), root());
+    let first = Vault::open(again(&root), store.clone()).unwrap();
+    let (hash, pepper) = first.client_key_hash("cr_brought");
+    assert_eq!(pepper, 1);
+    assert_eq!(Vault::open(root, store).unwrap().client_key_hash("cr_brought"), (hash, pepper));
+    assert_ne!(first.client_key_hash("cr_broughu").0, hash);
+    assert_ne!(first.keyed_digest(b"cr_brought"), hash);
+    let (elsewhere, _) = open();
+    assert_ne!(elsewhere.client_key_hash("cr_brought").0, hash);
+}
