@@ -99,7 +99,7 @@ pub struct Dedicated {
 pub enum SecretScheme {
     /// The secret is of our form and has 256 random bits: [`crate::client_key::hash`].
     Issued,
-    /// BLAKE3 keyed with the vault's pepper of this version: [`crate::client_key::peppered_hash`].
+    /// BLAKE3 under a key that the vault derives from its pepper of this version.
     Peppered { pepper: u32 },
     /// SHA-256 over the secret and the vault's salt of this version, as claude-relay-service stores keys.
     ClaudeRelayService { salt: u32 },

@@ -80,6 +80,8 @@ pub struct Request {
 /// What became of a command.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Receipt {
+    /// The aggregate before the command; none where the command made it.
+    pub before: Option<Aggregate>,
     /// The aggregate after the command, and the version of that state.
     pub aggregate: Aggregate,
     pub version: Version,
@@ -201,6 +203,7 @@ impl Request {
 /// A command as decided: the record to append, and the state that it leads to.
 struct Decision {
     record: Bytes,
+    before: Option<Aggregate>,
     aggregate: Aggregate,
     version: Version,
 }
@@ -216,7 +219,8 @@ impl CommandsParts {
                 Decided::Changes(decision) => decision,
                 Decided::Unchanged(aggregate) => {
                     let (version, sequence) = (head.version, head.sequence);
-                    return Ok(Receipt { aggregate, version, sequence, applied: true, repeated: false, recorded: false });
+                    let before = Some(aggregate.clone());
+                    return Ok(Receipt { before, aggregate, version, sequence, applied: true, repeated: false, recorded: false });
                 }
             };
             let expect = Expect { subject: head.sequence, log: None };
@@ -286,10 +290,10 @@ impl CommandsParts {
         };
         let record = self.writer.encode(self.cluster, &header, &events).map_err(ExecuteError::Encode)?;
         let at = At { time: now, actor: request.actor };
-        let aggregate = events.iter().try_fold(state, |state, event| apply(state, &request.stream, event, &at).map(Some));
+        let aggregate = events.iter().try_fold(state.clone(), |state, event| apply(state, &request.stream, event, &at).map(Some));
         // What `decide` gives can be applied: the schemas' property tests hold the two together.
         let aggregate = aggregate.ok().flatten().ok_or(ExecuteError::Rejected(Rejection::WrongStream))?;
-        Ok(Decided::Changes(Decision { record, aggregate, version }))
+        Ok(Decided::Changes(Decision { record, before: state, aggregate, version }))
     }
 
     /// The answer to a command that was executed before, from its record: the state that the record led to, whatever came after.
@@ -297,19 +301,20 @@ impl CommandsParts {
         if row.request_digest != request.request_digest || row.stream != request.stream {
             return Err(ExecuteError::CommandReused);
         }
-        let (subject, mut after, mut state) = (row.stream.subject(), Sequence::ZERO, None);
+        let (subject, mut after, mut before, mut state) = (row.stream.subject(), Sequence::ZERO, None, None);
         while after < row.sequence {
             let run = self.log.read_subject(&subject, after, HISTORY_RUN).await.map_err(ExecuteError::History)?;
             let last = run.last().map(|stored| stored.sequence).ok_or(ExecuteError::HistoryGone { sequence: row.sequence })?;
             for stored in run.iter().take_while(|stored| stored.sequence <= row.sequence) {
                 if self.models.void(stored.sequence).map_err(ExecuteError::Read)?.is_none() {
+                    before.clone_from(&state);
                     state = fold(state, &stored.bytes).ok_or(ExecuteError::HistoryGone { sequence: stored.sequence })?;
                 }
             }
             after = last;
         }
         let aggregate = state.ok_or(ExecuteError::HistoryGone { sequence: row.sequence })?;
-        Ok(Receipt { aggregate, version: row.version, sequence: row.sequence, applied: true, repeated: true, recorded: true })
+        Ok(Receipt { before, aggregate, version: row.version, sequence: row.sequence, applied: true, repeated: true, recorded: true })
     }
 
     /// A success is answered only for a record that was judged valid here.
@@ -319,7 +324,8 @@ impl CommandsParts {
             tracing::error!(sequence = sequence.0, reason = reason.as_str(), "a record of this node was judged void");
             return Err(ExecuteError::RecordVoid { sequence, reason });
         }
-        Ok(Receipt { aggregate: decision.aggregate, version: decision.version, sequence, applied, repeated: false, recorded: true })
+        let Decision { before, aggregate, version, .. } = decision;
+        Ok(Receipt { before, aggregate, version, sequence, applied, repeated: false, recorded: true })
     }
 }
 

@@ -7,6 +7,7 @@ pub mod audit;
 pub mod backup;
 pub mod commands;
 pub mod decisions;
+mod expiry;
 #[cfg(feature = "faults")]
 pub mod faults;
 mod fence;
@@ -26,6 +27,7 @@ use std::sync::Arc;
 use schemas::Timestamp;
 
 pub use commands::{Commands, CommandsParts, ExecuteError, Receipt, Request};
+pub use expiry::ExpirySweeper;
 pub use health::{Health, LogHealth, NodeHealth, SpoolHealth, Trust};
 pub use http::{App, AppParts, Probe, ProbeOutcome, Stop, openapi, router};
 pub use metrics::Metrics;

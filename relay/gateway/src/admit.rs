@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use http::request::Parts;
-use schemas::client_key;
 use schemas::key::{Endpoint, Key, KeyRefusal};
+use schemas::{Digest, Timestamp, client_key};
 
 use crate::exchange::Arrival;
 use crate::gateway::State;
@@ -17,8 +17,15 @@ pub(crate) struct Admitted {
     pub(crate) key: Arc<Key>,
     /// Which of the key's secrets was shown.
     pub(crate) secret_number: u32,
+    /// Until when that secret is good, where a newer one took its place.
+    pub(crate) secret_until: Option<Timestamp>,
     pub(crate) allowed: Allowed,
     pub(crate) staleness: Staleness,
+}
+
+/// The hash under which a key is known: one for those of our own form, another for those that clients had before.
+fn hash(state: &State, text: &str) -> Digest {
+    if text.starts_with(client_key::PREFIX) { client_key::hash(text) } else { state.vault.client_key_hash(text).0 }
 }
 
 /// Lets a request in, or not. It is counted against the key's rate only if everything else allows it.
@@ -30,7 +37,7 @@ pub(crate) fn admit(state: &State, parts: &Parts, endpoint: Endpoint, arrival: A
     let staleness = Staleness::judge(state.staleness(), state.config.staleness_max)?;
     let now = arrival.at;
     let text = crate::client_key::find(&parts.headers, parts.uri.query())?;
-    let hash = client_key::hash(&text);
+    let hash = hash(state, &text);
     let key = match state.models.key_by_hash(&hash) {
         Ok(key) => key.ok_or(Refusal::KeyUnknown)?,
         Err(error) => {
@@ -47,9 +54,13 @@ pub(crate) fn admit(state: &State, parts: &Parts, endpoint: Endpoint, arrival: A
         Some(KeyRefusal::Disabled) if secret.is_some() => return Err(Refusal::KeyDisabled),
         Some(KeyRefusal::Disabled) | None => {}
     }
-    let secret_number = secret.ok_or(Refusal::KeySuperseded)?.number;
+    let secret = secret.ok_or(Refusal::KeySuperseded)?;
+    let (secret_number, secret_until) = (secret.number, secret.valid_until);
     if state.models.is_suspended(&key.tenant) {
         return Err(Refusal::TenantSuspended);
+    }
+    if state.activations.is_over(&key, now) {
+        return Err(Refusal::KeyExpired);
     }
     let details = &key.details;
     if !details.endpoints.is_empty() && !details.endpoints.contains(&endpoint) {
@@ -59,5 +70,5 @@ pub(crate) fn admit(state: &State, parts: &Parts, endpoint: Endpoint, arrival: A
         Exceeded::Rate(rate) => Refusal::RateLimited(rate),
         Exceeded::Concurrency(limit) => Refusal::ConcurrencyLimited(limit),
     })?;
-    Ok(Admitted { key, secret_number, allowed, staleness })
+    Ok(Admitted { key, secret_number, secret_until, allowed, staleness })
 }

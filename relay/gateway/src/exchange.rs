@@ -18,7 +18,7 @@ use crate::choose::Selection;
 use crate::config::REFUSED_BODY_BYTES_MAX;
 use crate::forward::{Answer, Forwarding, Outgoing};
 use crate::gateway::{InFlight, State};
-use crate::headers::{self, ATTEMPTS, OVERHEAD_MS, REQUEST_ID, UPSTREAM};
+use crate::headers::{self, ATTEMPTS, KEY_ROTATED, OVERHEAD_MS, REQUEST_ID, UPSTREAM};
 use crate::held_body::{self, HeldBody};
 use crate::limits::{Permit, Rate};
 use crate::meter::{Meter, short};
@@ -80,7 +80,7 @@ pub(crate) fn refuse(state: &State, dialect: Dialect, arrival: Arrival, refusal:
 impl Exchange<'_> {
     async fn relay(self, admitted: Admitted, in_flight: InFlight, parts: &Parts, body: Body) -> Result<Response, Refusal> {
         let Self { state, dialect, endpoint, arrival } = self;
-        let Admitted { key, secret_number, allowed, staleness } = admitted;
+        let Admitted { key, secret_number, secret_until, allowed, staleness } = admitted;
         let reading_since = Instant::now();
         let body = HeldBody::read(&parts.headers, body, &state.config, &state.bodies).await?;
         let reading = reading_since.elapsed();
@@ -143,11 +143,12 @@ impl Exchange<'_> {
             started_at: arrival.at,
             settled_at: arrival.at,
         };
+        state.activations.used(&key, arrival.at, &state.outbox);
         let meter = Meter::open(slot, record, body.bytes.len(), Arc::clone(&state.clock), state.metrics.clone(), reservation);
         let forwarding = Forwarding { state, outgoing, first, rest, meter };
         let answer = forwarding.run().await?;
         drop(body);
-        let taken = Taken { key, rate: allowed.rate, permit, shadow, staleness, in_flight, hides_usage, reading };
+        let taken = Taken { key, secret_until, rate: allowed.rate, permit, shadow, staleness, in_flight, hides_usage, reading };
         Ok(self.respond(taken, answer))
     }
 
@@ -166,6 +167,9 @@ impl Exchange<'_> {
         headers.insert(ATTEMPTS, attempts.into());
         headers.insert(OVERHEAD_MS, headers::text(format_args!("{:.3}", overhead.as_secs_f64() * 1000.0)));
         taken.staleness.write(&mut headers);
+        if let Some(until) = taken.secret_until {
+            headers.insert(KEY_ROTATED, headers::text(format_args!("until={until}")));
+        }
         if let Some(rate) = &taken.rate {
             headers::write_rate(&mut headers, dialect, rate);
         }
@@ -208,6 +212,7 @@ struct Granted {
 /// What the request holds besides the answer.
 struct Taken {
     key: Arc<Key>,
+    secret_until: Option<Timestamp>,
     rate: Option<Rate>,
     permit: Option<Permit>,
     /// Begins when this is dropped: with the answer.

@@ -13,12 +13,14 @@ use thiserror::Error;
 use tokio::sync::Semaphore;
 use vault::Vault;
 
+use crate::activation::Activations;
 use crate::config::GatewayConfig;
 use crate::cooling::Cooling;
 use crate::decisions::DecisionSink;
 use crate::limits::Allowances;
 use crate::meters::Meters;
 use crate::metrics::Metrics;
+use crate::outbox::{Outbox, OutboxReader};
 use crate::policies::{Policies, PoliciesParts, ShadowWorker};
 use crate::random::Random;
 use crate::targets::Targets;
@@ -62,14 +64,27 @@ pub enum GatewayError {
 #[derive(Clone)]
 pub struct Gateway(Arc<State>);
 
+/// What runs beside the data plane.
+pub struct GatewayTasks {
+    /// [`UsageWriter::run`].
+    pub usage_writer: UsageWriter,
+    /// Runs policies on trial: [`ShadowWorker::run`].
+    pub shadow_worker: ShadowWorker,
+    /// Commands that requests gave rise to, for the control plane to execute.
+    pub outbox: OutboxReader,
+}
+
 pub(crate) struct State {
     pub(crate) config: GatewayConfig,
     pub(crate) models: ReadModels,
+    pub(crate) vault: Arc<Vault>,
     pub(crate) clock: Clock,
     pub(crate) metrics: Metrics,
     pub(crate) meters: Meters,
     pub(crate) usage: UsageSink,
     pub(crate) allowances: Arc<Allowances>,
+    pub(crate) activations: Arc<Activations>,
+    pub(crate) outbox: Outbox,
     pub(crate) cooling: Cooling,
     pub(crate) targets: Targets,
     pub(crate) transport: Transport,
@@ -81,9 +96,8 @@ pub(crate) struct State {
 }
 
 impl Gateway {
-    /// The data plane, the writer of its usage ([`UsageWriter::run`]) and what runs policies on trial ([`ShadowWorker::run`]), which the
-    /// composition root runs as tasks.
-    pub fn new(parts: GatewayParts) -> Result<(Self, UsageWriter, ShadowWorker), GatewayError> {
+    /// The data plane and what the composition root runs as tasks beside it.
+    pub fn new(parts: GatewayParts) -> Result<(Self, GatewayTasks), GatewayError> {
         let GatewayParts { config, models, vault, usage_stream, usage_models, node, incarnation, clock, metrics, .. } = parts;
         let transport = Transport::new(&config).map_err(GatewayError::RootCertificates)?;
         let meters = Meters::new(models.clone(), usage_models, (node, incarnation));
@@ -95,9 +109,13 @@ impl Gateway {
             sample_ppm: config.decision_sample_ppm,
             metrics: metrics.policies().clone(),
         });
+        let activations = Arc::new(Activations::default());
+        let (outbox, outbox_reader) = Outbox::new(Arc::clone(&activations), metrics.clone());
         let state = State {
             policies,
-            targets: Targets::new(models.clone(), vault, config.allow_private_upstreams),
+            activations,
+            outbox,
+            targets: Targets::new(models.clone(), Arc::clone(&vault), config.allow_private_upstreams),
             bodies: Arc::new(Semaphore::new(config.bodies_bytes_max)),
             allowances: Allowances::new(),
             cooling: Cooling::default(),
@@ -105,13 +123,14 @@ impl Gateway {
             is_draining: AtomicBool::new(false),
             config,
             models,
+            vault,
             clock,
             metrics,
             meters,
             usage,
             transport,
         };
-        Ok((Self(Arc::new(state)), writer, shadow))
+        Ok((Self(Arc::new(state)), GatewayTasks { usage_writer: writer, shadow_worker: shadow, outbox: outbox_reader }))
     }
 
     pub(crate) fn state(&self) -> &State {

@@ -16,6 +16,8 @@ pub(crate) const REASON: HeaderName = HeaderName::from_static("x-keyrelay-reason
 pub(crate) const UPSTREAM: HeaderName = HeaderName::from_static("x-keyrelay-upstream");
 pub(crate) const ATTEMPTS: HeaderName = HeaderName::from_static("x-keyrelay-attempts");
 pub(crate) const OVERHEAD_MS: HeaderName = HeaderName::from_static("x-keyrelay-overhead-ms");
+/// Tells a caller that shows a secret which a newer one has replaced until when it is taken.
+pub(crate) const KEY_ROTATED: HeaderName = HeaderName::from_static("x-keyrelay-key-rotated");
 pub(crate) const STALE_SECONDS: HeaderName = HeaderName::from_static("x-keyrelay-stale-seconds");
 pub(crate) const RETRY_AFTER_MS: HeaderName = HeaderName::from_static("retry-after-ms");
 /// What is left of a quota, as the IETF's draft (draft-ietf-httpapi-ratelimit-headers) has it, and what the quota is.

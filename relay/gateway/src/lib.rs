@@ -15,6 +15,7 @@
 //! reached an upstream settles exactly once. The data path waits for no control plane and never reads the log. Every buffer, queue
 //! and wait has a bound, and the bound has a name.
 
+mod activation;
 mod address;
 mod admit;
 mod answer_body;
@@ -36,6 +37,7 @@ mod limits;
 mod meter;
 mod meters;
 mod metrics;
+mod outbox;
 mod policies;
 mod pulse;
 mod random;
@@ -53,7 +55,8 @@ pub use crate::http::{openapi, router};
 pub use catalogue::Probed;
 pub use config::GatewayConfig;
 pub use decisions::{DecisionSink, DecisionWriter};
-pub use gateway::{Clock, Gateway, GatewayError, GatewayParts};
+pub use gateway::{Clock, Gateway, GatewayError, GatewayParts, GatewayTasks};
 pub use metrics::Metrics;
+pub use outbox::{Outbound, OutboxReader};
 pub use policies::ShadowWorker;
 pub use usage::{UsageSink, UsageWriteError, UsageWriter};

@@ -34,6 +34,7 @@ struct Series {
     overhead: Histogram,
     in_flight: Gauge,
     usage_queued: Gauge,
+    outbox_dropped: Counter,
     decisions: Family<DecisionLabels, Counter>,
     policies: PolicyMetrics,
 }
@@ -133,6 +134,7 @@ impl Metrics {
             overhead: Histogram::new(OVERHEAD_BUCKETS),
             in_flight: Gauge::default(),
             usage_queued: Gauge::default(),
+            outbox_dropped: Counter::default(),
             decisions: Family::default(),
             policies: PolicyMetrics::new(),
         }))
@@ -150,6 +152,12 @@ impl Metrics {
         relay.register_with_unit("overhead", "The relay's own time before the first byte", Unit::Seconds, self.0.overhead.clone());
         relay.register("in_flight", "Requests whose last byte is not sent yet", self.0.in_flight.clone());
         relay.register("usage_queued", "Settled requests that are not in the usage log yet", self.0.usage_queued.clone());
+        let dropped = self.0.outbox_dropped.clone();
+        relay.register(
+            "outbox_dropped",
+            "Commands that requests gave rise to and that found no room; a later request offers them again",
+            dropped,
+        );
         relay.register("decisions", "Decision records by what became of them", self.0.decisions.clone());
     }
 
@@ -211,6 +219,11 @@ impl Metrics {
     /// Requests whose last byte is not sent yet.
     pub(crate) fn in_flight(&self) -> &Gauge {
         &self.0.in_flight
+    }
+
+    /// Commands that requests gave rise to and that found no room.
+    pub(crate) fn outbox_dropped(&self) -> &Counter {
+        &self.0.outbox_dropped
     }
 
     /// Settled requests that are not in the usage log yet.

@@ -13,7 +13,7 @@ use http::{HeaderValue, Uri};
 use policy_host::contract::{Price, route};
 use projector::{ReadModels, Route, Routes};
 use schemas::credential::Credential;
-use schemas::key::{Endpoint, Key};
+use schemas::key::{Dedicated, Endpoint, Key};
 use schemas::pool::Pool;
 use schemas::upstream::{Dialect, Upstream};
 use schemas::{CredentialId, PoolId, TenantId, UpstreamId, name};
@@ -177,10 +177,19 @@ impl Target {
         Uri::from_parts(parts).ok()
     }
 
-    /// The place of the target's pool among the key's pools; none if the key's requests may not be sent to it.
+    /// The place of the target for the key, lower is tried first: an upstream that the key is dedicated to, then the key's pools in their
+    /// order. None if the key's requests may not be sent to it.
     pub(crate) fn pool_rank(&self, key: &Key) -> Option<usize> {
         let upstream = &self.route.upstream;
-        (self.is_open && upstream.tenant == key.tenant).then(|| key.details.pools.iter().position(|pool| *pool == upstream.details.pool))?
+        if !self.is_open || upstream.tenant != key.tenant {
+            return None;
+        }
+        match key.dedicated {
+            Some(dedicated) if dedicated.upstream == upstream.id => return Some(0),
+            Some(Dedicated { fallback: false, .. }) => return None,
+            Some(Dedicated { fallback: true, .. }) | None => {}
+        }
+        key.details.pools.iter().position(|pool| *pool == upstream.details.pool).map(|rank| rank + 1)
     }
 
     /// Whether the upstream serves the model, as far as its patterns say.

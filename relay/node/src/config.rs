@@ -37,6 +37,7 @@ pub struct Config {
     pub nats: Nats,
     pub vault: Vault,
     pub policy: Policy,
+    pub control: Control,
     pub projector: Projector,
     /// The effective value of every setting and where it came from, secrets hidden.
     pub settings: Vec<Setting>,
@@ -121,6 +122,13 @@ pub struct Policy {
     pub baseline_output_tokens: Option<NonZeroU64>,
 }
 
+/// What the control plane does by itself.
+#[derive(Debug, Clone)]
+pub struct Control {
+    /// Between two sweeps that record which keys have expired.
+    pub expiry_interval: Duration,
+}
+
 /// The read models.
 #[derive(Debug, Clone)]
 pub struct Projector {
@@ -140,6 +148,7 @@ impl Config {
             nats: Nats::read(&mut from),
             vault: Vault::read(&mut from),
             policy: Policy::read(&mut from),
+            control: Control::read(&mut from),
             projector: Projector::read(&mut from),
             settings: Vec::new(),
         };
@@ -313,6 +322,12 @@ impl Policy {
             decision_sample_ppm: from.setting("policy.decision_sample_ppm", default::DECISION_SAMPLE_PPM),
             baseline_output_tokens: from.optional("policy.baseline_output_tokens"),
         }
+    }
+}
+
+impl Control {
+    fn read(from: &mut Reader) -> Self {
+        Self { expiry_interval: from.setting("control.expiry_interval", default::EXPIRY_INTERVAL) }
     }
 }
 

@@ -4,6 +4,7 @@ mod data;
 mod gate;
 mod listener;
 mod membership;
+mod outbox;
 mod policies;
 mod snapshots;
 mod storage;
@@ -17,10 +18,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
 use control::founding::{self, Foundation, Sources};
-use control::{App, AppParts, Clock, Commands, CommandsParts, Metrics, ProbeOutcome, Rebuilds};
+use control::{App, AppParts, Clock, Commands, CommandsParts, ExpirySweeper, Metrics, ProbeOutcome, Rebuilds};
 use event_log::artefacts::Snapshots;
 use event_log::{EventLog, ReadError};
-use gateway::{DecisionSink, Gateway, GatewayParts};
+use gateway::{DecisionSink, Gateway, GatewayParts, GatewayTasks};
 use projector::decisions::{DecisionModels, DecisionProjector};
 use projector::usage::{UsageFollowError, UsageOpenError, UsageProjector};
 use projector::{FoldError, FollowError, Projector, ReadModels, State, UsageModels};
@@ -169,7 +170,7 @@ impl Node {
         });
         let incarnation = new_incarnation()?;
         let (decisions, decision_writer) = DecisionSink::new(self.storage.decisions.clone(), writer_id, incarnation, &gateway_metrics);
-        let (gateway, usage_writer, shadow_worker) = Gateway::new(GatewayParts {
+        let (gateway, GatewayTasks { usage_writer, shadow_worker, outbox: outbox_reader }) = Gateway::new(GatewayParts {
             config: self.config.gateway(),
             models: self.models.clone(),
             vault: vault.clone(),
@@ -202,6 +203,7 @@ impl Node {
             shadow_worker.run(close).await;
             Ok(())
         });
+        tasks.tracker.spawn(outbox::run(outbox_reader, commands.clone(), tasks.tracker.clone(), tasks.close.clone()));
         let coordination = membership::coordination(self.storage.cluster.as_ref(), cluster.id, writer_id, self.clock.clone());
         let (ready, is_ready) = watch::channel(false);
         let (caught_up, has_caught_up) = watch::channel(false);
@@ -259,6 +261,13 @@ impl Node {
             };
             tasks.logged("snapshots.take", taker.run(tasks.close.clone()));
         }
+        let sweeper = ExpirySweeper {
+            commands: commands.clone(),
+            models: self.models.clone(),
+            coordination: coordination.clone(),
+            clock: self.clock.clone(),
+            interval: self.config.control.expiry_interval,
+        };
         let start = async {
             catch_up(&self.models, head_at_start).await?;
             catch_up_with_usage(&self.usage, usage_at_start).await;
@@ -266,6 +275,7 @@ impl Node {
             policies.start(&self.models, &control_metrics, &tasks).await;
             caught_up.send_replace(true);
             ready.send_replace(true);
+            tasks.tracker.spawn(sweeper.run(tasks.close.clone()));
             tasks.tracker.spawn(upkeep::sweep_vault(vault.clone(), self.models.clone(), self.clock.clone(), tasks.close.clone()));
             let sequence = self.models.position().sequence;
             announce(&self.config.data, &relay_origin, &admin_origin, writer_id, sequence, &*log)?;

@@ -3,9 +3,8 @@
 //! and ratios against what the design wants to reach.
 //!
 //! `bench [--rounds N] [--seconds N] [--keys N] [--servers N] [--only PARTS]`, the parts with commas between them: `proxy`, `enforced` (the
-//! relay with policies on), `engines`, `policies`, `keys` (many over the API),
-//! `backup`, and of the log on NATS `appends`, `replay`, `revocation`, `migration`, or all four as
-//! `cluster`. `--servers` are those that a log is migrated to.
+//! relay with policies on), `engines`, `policies`, `keys` (many over the API), `backup`, `expiry`, and of the log on NATS `appends`, `replay`,
+//! `revocation`, `migration`, or all four as `cluster`. `--servers` are those that a log is migrated to.
 //! `bench mock` and `bench forward ORIGIN` are its own children.
 
 #![allow(clippy::disallowed_methods, reason = "the bench stands outside the node: it owns its tasks, its arguments and its clock")]
@@ -18,6 +17,8 @@ mod backup;
 mod enforced;
 #[path = "bench/engines.rs"]
 mod engines;
+#[path = "bench/expiry.rs"]
+mod expiry;
 #[path = "bench/founded.rs"]
 mod founded;
 #[path = "bench/keys.rs"]
@@ -61,9 +62,10 @@ struct Options {
 }
 
 /// What can be measured by itself, in this order.
-const PARTS: [&str; 10] = ["proxy", "enforced", "engines", "policies", "keys", "backup", "appends", "replay", "revocation", "migration"];
+const PARTS: [&str; 11] =
+    ["proxy", "enforced", "engines", "policies", "keys", "backup", "expiry", "appends", "replay", "revocation", "migration"];
 /// Where the parts of `cluster` begin.
-const CLUSTER: usize = 6;
+const CLUSTER: usize = 7;
 
 impl Options {
     fn parse(words: &[String]) -> Result<Self> {
@@ -109,7 +111,7 @@ fn main() -> Result<()> {
 
 async fn measure(options: Options) -> Result<()> {
     report::conditions(options)?;
-    let [proxy, enforced, engines, policies, keys, backup, appends, replay, revocation, migration] = options.parts;
+    let [proxy, enforced, engines, policies, keys, backup, expiry, appends, replay, revocation, migration] = options.parts;
     if proxy {
         proxy::measure(options).await?;
     }
@@ -127,6 +129,9 @@ async fn measure(options: Options) -> Result<()> {
     }
     if backup {
         backup::measure(options).await?;
+    }
+    if expiry {
+        expiry::measure(options).await?;
     }
     if appends {
         appends::measure(options).await?;

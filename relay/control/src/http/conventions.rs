@@ -273,12 +273,16 @@ pub(super) fn term(
     expires_in: Option<DurationText>,
     expires_at: Option<Timestamp>,
     expires: Option<NeverText>,
+    expires_after_first_use: Option<DurationText>,
 ) -> Result<Term, ApiError> {
-    match (expires_in, expires_at, expires) {
-        (Some(duration), None, None) => Ok(Term::At(now.plus_seconds(duration.as_seconds()))),
-        (None, Some(at), None) => Ok(Term::At(at)),
-        (None, None, Some(NeverText::Never)) => Ok(Term::Never),
-        _ => Err(ApiError::BadRequest("give exactly one of expires_in, expires_at and expires: \"never\"".to_owned())),
+    match (expires_in, expires_at, expires, expires_after_first_use) {
+        (Some(duration), None, None, None) => Ok(Term::At(now.plus_seconds(duration.as_seconds()))),
+        (None, Some(at), None, None) => Ok(Term::At(at)),
+        (None, None, Some(NeverText::Never), None) => Ok(Term::Never),
+        (None, None, None, Some(duration)) => Ok(Term::AfterFirstUse { seconds: duration.as_seconds() }),
+        _ => Err(ApiError::BadRequest(
+            "give exactly one of expires_in, expires_at, expires_after_first_use and expires: \"never\"".to_owned(),
+        )),
     }
 }
 
@@ -289,14 +293,15 @@ pub(super) fn term_or_default(
     expires_in: Option<DurationText>,
     expires_at: Option<Timestamp>,
     expires: Option<NeverText>,
+    expires_after_first_use: Option<DurationText>,
 ) -> Result<Term, ApiError> {
-    let is_given = expires_in.is_some() || expires_at.is_some() || expires.is_some();
+    let is_given = expires_in.is_some() || expires_at.is_some() || expires.is_some() || expires_after_first_use.is_some();
     let default = || app.models.routes().tenant(key.tenant())?.value.details.default_expiry_seconds;
     match default().filter(|_| !is_given) {
         Some(seconds) => Ok(Term::At(app.now().plus_seconds(seconds))),
         // The retry of a command that had a default is answered from its record, whatever the tenant says by now.
         None if !is_given && app.models.load(key)?.0.is_some() => Ok(Term::Never),
-        None => term(app.now(), expires_in, expires_at, expires),
+        None => term(app.now(), expires_in, expires_at, expires, expires_after_first_use),
     }
 }
 

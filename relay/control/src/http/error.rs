@@ -96,6 +96,10 @@ pub(crate) enum ApiError {
     AmbiguousDigest(String),
     #[error("the node is busy with other {0}; try again later")]
     Busy(&'static str),
+    #[error("the secret is weak: fewer than 80 bits by a rough count of its characters; take a random one, or ask to allow a weak one")]
+    WeakSecret,
+    #[error("another key has this secret")]
+    SecretTaken,
     #[error("settings have at most {} bytes", schemas::binding::SETTINGS_BYTES_MAX)]
     SettingsTooLarge,
     #[error("the policy refuses the settings: {}", policies::listed(.0))]
@@ -158,6 +162,8 @@ impl ApiError {
             Self::NotApplied(_) => (StatusCode::SERVICE_UNAVAILABLE, "not_applied"),
             Self::AmbiguousDigest(_) => (StatusCode::CONFLICT, "ambiguous_digest"),
             Self::Busy(_) => (StatusCode::SERVICE_UNAVAILABLE, "busy"),
+            Self::WeakSecret => (StatusCode::BAD_REQUEST, "weak_secret"),
+            Self::SecretTaken => (StatusCode::CONFLICT, "secret_taken"),
             Self::SettingsTooLarge => (StatusCode::BAD_REQUEST, "settings_too_large"),
             Self::SettingsRefused(_) => (StatusCode::BAD_REQUEST, "settings_refused"),
             Self::PolicyFault(fault) => fault_status(fault),
@@ -255,6 +261,8 @@ impl ApiError {
             | Self::NotApplied(_)
             | Self::AmbiguousDigest(_)
             | Self::Busy(_)
+            | Self::WeakSecret
+            | Self::SecretTaken
             | Self::SettingsTooLarge
             | Self::SettingsRefused(_)
             | Self::PolicyFault(_)

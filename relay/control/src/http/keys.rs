@@ -1,17 +1,19 @@
 //! `/keys`: client keys and their whole life.
 
 pub(super) mod batch;
+mod brought;
+mod choices;
+pub(super) mod life;
 pub(super) mod listing;
 
 use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use projector::Versioned;
-use schemas::key::{
-    Endpoint, Expiry, Fact, Key, KeyCommand, KeyDetails, KeyPatch, KeyState, Limits, METADATA_EMPTY, NewSecret, SecretScheme,
-};
-use schemas::{Actor, Aggregate, Command, Digest, DurationText, KeyId, Sealed, Sequence, Stream, TenantId, Timestamp, Version, client_key};
+use schemas::key::{Endpoint, Expiry, Fact, Key, KeyCommand, KeyDetails, KeyPatch, KeyState, Limits, NewSecret, SecretScheme};
+use schemas::{Actor, Aggregate, Command, DurationText, KeyId, Sealed, Sequence, Stream, TenantId, Timestamp, Version, client_key};
 use serde::{Deserialize, Serialize, Serializer};
+use serde_json::{Map, Value};
 use tokio::time::Instant;
 use utoipa::ToSchema;
 use zeroize::Zeroizing;
@@ -31,7 +33,8 @@ const FREE_TEXT_LENGTH_MAX: usize = 1000;
 /// The overlap of a rotation that names none: 24 hours.
 const OVERLAP_DEFAULT: DurationText = DurationText::from_seconds(24 * 3600);
 
-/// A new client key. Exactly one of `expires_in`, `expires_at` and `expires` is given; none has the tenant's default, where it has one.
+/// A new client key. Exactly one of `expires_in`, `expires_at`, `expires_after_first_use` and `expires` is given; none has the tenant's default,
+/// where it has one.
 #[derive(Debug, Clone, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct NewKey {
@@ -51,6 +54,9 @@ pub(super) struct NewKey {
     expires_at: Option<Timestamp>,
     #[serde(default)]
     expires: Option<NeverText>,
+    /// From its first accepted request on, such as `30d` or `12h`.
+    #[serde(default)]
+    expires_after_first_use: Option<DurationText>,
     /// Names or ids of the pools it may use, in order of preference.
     #[serde(default = "default_pools")]
     #[schema(default = json!(["default"]))]
@@ -63,6 +69,22 @@ pub(super) struct NewKey {
     endpoints: Vec<Endpoint>,
     #[serde(default)]
     limits: Limits,
+    /// Any members, for policies; at most 4 KiB.
+    #[serde(default)]
+    #[schema(value_type = Option<Object>)]
+    metadata: Option<Map<String, Value>>,
+    /// Name or id of the one upstream that the key's requests go to, whether or not it stands in one of the pools.
+    #[serde(default)]
+    upstream: Option<String>,
+    /// Whether the pools follow when that upstream cannot answer.
+    #[serde(default)]
+    upstream_fallback: bool,
+    /// A secret that a client has already, 16 to 512 visible characters; without it one is issued. Only its hash is kept, and it is not shown again.
+    #[serde(default)]
+    secret: Option<brought::BroughtSecret>,
+    /// Takes a `secret` that would be cheap to guess: fewer than 80 bits by a rough count of its characters.
+    #[serde(default)]
+    allow_weak: bool,
 }
 
 fn default_pools() -> Vec<String> {
@@ -91,9 +113,19 @@ pub(super) struct KeyChange {
     endpoints: Option<Vec<Endpoint>>,
     #[serde(default)]
     limits: Option<Limits>,
+    /// Replaced whole.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<Object>)]
+    metadata: Option<Option<Map<String, Value>>>,
+    /// Name or id of the one upstream that the key's requests go to; `null` makes it use its pools again.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<String>)]
+    upstream: Option<Option<String>>,
+    #[serde(default)]
+    upstream_fallback: Option<bool>,
 }
 
-/// A new expiry; exactly one member is given.
+/// A new expiry; exactly one of `expires_in`, `expires_at`, `expires_after_first_use` and `expires` is given.
 #[derive(Debug, Clone, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Renewal {
@@ -104,6 +136,12 @@ pub(super) struct Renewal {
     expires_at: Option<Timestamp>,
     #[serde(default)]
     expires: Option<NeverText>,
+    /// The waiting for a first accepted request begins again, and the key is good so long from that on.
+    #[serde(default)]
+    expires_after_first_use: Option<DurationText>,
+    /// Lifts an operator's `disabled` as well.
+    #[serde(default)]
+    enable: bool,
 }
 
 /// How to rotate.
@@ -127,12 +165,22 @@ pub(super) struct KeyView {
     owner: Option<String>,
     tags: Vec<String>,
     state: KeyState,
-    /// Null where it never expires.
+    /// Null where it never expires, or its time has not begun.
     expires_at: Option<Timestamp>,
+    /// How long the key is good from its first accepted request on, while that is awaited.
+    expires_after_first_use: Option<DurationText>,
+    /// When that first request came; null for keys whose time did not begin with it.
+    first_used_at: Option<Timestamp>,
     pools: Vec<String>,
     models: Vec<String>,
     endpoints: Vec<Endpoint>,
     limits: Limits,
+    #[schema(value_type = Object)]
+    metadata: Map<String, Value>,
+    /// The one upstream that its requests go to.
+    upstream: Option<String>,
+    /// Whether the pools follow when that upstream cannot answer.
+    upstream_fallback: bool,
     /// One secret, or two during the overlap of a rotation; the last is current.
     secrets: Vec<SecretView>,
     created_at: Timestamp,
@@ -142,6 +190,7 @@ pub(super) struct KeyView {
     expired_at: Option<Timestamp>,
     disabled: Option<FactView>,
     revoked: Option<FactView>,
+    archived: Option<FactView>,
     version: Version,
 }
 
@@ -150,6 +199,11 @@ pub(super) struct KeyView {
 struct SecretView {
     number: u32,
     valid_until: Option<Timestamp>,
+    /// Whether a client had it before the key was made.
+    brought: bool,
+    /// Requests that showed it and reached an upstream, and when the last one was settled: who still uses the secret before the current one.
+    requests: u64,
+    last_used_at: Option<Timestamp>,
 }
 
 /// What somebody did, when, and why.
@@ -172,11 +226,20 @@ pub(super) struct KeyAnswer {
     fence: Option<Fence>,
 }
 
+/// A key after a renewal.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct RenewedKey {
+    #[serde(flatten)]
+    answer: KeyAnswer,
+    /// Whether the renewal made a key active that was expired or disabled before.
+    reenabled: bool,
+}
+
 /// A key with its new secret, which is shown this once.
 #[derive(Serialize, ToSchema)]
 pub(super) struct IssuedKey {
     key: KeyView,
-    /// `sk-kr-…`; null where a retry comes later than 24 hours.
+    /// `sk-kr-…`; null where a retry comes later than 24 hours, and where the secret was brought.
     #[schema(value_type = Option<String>)]
     #[serde(serialize_with = "secret_text")]
     secret: Option<Zeroizing<String>>,
@@ -197,10 +260,21 @@ pub(super) struct ShownKey {
 pub(super) async fn create(State(app): State<App>, mutation: Mutation<NewKey>) -> Result<(StatusCode, Json<IssuedKey>), ApiError> {
     let id = mutation.command_id.new_key_id();
     let stream = Stream::key(mutation.caller.tenant.clone(), id);
-    let secret = issue(&app, &mutation, id).await?;
-    let command = creation(&app, &stream, &mutation.body, client_key::hash(&secret)).await?;
-    let receipt = app.commands.execute(mutation.request(stream, Command::Key(command))).await?;
-    issued(&app, receipt, secret).await.map(|answer| (StatusCode::CREATED, Json(answer)))
+    let body = &mutation.body;
+    // A brought secret does not come back.
+    let (secret, issued_secret) = match &body.secret {
+        Some(secret) => (brought::admitted(&app, secret, body.allow_weak, id).await?, None),
+        None => {
+            let secret = issue(&app, &mutation, id).await?;
+            (NewSecret { hash: client_key::hash(&secret), scheme: SecretScheme::Issued }, Some(secret))
+        }
+    };
+    let command = creation(&app, &stream, body, secret).await?;
+    let receipt = app.commands.execute(mutation.request(stream.clone(), Command::Key(command))).await?;
+    if issued_secret.is_none() {
+        brought::confirm(&app, &mutation, &receipt, (stream, id), &secret.hash).await?;
+    }
+    issued(&app, receipt, issued_secret).await.map(|answer| (StatusCode::CREATED, Json(answer)))
 }
 
 /// Show a key.
@@ -226,17 +300,28 @@ pub(super) async fn update(
     execute(&app, &mutation, &id, command).await
 }
 
-/// Move the expiry. A renewal lifts a recorded expiry, never an operator's `disabled`.
+/// Move the expiry. A renewal lifts a recorded expiry, and an operator's `disabled` only where `enable` asks for it.
 #[utoipa::path(post, path = "/keys/{id}/renew", tag = "keys", operation_id = "renew_key", request_body = Renewal, params(("id" = KeyId, Path)),
-    responses((status = 200, body = KeyAnswer), MutationProblems))]
+    responses((status = 200, body = RenewedKey), MutationProblems))]
 pub(super) async fn renew(
     State(app): State<App>,
     Path(id): Path<String>,
     mutation: Mutation<Renewal>,
-) -> Result<Json<KeyAnswer>, ApiError> {
+) -> Result<Json<RenewedKey>, ApiError> {
     let body = &mutation.body;
-    let term = term(app.now(), body.expires_in, body.expires_at, body.expires)?;
-    execute(&app, &mutation, &id, KeyCommand::Renew { term, enable: false }).await
+    let term = term(app.now(), body.expires_in, body.expires_at, body.expires, body.expires_after_first_use)?;
+    let stream = Stream::key(mutation.caller.tenant.clone(), parse_id(&id)?);
+    let command = KeyCommand::Renew { term, enable: body.enable };
+    let receipt = app.commands.execute(mutation.request(stream, Command::Key(command))).await?;
+    let reenabled = is_reenabled(&receipt, app.now());
+    Ok(Json(RenewedKey { answer: answer(&app, receipt).await?, reenabled }))
+}
+
+/// Whether a key that was refused when it was renewed was not after that.
+fn is_reenabled(receipt: &Receipt, now: Timestamp) -> bool {
+    let (Some(Aggregate::Key(before)), Aggregate::Key(after)) = (&receipt.before, &receipt.aggregate) else { return false };
+    let at = if receipt.repeated { after.renewed_at.unwrap_or(now) } else { now };
+    before != after && before.state(at) != KeyState::Active && after.state(at) == KeyState::Active
 }
 
 /// Give the key a new secret; the one before stays good for the overlap. Id, limits and usage stay.
@@ -258,7 +343,7 @@ pub(super) async fn rotate(
         finish_previous: mutation.body.finish_previous,
     };
     let receipt = app.commands.execute(mutation.request(stream, Command::Key(command))).await?;
-    issued(&app, receipt, secret).await.map(Json)
+    issued(&app, receipt, Some(secret)).await.map(Json)
 }
 
 /// Refuse the key until it is enabled again.
@@ -311,8 +396,8 @@ pub(super) async fn usage(State(app): State<App>, caller: Caller, Path(id): Path
 }
 
 /// The command that creates a key.
-async fn creation(app: &App, stream: &Stream, body: &NewKey, hash: Digest) -> Result<KeyCommand, ApiError> {
-    let term = term_or_default(app, stream, body.expires_in, body.expires_at, body.expires)?;
+async fn creation(app: &App, stream: &Stream, body: &NewKey, secret: NewSecret) -> Result<KeyCommand, ApiError> {
+    let term = term_or_default(app, stream, body.expires_in, body.expires_at, body.expires, body.expires_after_first_use)?;
     let details = KeyDetails {
         name: body.name.clone(),
         description: seal_text(app, stream, body.description.as_deref()).await?,
@@ -323,8 +408,9 @@ async fn creation(app: &App, stream: &Stream, body: &NewKey, hash: Digest) -> Re
         endpoints: body.endpoints.clone(),
         limits: body.limits.clone(),
     };
-    let secret = NewSecret { hash, scheme: SecretScheme::Issued };
-    let new = schemas::key::NewKey { details, secret, term, metadata: METADATA_EMPTY.to_owned(), dedicated: None };
+    let metadata = choices::metadata(body.metadata.as_ref());
+    let dedicated = choices::dedicated(app, stream.tenant(), body.upstream.as_deref(), body.upstream_fallback)?;
+    let new = schemas::key::NewKey { details, secret, term, metadata, dedicated };
     Ok(KeyCommand::Create(Box::new(new)))
 }
 
@@ -343,7 +429,8 @@ async fn change(app: &App, stream: &Stream, body: &KeyChange) -> Result<KeyComma
         models: body.models.clone(),
         endpoints: body.endpoints.clone(),
         limits: body.limits.clone(),
-        ..KeyPatch::default()
+        metadata: body.metadata.as_ref().map(|metadata| choices::metadata(metadata.as_ref())),
+        dedicated: choices::changed(app, stream, body.upstream.as_ref().map(Option::as_deref), body.upstream_fallback)?,
     };
     Ok(KeyCommand::Change(Box::new(patch)))
 }
@@ -359,8 +446,12 @@ fn load(app: &App, tenant: &TenantId, id: KeyId) -> Result<Versioned<Key>, ApiEr
 async fn execute<T>(app: &App, mutation: &Mutation<T>, id: &str, command: KeyCommand) -> Result<Json<KeyAnswer>, ApiError> {
     let stream = Stream::key(mutation.caller.tenant.clone(), parse_id(id)?);
     let receipt = app.commands.execute(mutation.request(stream, Command::Key(command))).await?;
+    answer(app, receipt).await.map(Json)
+}
+
+async fn answer(app: &App, receipt: Receipt) -> Result<KeyAnswer, ApiError> {
     let (sequence, applied) = (receipt.sequence, receipt.applied);
-    Ok(Json(KeyAnswer { key: shown(app, key_of(receipt)?).await?, sequence, applied, fence: None }))
+    Ok(KeyAnswer { key: shown(app, key_of(receipt)?).await?, sequence, applied, fence: None })
 }
 
 /// The one place where a secret goes out.
@@ -386,10 +477,13 @@ async fn issue<T>(app: &App, mutation: &Mutation<T>, id: KeyId) -> Result<Zeroiz
 }
 
 /// A repeated answer shows the secret that was sealed. Once its 24 hours are over, `secret` is a fresh one that no key has: not shown.
-async fn issued(app: &App, receipt: Receipt, secret: Zeroizing<String>) -> Result<IssuedKey, ApiError> {
-    let is_shown = !receipt.repeated || app.models.key_by_hash(&client_key::hash(&secret))?.is_some();
+async fn issued(app: &App, receipt: Receipt, secret: Option<Zeroizing<String>>) -> Result<IssuedKey, ApiError> {
+    let is_shown = match &secret {
+        Some(secret) => !receipt.repeated || app.models.key_by_hash(&client_key::hash(secret))?.is_some(),
+        None => false,
+    };
     let (sequence, applied) = (receipt.sequence, receipt.applied);
-    Ok(IssuedKey { key: shown(app, key_of(receipt)?).await?, secret: is_shown.then_some(secret), sequence, applied })
+    Ok(IssuedKey { key: shown(app, key_of(receipt)?).await?, secret: secret.filter(|_| is_shown), sequence, applied })
 }
 
 async fn seal_reason(app: &App, mutation: &Mutation<Reason>, id: &str) -> Result<Option<Sealed>, ApiError> {
@@ -445,22 +539,37 @@ fn view(app: &App, key: &Versioned<Key>) -> Result<KeyView, ApiError> {
             Expiry::Never => None,
             Expiry::At(at) => Some(at),
         },
+        expires_after_first_use: key.activation.map(|activation| DurationText::from_seconds(activation.seconds)),
+        first_used_at: key.first_used_at,
         pools: details.pools.iter().map(|pool| pool_text(app, &key.tenant, *pool)).collect(),
         models: details.models.clone(),
         endpoints: details.endpoints.clone(),
         limits: details.limits.clone(),
+        metadata: choices::shown_metadata(&key.metadata),
+        upstream: key.dedicated.map(|dedicated| choices::upstream_text(app, &key.tenant, dedicated.upstream)),
+        upstream_fallback: key.dedicated.is_some_and(|dedicated| dedicated.fallback),
         secrets: key
             .secrets
             .iter()
             .filter(|secret| secret.is_valid(now))
-            .map(|secret| SecretView { number: secret.number, valid_until: secret.valid_until })
-            .collect(),
+            .map(|secret| {
+                let used = app.usage.key_secret(&key.tenant, key.id, secret.number)?;
+                Ok(SecretView {
+                    number: secret.number,
+                    valid_until: secret.valid_until,
+                    brought: secret.scheme != SecretScheme::Issued,
+                    requests: used.map_or(0, |used| used.requests),
+                    last_used_at: used.map(|used| used.last_used),
+                })
+            })
+            .collect::<Result<_, ApiError>>()?,
         created_at: key.created_at,
         renewed_at: key.renewed_at,
         rotated_at: key.rotated_at,
         expired_at: key.expired_at,
         disabled: fact_view(app, key.disabled.as_ref())?,
         revoked: fact_view(app, key.revoked.as_ref())?,
+        archived: fact_view(app, key.archived.as_ref())?,
         version: *version,
     })
 }

@@ -419,6 +419,15 @@ pub(crate) fn canonical_base_url(text: &str) -> Result<String, ApiError> {
     Ok(url.as_str().trim_end_matches('/').to_owned())
 }
 
+/// The upstream that a body names; one that is not there is a fault of the body.
+pub(super) fn named(app: &App, tenant: &TenantId, text: &str) -> Result<UpstreamId, ApiError> {
+    match find(app, tenant, text) {
+        Ok(route) => Ok(route.upstream.id),
+        Err(ApiError::NotFound(_)) => Err(ApiError::BadRequest(format!("there is no upstream {text:?}"))),
+        Err(error) => Err(error),
+    }
+}
+
 /// The upstream that a text means: an id, or a name that stands for one upstream only.
 fn find(app: &App, tenant: &TenantId, text: &str) -> Result<std::sync::Arc<Route>, ApiError> {
     let routes = app.models.routes();

@@ -1,9 +1,9 @@
 //! What policies are told: facts about the key, the request and the candidates, in the contract's words.
 
 use policy_host::contract::expiry::KeyFacts;
-use policy_host::contract::{Demand, Price, Subject, route};
+use policy_host::contract::{Attribute, Demand, Price, Subject, route};
 use schemas::Timestamp;
-use schemas::key::{Endpoint, Expiry, Key};
+use schemas::key::{Endpoint, Expiry, Key, METADATA_EMPTY};
 use schemas::upstream::Dialect;
 
 use crate::choose::Candidate;
@@ -25,8 +25,14 @@ pub(super) fn subject(key: &Key) -> Subject {
         key: key.id.to_string(),
         owner: key.details.owner.clone(),
         tags: key.details.tags.clone(),
-        more: Vec::new(),
+        more: metadata(key),
     }
+}
+
+/// The key's metadata, for policies that read it: the attribute `key.metadata`, a JSON object. Absent where there is none.
+fn metadata(key: &Key) -> Vec<Attribute> {
+    let is_there = key.metadata != METADATA_EMPTY;
+    is_there.then(|| Attribute { name: "key.metadata".to_owned(), value: key.metadata.clone() }).into_iter().collect()
 }
 
 pub(super) fn demand(dialect: Dialect, endpoint: Endpoint, head: &RequestHead<'_>, request_bytes: usize) -> Demand {

@@ -3,6 +3,8 @@
 pub(super) mod batch;
 mod choice;
 
+use std::path::PathBuf;
+
 use clap::{Args, Subcommand};
 use http::Method;
 use serde_json::{Map, Value, json};
@@ -11,7 +13,7 @@ use super::client::{Call, Client};
 use super::failure::Failure;
 use super::output::Output;
 use super::render::{self, Field};
-use super::resource::{list_where, rows};
+use super::resource::{Because, list_where, read_secret, rows};
 use batch::{Count, Many};
 use choice::KeyListing;
 
@@ -31,6 +33,9 @@ pub(super) enum KeysCommand {
         target: Target,
         #[command(flatten)]
         expiry: Expiry,
+        /// Lift a disable as well
+        #[arg(long)]
+        enable: bool,
     },
     /// Give a key a new secret, shown this once; the one before stays good for the overlap
     Rotate {
@@ -42,6 +47,8 @@ pub(super) enum KeysCommand {
         #[arg(long)]
         finish_previous: bool,
     },
+    /// End the overlap of a rotation early: the secret before the current one is refused from now on
+    FinishRotation { id: String },
     /// Refuse a key until it is enabled again
     Disable(BecauseOf),
     /// Lift a disable
@@ -54,6 +61,12 @@ pub(super) enum KeysCommand {
         #[arg(long, conflicts_with_all = ["filters", "ids_file"])]
         wait: bool,
     },
+    /// Put a key away: it is refused until it is restored
+    Archive(Because),
+    /// Take an archived key back; what else is true of it stays true
+    Restore { id: String },
+    /// Take an archived key out of everything for good; what happened to it stays in the log
+    Purge { id: String },
 }
 
 /// A key, or many.
@@ -84,6 +97,12 @@ pub(super) struct Create {
     expiry: Expiry,
     #[command(flatten)]
     details: Details,
+    /// A secret that a client has already, in a file, or on standard input with '-'; without it one is issued
+    #[arg(long, value_name = "FILE")]
+    secret_file: Option<PathBuf>,
+    /// Take that secret although it would be cheap to guess
+    #[arg(long, requires = "secret_file")]
+    allow_weak: bool,
 }
 
 #[derive(Debug, Args)]
@@ -97,6 +116,9 @@ pub(super) struct Update {
     /// Take all limits away
     #[arg(long, conflicts_with_all = ["requests_per_minute", "concurrency"])]
     no_limits: bool,
+    /// Send requests to the key's pools again
+    #[arg(long, conflicts_with_all = ["upstream", "upstream_fallback"])]
+    no_upstream: bool,
     /// Change this version only
     #[arg(long, value_name = "VERSION", conflicts_with_all = ["filters", "ids_file"])]
     if_version: Option<u64>,
@@ -127,6 +149,23 @@ struct Details {
     /// Requests under way at once
     #[arg(long, value_name = "N")]
     concurrency: Option<u32>,
+    /// Members for policies, such as '{"team":"search"}'; '{}' takes them away
+    #[arg(long, value_name = "JSON", value_parser = object)]
+    metadata: Option<Value>,
+    /// The one upstream that the key's requests go to, by name or id
+    #[arg(long, value_name = "UPSTREAM")]
+    upstream: Option<String>,
+    /// Let the key's pools follow when that upstream cannot answer
+    #[arg(long, requires = "upstream")]
+    upstream_fallback: bool,
+}
+
+/// A JSON object.
+fn object(text: &str) -> Result<Value, String> {
+    match serde_json::from_str(text) {
+        Ok(Value::Object(members)) => Ok(Value::Object(members)),
+        _ => Err("expected a JSON object".to_owned()),
+    }
 }
 
 /// A creation that says nothing leaves it to the tenant's default.
@@ -142,15 +181,20 @@ pub(super) struct Expiry {
     /// It does not expire
     #[arg(long)]
     never_expires: bool,
+    /// From its first accepted request on, such as 30d or 12h
+    #[arg(long, value_name = "DURATION")]
+    expires_after_first_use: Option<String>,
 }
 
 const COLUMNS: [Field; 6] =
     [("id", "/id"), ("name", "/name"), ("state", "/state"), ("expires", "/expires_at"), ("pools", "/pools"), ("version", "/version")];
-const FIELDS: [Field; 19] = [
+const FIELDS: [Field; 25] = [
     ("id", "/id"),
     ("name", "/name"),
     ("state", "/state"),
     ("expires", "/expires_at"),
+    ("after first use", "/expires_after_first_use"),
+    ("first used", "/first_used_at"),
     ("description", "/description"),
     ("owner", "/owner"),
     ("tags", "/tags"),
@@ -159,25 +203,34 @@ const FIELDS: [Field; 19] = [
     ("endpoints", "/endpoints"),
     ("requests/minute", "/limits/requests_per_minute"),
     ("concurrency", "/limits/concurrency"),
+    ("metadata", "/metadata"),
+    ("upstream", "/upstream"),
+    ("or its pools", "/upstream_fallback"),
     ("secrets", "/secrets"),
     ("created", "/created_at"),
     ("renewed", "/renewed_at"),
     ("rotated", "/rotated_at"),
     ("disabled", "/disabled"),
     ("revoked", "/revoked"),
+    ("archived", "/archived"),
     ("version", "/version"),
 ];
 
+const PURGED: [Field; 3] = [("id", "/id"), ("erased", "/erased"), ("sequence", "/sequence")];
 pub(super) const FENCE: [Field; 5] =
     [("reached", "/reached"), ("nodes", "/nodes"), ("elapsed ms", "/elapsed_ms"), ("missing", "/missing"), ("not live", "/not_live")];
 
 pub(super) async fn run(command: KeysCommand, client: &Client, output: &mut Output) -> Result<(), Failure> {
     match command {
         KeysCommand::Create(create) => {
-            let Create { name, count, expiry, details } = *create;
+            let Create { name, count, expiry, details, secret_file, allow_weak } = *create;
             let mut body = details.body();
             body.insert("name".to_owned(), name.into());
             body.extend(expiry.body());
+            if let Some(file) = secret_file {
+                body.insert("secret".to_owned(), read_secret(&file)?.trim().into());
+                body.insert("allow_weak".to_owned(), allow_weak.into());
+            }
             if count.is_meant() {
                 return count.run(body.into(), client, output).await;
             }
@@ -189,20 +242,23 @@ pub(super) async fn run(command: KeysCommand, client: &Client, output: &mut Outp
         }
         KeysCommand::Show { id } => shown(&client.send(Call::get(&["keys", &id])).await?, output),
         KeysCommand::Update(update) => {
-            let Update { target: Target { id, many }, name, details, no_limits, if_version } = *update;
+            let Update { target: Target { id, many }, name, details, no_limits, no_upstream, if_version } = *update;
             let mut body = details.body();
             body.extend(name.map(|name| ("name".to_owned(), name.into())));
             body.extend(no_limits.then(|| ("limits".to_owned(), json!({}))));
+            body.extend(no_upstream.then(|| ("upstream".to_owned(), Value::Null)));
             if many.is_meant() {
                 return many.run("change", body.into(), client, output).await;
             }
             shown(&client.send(Call::new(Method::PATCH, &["keys", &id]).body(body.into()).if_version(if_version)).await?, output)
         }
-        KeysCommand::Renew { target: Target { many, .. }, expiry } if many.is_meant() => {
-            many.run("renew", expiry.required()?.into(), client, output).await
-        }
-        KeysCommand::Renew { target: Target { id, .. }, expiry } => {
-            shown(&act(client, &id, "renew", expiry.required()?.into()).await?, output)
+        KeysCommand::Renew { target: Target { id, many }, expiry, enable } => {
+            let mut body = expiry.required()?;
+            body.insert("enable".to_owned(), enable.into());
+            if many.is_meant() {
+                return many.run("renew", body.into(), client, output).await;
+            }
+            renewed(&act(client, &id, "renew", body.into()).await?, output)
         }
         KeysCommand::Rotate { id, overlap, finish_previous } => {
             let mut body = json!({ "finish_previous": finish_previous });
@@ -211,6 +267,10 @@ pub(super) async fn run(command: KeysCommand, client: &Client, output: &mut Outp
             }
             issued(&act(client, &id, "rotate", body).await?, output)
         }
+        KeysCommand::FinishRotation { id } => shown(&act(client, &id, "finish-rotation", json!({})).await?, output),
+        KeysCommand::Archive(Because { id, reason }) => shown(&act(client, &id, "archive", json!({ "reason": reason })).await?, output),
+        KeysCommand::Restore { id } => shown(&act(client, &id, "restore", json!({})).await?, output),
+        KeysCommand::Purge { id } => purged(&act(client, &id, "purge", json!({})).await?, output),
         KeysCommand::Disable(BecauseOf { target: Target { id, many }, reason }) => {
             let body = json!({ "reason": reason });
             if many.is_meant() {
@@ -249,6 +309,27 @@ fn revoked(answer: &Value, output: &mut Output) -> Result<(), Failure> {
     Err(Failure::Findings)
 }
 
+/// What a renewal did not do is worth a word.
+fn renewed(answer: &Value, output: &mut Output) -> Result<(), Failure> {
+    shown(answer, output)?;
+    match (answer["reenabled"].as_bool(), answer["key"]["state"].as_str()) {
+        (Some(true), _) => output.note("The key is active again."),
+        (_, Some("disabled")) => output.note("The key is still disabled: a renewal lifts that only with --enable."),
+        _ => {}
+    }
+    Ok(())
+}
+
+fn purged(answer: &Value, output: &mut Output) -> Result<(), Failure> {
+    output.answer(answer, |answer| render::block(answer, &PURGED))?;
+    if answer["erased"] != json!(true) {
+        output.note(
+            "The key is gone, but its description and reasons are not destroyed yet: the key store could not be reached. Purge again.",
+        );
+    }
+    Ok(())
+}
+
 async fn act(client: &Client, id: &str, verb: &str, body: Value) -> Result<Value, Failure> {
     client.send(Call::new(Method::POST, &["keys", id, verb]).body(body)).await
 }
@@ -260,7 +341,10 @@ fn shown(answer: &Value, output: &mut Output) -> Result<(), Failure> {
 /// The secret stands on a line of its own, so that it can be marked and copied; nothing else goes to where scripts read it.
 fn issued(answer: &Value, output: &mut Output) -> Result<(), Failure> {
     output.answer(answer, |answer| format!("{}\n\n{}", render::block(&answer["key"], &FIELDS), render::cell(answer.get("secret"))))?;
+    let is_brought =
+        answer["key"]["secrets"].as_array().and_then(|secrets| secrets.last()).is_some_and(|last| last["brought"] == json!(true));
     match answer["secret"].as_str() {
+        None if is_brought => output.note("The key has the secret that was brought; the relay keeps only a hash of it."),
         Some(_) => output.note("The secret is shown this once. Keep it now; the relay has only its hash."),
         None => output.note("The secret was shown more than 24 hours ago and is not kept. Rotate the key for a new one."),
     }
@@ -283,6 +367,9 @@ impl Details {
             ("models", list(self.models)),
             ("endpoints", list(self.endpoints)),
             ("limits", (!limits.is_empty()).then_some(limits.into())),
+            ("metadata", self.metadata),
+            ("upstream_fallback", self.upstream.is_some().then_some(self.upstream_fallback.into())),
+            ("upstream", self.upstream.map(Value::from)),
         ];
         members.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
     }
@@ -292,13 +379,18 @@ impl Expiry {
     /// For a command to which no tenant has a default.
     fn required(self) -> anyhow::Result<Map<String, Value>> {
         let body = self.body();
-        anyhow::ensure!(!body.is_empty(), "give one of --expires-in, --expires-at and --never-expires");
+        anyhow::ensure!(!body.is_empty(), "give one of --expires-in, --expires-at, --expires-after-first-use and --never-expires");
         Ok(body)
     }
 
     fn body(self) -> Map<String, Value> {
         let never = self.never_expires.then(|| "never".to_owned());
-        let members = [("expires_in", self.expires_in), ("expires_at", self.expires_at), ("expires", never)];
+        let members = [
+            ("expires_in", self.expires_in),
+            ("expires_at", self.expires_at),
+            ("expires", never),
+            ("expires_after_first_use", self.expires_after_first_use),
+        ];
         members.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?.into()))).collect()
     }
 }

@@ -1,7 +1,12 @@
 //! What the commands on keys, upstreams and pools share.
 
+use std::io::Read as _;
+use std::path::Path;
+
+use anyhow::Context as _;
 use clap::Args;
 use serde_json::{Value, json};
+use zeroize::Zeroizing;
 
 use super::client::{Call, Client};
 use super::failure::Failure;
@@ -60,4 +65,15 @@ pub(super) async fn list_where(
 
 pub(super) fn rows<'a>(page: &'a Value, noun: &str) -> &'a [Value] {
     page[noun].as_array().map(Vec::as_slice).unwrap_or_default()
+}
+
+/// A secret in a file, or on standard input with `-`.
+pub(super) fn read_secret(file: &Path) -> anyhow::Result<Zeroizing<String>> {
+    let mut text = Zeroizing::new(String::new());
+    if file == Path::new("-") {
+        std::io::stdin().lock().read_to_string(&mut text).context("cannot read the secret from standard input")?;
+    } else {
+        *text = std::fs::read_to_string(file).with_context(|| format!("cannot read the secret from {}", file.display()))?;
+    }
+    Ok(text)
 }

@@ -1,20 +1,17 @@
 //! `keyrelay upstreams`: accounts at providers.
 
 use std::collections::BTreeMap;
-use std::io::Read as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use http::Method;
 use serde_json::{Map, Value, json};
-use zeroize::Zeroizing;
 
 use super::client::{Call, Client};
 use super::failure::Failure;
 use super::output::Output;
 use super::render::{self, Field};
-use super::resource::{Because, Listing, list, rows};
+use super::resource::{Because, Listing, list, read_secret, rows};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum UpstreamsCommand {
@@ -173,7 +170,7 @@ impl Details {
     fn body(self, environment: &BTreeMap<String, String>) -> anyhow::Result<Map<String, Value>> {
         let from_environment = || environment.get("KEYRELAY_CREDENTIAL").filter(|secret| !secret.is_empty()).cloned();
         let credential = match self.credential_file {
-            Some(file) => Some(read_credential(&file)?.trim().to_owned()),
+            Some(file) => Some(read_secret(&file)?.trim().to_owned()),
             None => self.credential.or_else(from_environment),
         };
         let members = [
@@ -187,14 +184,4 @@ impl Details {
         ];
         Ok(members.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect())
     }
-}
-
-fn read_credential(file: &Path) -> anyhow::Result<Zeroizing<String>> {
-    let mut text = Zeroizing::new(String::new());
-    if file == Path::new("-") {
-        std::io::stdin().lock().read_to_string(&mut text).context("cannot read the credential from standard input")?;
-    } else {
-        *text = std::fs::read_to_string(file).with_context(|| format!("cannot read the credential from {}", file.display()))?;
-    }
-    Ok(text)
 }

@@ -18,3 +18,6 @@ pub(super) const DRAIN_TIMEOUT: Duration = Duration::from_secs(25);
 
 /// One permit in a hundred: enough to compare a candidate with, and little beside the usage that every request writes.
 pub(super) const DECISION_SAMPLE_PPM: PartsPerMillion = PartsPerMillion::new(10_000);
+
+/// Nothing waits for it: requests are refused by the time itself. Often enough for people who read the log.
+pub(super) const EXPIRY_INTERVAL: Duration = Duration::from_secs(3600);

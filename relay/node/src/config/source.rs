@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 use super::value::Value;
 
 /// The sections; a setting is in one of them, or is `data`.
-const SECTIONS: [&str; 8] = ["relay", "admin", "log", "nats", "vault", "policy", "projector", "usage"];
+const SECTIONS: [&str; 9] = ["relay", "admin", "log", "nats", "vault", "policy", "control", "projector", "usage"];
 /// Variables of the command line that happen to begin like a section.
 const NOT_SETTINGS: [&str; 1] = ["KEYRELAY_ADMIN_URL"];
 

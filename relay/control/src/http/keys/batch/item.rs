@@ -1,7 +1,7 @@
 //! What a batch does, to which keys, and what one of them came to.
 
 use projector::Versioned;
-use schemas::key::{Expiry, Key, KeyCommand, KeyState, Term};
+use schemas::key::{Expiry, Key, KeyCommand, KeyState, NewSecret, SecretScheme, Term};
 use schemas::{Actor, Command, CommandId, Digest, KeyId, Sequence, Stream, TenantId, Timestamp, Version, client_key};
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -14,7 +14,7 @@ use crate::http::app::App;
 use crate::http::conventions::{Mutation, Reason, term};
 use crate::http::error::ApiError;
 use crate::http::keys::listing::KeyChoice;
-use crate::http::keys::{KeyChange, NewKey, change, creation, key_of, parse_id, seal_text};
+use crate::http::keys::{KeyChange, NewKey, Renewal, change, creation, key_of, parse_id, seal_text};
 use crate::secrets::BatchSeed;
 
 /// What is done to each key.
@@ -22,7 +22,10 @@ pub(super) enum Deed {
     Create(NewKey),
     Change(KeyChange),
     /// The same time for all, whenever their turn comes.
-    Renew(Term),
+    Renew {
+        term: Term,
+        enable: bool,
+    },
     Disable(Option<String>),
     Enable,
     Revoke(Option<String>),
@@ -79,7 +82,14 @@ impl Plan {
     pub(super) async fn of(app: &App, mutation: Mutation<Batch>) -> Result<Self, ApiError> {
         let Mutation { caller, body, command_id: batch, request_digest, .. } = mutation;
         let Batch { create, change, renew, disable, enable, revoke, keys, filter, dry_run } = body;
-        let renew = renew.map(|to| term(app.now(), to.expires_in, to.expires_at, to.expires).map(Deed::Renew)).transpose()?;
+        let renewal = |to: Renewal| {
+            let term = term(app.now(), to.expires_in, to.expires_at, to.expires, to.expires_after_first_use)?;
+            Ok::<_, ApiError>(Deed::Renew { term, enable: to.enable })
+        };
+        let renew = renew.map(renewal).transpose()?;
+        if create.as_ref().is_some_and(|create| create.key.secret.is_some()) {
+            return Err(bad("a secret is brought to one key, not to many"));
+        }
         let mut new = None;
         let create = create.map(|create| {
             new = Some((create.count, create.first, NamePattern::parse(&create.key.name)));
@@ -169,10 +179,11 @@ impl Plan {
         Ok(match &self.deed {
             Deed::Create(body) => {
                 let Target::New { name, .. } = &item.target else { return Err(ApiError::NotFound("such key")) };
-                creation(app, stream, &NewKey { name: name.clone(), ..body.clone() }, hash).await?
+                creation(app, stream, &NewKey { name: name.clone(), ..body.clone() }, NewSecret { hash, scheme: SecretScheme::Issued })
+                    .await?
             }
             Deed::Change(body) => change(app, stream, body).await?,
-            Deed::Renew(term) => KeyCommand::Renew { term: *term, enable: false },
+            Deed::Renew { term, enable } => KeyCommand::Renew { term: *term, enable: *enable },
             Deed::Disable(reason) => KeyCommand::Disable { reason: seal_text(app, stream, reason.as_deref()).await? },
             Deed::Enable => KeyCommand::Enable,
             Deed::Revoke(reason) => KeyCommand::Revoke { reason: seal_text(app, stream, reason.as_deref()).await? },

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use projector::Versioned;
 use schemas::aggregate::At;
-use schemas::key::{Key, KeyCommand};
+use schemas::key::{Key, KeyCommand, NewSecret, SecretScheme};
 use schemas::{Aggregate, Command, Context, Digest, apply, decide};
 use serde::Serialize;
 use serde_json::Value;
@@ -50,14 +50,14 @@ async fn difference(app: &App, plan: &Plan, item: &Item) -> Result<ItemLine, Api
         (Deed::Create(body), Target::New { name, .. }) => {
             description = body.description.clone();
             let body = NewKey { name: name.clone(), description: None, ..body.clone() };
-            creation(app, &stream, &body, Digest::from_bytes([0; 32])).await?
+            creation(app, &stream, &body, NewSecret { hash: Digest::from_bytes([0; 32]), scheme: SecretScheme::Issued }).await?
         }
         (Deed::Create(_), _) => return Err(ApiError::NotFound("such key")),
         (Deed::Change(body), _) => {
             description = body.description.clone().flatten();
             change(app, &stream, &KeyChange { description: body.description.as_ref().map(|_| None), ..body.clone() }).await?
         }
-        (Deed::Renew(term), _) => KeyCommand::Renew { term: *term, enable: false },
+        (Deed::Renew { term, enable }, _) => KeyCommand::Renew { term: *term, enable: *enable },
         (Deed::Disable(_), _) => KeyCommand::Disable { reason: None },
         (Deed::Enable, _) => KeyCommand::Enable,
         (Deed::Revoke(_), _) => KeyCommand::Revoke { reason: None },
