@@ -28,13 +28,12 @@ pub(super) async fn run(reader: OutboxReader, commands: Commands, tracker: TaskT
         tracker.spawn(async move {
             let _turn = turn;
             match stop.run_until_cancelled(execute(&commands, &outbound)).await {
-                None => {}
-                Some(true) => reader.done(&outbound),
-                Some(false) => {
-                    if stop.run_until_cancelled(tokio::time::sleep(PAUSE)).await.is_some() {
-                        reader.again(outbound);
-                    }
-                }
+                None => return,
+                Some(true) => return reader.done(&outbound),
+                Some(false) => {}
+            }
+            if stop.run_until_cancelled(tokio::time::sleep(PAUSE)).await.is_some() {
+                reader.again(outbound);
             }
         });
     }
