@@ -10,6 +10,7 @@ use tests::{World, wait};
 
 const KEYS: usize = 200;
 
+#[allow(clippy::disallowed_methods, reason = "a test stands outside the node and has the machine's clock")]
 fn now() -> Result<Timestamp> {
     let since = SystemTime::now().duration_since(UNIX_EPOCH)?;
     Ok(Timestamp::from_micros(u64::try_from(since.as_micros())?))
