@@ -83,6 +83,7 @@ fn rows() -> Vec<(&'static str, Asked)> {
         ("PATCH /keys/{id}", InTenant("/keys/$key", json!({ "name": "taken" }), 404)),
         ("POST /keys/{id}/renew", InTenant("/keys/$key/renew", json!({ "expires_in": "5d" }), 404)),
         ("POST /keys/{id}/rotate", InTenant("/keys/$key/rotate", json!({}), 404)),
+        ("POST /keys/{id}/finish-rotation", InTenant("/keys/$key/finish-rotation", json!({}), 404)),
         ("POST /keys/{id}/disable", InTenant("/keys/$key/disable", json!({ "reason": "mine now" }), 404)),
         ("POST /keys/{id}/enable", InTenant("/keys/$key/enable", json!({}), 404)),
         ("POST /keys/batch", batch(json!({ "keys": ["$key"], "disable": {} }))),
@@ -106,6 +107,9 @@ fn rows() -> Vec<(&'static str, Asked)> {
         ("POST /bindings/{id}/rollback", InTenant("/bindings/$binding/rollback", json!({}), 404)),
         ("DELETE /bindings/{id}", InTenant("/bindings/$binding", Value::Null, 404)),
         ("POST /keys/{id}/revoke", InTenant("/keys/$key/revoke", json!({ "reason": "mine now" }), 404)),
+        ("POST /keys/{id}/archive", InTenant("/keys/$key/archive", json!({ "reason": "mine now" }), 404)),
+        ("POST /keys/{id}/restore", InTenant("/keys/$key/restore", json!({}), 404)),
+        ("POST /keys/{id}/purge", InTenant("/keys/$key/purge", json!({}), 404)),
         ("DELETE /upstreams/{id}", InTenant("/upstreams/$upstream", Value::Null, 404)),
         ("DELETE /pools/{id}", InTenant("/pools/$pool", Value::Null, 404)),
         // The same bytes are a policy of each tenant's own; then alpha can bind it, but to nothing of bravo.
