@@ -24,12 +24,11 @@ const KEYS: usize = 300;
 /// What must not change, whatever log is underneath.
 async fn shown(admin: &Admin) -> Result<Value> {
     let log = admin.get("/log").await?.success()?;
-    let keys = admin.get("/keys?limit=1000").await?.success()?;
     let upstreams = admin.get("/upstreams").await?.success()?;
     let bindings = admin.get("/bindings").await?.success()?;
     Ok(json!({
         "cluster": log["cluster"], "position": log["position"], "root": log["root"], "void": log["void"],
-        "keys": keys["keys"], "upstreams": upstreams["upstreams"], "bindings": bindings["bindings"], "events": admin.events().await?,
+        "keys": admin.keys().await?, "upstreams": upstreams["upstreams"], "bindings": bindings["bindings"], "events": admin.events().await?,
     }))
 }
 

@@ -26,8 +26,8 @@ fn number_after(line: &str, field: &str) -> Option<u64> {
 
 async fn shown(cluster: &Cluster, index: usize) -> Result<Value> {
     let admin = cluster.admin(index)?;
-    let (log, keys) = (admin.get("/log").await?.success()?, admin.get("/keys?limit=1000").await?.success()?);
-    Ok(json!({ "position": log["position"], "root": log["root"], "keys": keys["keys"] }))
+    let log = admin.get("/log").await?.success()?;
+    Ok(json!({ "position": log["position"], "root": log["root"], "keys": admin.keys().await? }))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
