@@ -123,12 +123,10 @@ impl Admin {
         Ok(shown["key"].take())
     }
 
-    /// The first thousand keys as the log has made them: without their last use, which is summed up behind the requests.
+    /// The first thousand keys as the log has made them, see [`without_use`].
     pub async fn keys(&self) -> Result<Value> {
         let mut page = self.get("/keys?limit=1000").await?.success()?;
-        for key in page["keys"].as_array_mut().into_iter().flatten().filter_map(Value::as_object_mut) {
-            key.remove("last_used_at").context("when a key was last used")?;
-        }
+        page["keys"].as_array_mut().into_iter().flatten().for_each(without_use);
         Ok(page["keys"].take())
     }
 
@@ -210,5 +208,15 @@ impl Used {
     pub fn parse(row: &Value) -> Self {
         let number = |name: &str| row[name].as_u64().unwrap_or_default();
         Self { requests: number("requests"), input_tokens: number("input_tokens"), output_tokens: number("output_tokens") }
+    }
+}
+
+/// Takes out of a key what is summed up behind the requests, and neither travels with the key nor is there at once.
+pub fn without_use(key: &mut Value) {
+    for member in ["last_used_at", "requests"] {
+        key.as_object_mut().map(|key| key.remove(member));
+        for secret in key["secrets"].as_array_mut().into_iter().flatten().filter_map(Value::as_object_mut) {
+            secret.remove(member);
+        }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! The head stands first and counts what follows, so the body is written aside, counted and hashed before anything goes out.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs::File;
 use std::io::{self, BufWriter, Seek as _, Write};
 
@@ -17,7 +17,7 @@ use schemas::pool::Pool;
 use schemas::tenant::{Tenant, TenantChanged};
 use schemas::time::day_text;
 use schemas::upstream::Upstream;
-use schemas::{Aggregate, CredentialId, Digest, KeyId, Sealed, StreamKind, TenantId, UpstreamId};
+use schemas::{Aggregate, CredentialId, Digest, KeyId, PoolId, Sealed, StreamKind, TenantId, UpstreamId};
 use thiserror::Error;
 use tokio::runtime::Handle;
 use vault::{NoRandomness, UnsealError, UnsealFieldError};
@@ -135,7 +135,10 @@ impl Writer<'_> {
     fn kind(&self, kind: Kind, body: &mut Body) -> Result<(), ExportError> {
         match kind {
             Kind::Tenants => self.each(StreamKind::Tenant, body, |aggregate| self.tenant(aggregate)),
-            Kind::Pools => self.each(StreamKind::Pool, body, |aggregate| self.pool(aggregate)),
+            Kind::Pools => {
+                self.each(StreamKind::Pool, body, |aggregate| self.pool(aggregate))?;
+                self.forgotten_pools(body)
+            }
             Kind::Prices => self.each(StreamKind::Pool, body, |aggregate| self.prices(aggregate)),
             Kind::Upstreams => {
                 let credentials = self.credentials()?;
@@ -151,14 +154,14 @@ impl Writer<'_> {
         }
     }
 
-    fn each(
+    fn each<L: IntoIterator<Item = Line>>(
         &self,
         kind: StreamKind,
         body: &mut Body,
-        line: impl Fn(Aggregate) -> Result<Option<Line>, ExportError>,
+        mut lines: impl FnMut(Aggregate) -> Result<L, ExportError>,
     ) -> Result<(), ExportError> {
         for aggregate in self.whole.aggregates(kind) {
-            if let Some(line) = line(aggregate.map_err(ExportError::Models)?.value)? {
+            for line in lines(aggregate.map_err(ExportError::Models)?.value)? {
                 body.line(&line)?;
             }
         }
@@ -176,6 +179,28 @@ impl Writer<'_> {
     fn pool(&self, aggregate: Aggregate) -> Result<Option<Line>, ExportError> {
         let Aggregate::Pool(Pool { id, tenant, name, created_at, removed, .. }) = aggregate else { return Ok(None) };
         Ok(Some(Line::Pool(PoolLine { tenant, id, name, created_at, removed })))
+    }
+
+    /// The pools that keys name and this cluster has never had: they were removed where the keys were imported from.
+    fn forgotten_pools(&self, body: &mut Body) -> Result<(), ExportError> {
+        let mut known = HashSet::new();
+        for aggregate in self.whole.aggregates(StreamKind::Pool) {
+            if let Aggregate::Pool(pool) = aggregate.map_err(ExportError::Models)?.value {
+                known.insert((pool.tenant, pool.id));
+            }
+        }
+        self.each(StreamKind::Key, body, |aggregate| {
+            let Aggregate::Key(key) = aggregate else { return Ok(Vec::new()) };
+            let named = key.details.pools.iter().filter(|pool| known.insert((key.tenant.clone(), **pool)));
+            let line = |id: &PoolId| PoolLine {
+                tenant: key.tenant.clone(),
+                id: *id,
+                name: id.to_string(),
+                created_at: key.created_at,
+                removed: true,
+            };
+            Ok(named.map(|id| Line::Pool(line(id))).collect())
+        })
     }
 
     fn prices(&self, aggregate: Aggregate) -> Result<Option<Line>, ExportError> {
