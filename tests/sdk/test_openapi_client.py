@@ -13,6 +13,7 @@ content_type_overrides:
   application/x-tar: application/octet-stream
   application/wasm: application/octet-stream
   application/jsonl: application/octet-stream
+  application/x-ndjson: application/octet-stream
   application/openmetrics-text: text/plain
 post_hooks: []
 """

@@ -1,7 +1,7 @@
 //! Export and import of data: a file of JSON lines that holds what the read models know, and the commands that make it so elsewhere.
 //!
-//! [`file`] is the file's frame (head, kinds, digest), [`line`] its lines, [`privacy`] what becomes of secrets and personal texts in it.
-//! [`export`] writes one from the rows of one moment. [`import`] takes one in: the whole file is checked before anything is appended, and every
+//! `file` is the file's frame (head, kinds, digest), `line` its lines, `privacy` what becomes of secrets and personal texts in it.
+//! `export` writes one from the rows of one moment. `import` takes one in: the whole file is checked before anything is appended, and every
 //! line then is a command whose id derives from the file and the line, so that doing it again changes nothing.
 //!
 //! A file holds no plaintext of a secret: hashes of 256-bit random secrets may travel, since there is nothing to guess; credentials and

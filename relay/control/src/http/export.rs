@@ -36,6 +36,7 @@ pub(super) struct Selection {
     #[serde(default)]
     sanitize: bool,
     #[serde(default)]
+    #[param(inline)]
     format: Format,
 }
 

@@ -54,7 +54,7 @@ pub(super) struct Manner {
 #[utoipa::path(post, path = "/import", tag = "data", operation_id = "import_data",
     params(Manner, ("Keyrelay-Passphrase" = Option<String>, Header, description = "What the file's secrets are sealed under")),
     request_body(content = String, content_type = "application/x-ndjson", description = "The file"),
-    responses((status = 200, content_type = "application/x-ndjson", body = Told,
+    responses((status = 200, content_type = "application/x-ndjson", body = String,
         description = "One JSON object a line: `plan`, then an `item` for each line, then `done`, or `stopped` where it must be sent again"),
         MutationProblems))]
 pub(super) async fn import(

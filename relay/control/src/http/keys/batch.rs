@@ -161,7 +161,11 @@ pub(in crate::http) struct Counts {
 /// itself: its line says why, and the others are done.
 #[utoipa::path(post, path = "/keys/batch", tag = "keys", operation_id = "batch_keys", request_body = Batch,
     params(("Idempotency-Key" = Option<String>, Header, description = "Makes the batch resumable; one is drawn and told if none is sent")),
-    responses((status = 200, content_type = "application/x-ndjson", body = BatchLine), MutationProblems))]
+    responses((status = 200, content_type = "application/x-ndjson", body = String,
+        description = "One JSON object a line, told apart by `type`: one `begin` (with the `idempotency_key`), an `item` for each key in the order \
+            of the items (`index`, `id`, `status`, `outcome`, its `secret` where one was made, `code` and `detail` of a failure), one `end` (`counts`, `done`). \
+            An answer without `end` was cut off"),
+        MutationProblems))]
 pub(in crate::http) async fn run(State(app): State<App>, request: Request) -> Result<Response, ApiError> {
     let idempotency_key = idempotency_key(request.headers())?;
     let mut mutation = Mutation::<Batch>::of_json(request, BODY_BYTES_MAX, &app).await?;
