@@ -114,10 +114,14 @@ impl Traffic {
     /// Waits until so many writes more than now are acknowledged: what was done to the cluster is over.
     pub async fn goes_on(&self, writes: usize, within: Duration) -> Result<()> {
         let reached = self.recorder.look(|history| history.acknowledged()) + writes;
-        wait::until_within(within, &format!("{writes} more acknowledged writes"), || async {
+        let what = format!("{writes} more acknowledged writes");
+        let went = wait::until_within(within, &what, || async {
             Ok(self.recorder.look(|history| (history.acknowledged() >= reached).then_some(())))
+        });
+        went.await.with_context(|| {
+            let last = self.recorder.look(|history| history.writes.last().cloned());
+            format!("of {reached} there are {}, the last write is {last:?}", self.recorder.look(|history| history.acknowledged()))
         })
-        .await
     }
 
     /// Goes on for a while.
