@@ -61,7 +61,7 @@ impl Verdict {
         self.oblige(Obligation::CapParallel(requests))
     }
 
-    /// The usage record carries this tag.
+    /// The decision's record carries this tag, and is always kept.
     #[must_use]
     pub fn tag_usage(self, name: &str, value: &str) -> Self {
         self.oblige(Obligation::TagUsage(Attribute { name: name.to_owned(), value: value.to_owned() }))

@@ -6,7 +6,6 @@
 use schemas::{ClusterId, Digest, Sequence, Timestamp};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
-use utoipa::ToSchema;
 use vault::{PassphraseKey, StretchError, Stretching};
 
 /// The format that this release writes, and the only one that it reads.
@@ -19,7 +18,7 @@ const DIGEST_DOMAIN: &str = "keyrelay 2026 export file v1";
 const BLANK: Digest = Digest::from_bytes([0; 32]);
 
 /// What a file can hold, in the order of its lines: what a line refers to stands before it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
     Tenants,
@@ -61,7 +60,7 @@ impl Kind {
 }
 
 /// How many lines of a kind a file has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Count {
     pub kind: Kind,
@@ -69,7 +68,7 @@ pub struct Count {
 }
 
 /// Something that the file does not hold, and why.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LeftOut {
     pub what: String,
@@ -77,7 +76,7 @@ pub struct LeftOut {
 }
 
 /// How the file's secrets and personal texts are sealed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SealingTerms {
     /// `argon2id-xchacha20poly1305`.
@@ -91,7 +90,7 @@ pub struct SealingTerms {
 }
 
 /// The first line of a file.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Head {
     /// The file's format, 1.

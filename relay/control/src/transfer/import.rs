@@ -65,7 +65,7 @@ pub(crate) struct LineFault {
 }
 
 /// Everything that is told about an import, one JSON object a line.
-#[derive(Debug, Clone, Serialize, ToSchema)]
+#[derive(Debug, Clone, Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub(crate) enum Told {
     /// First: what will be done, or in a dry run would be.
@@ -78,7 +78,7 @@ pub(crate) enum Told {
     Done(Tally),
 }
 
-#[derive(Debug, Clone, Serialize, ToSchema)]
+#[derive(Debug, Clone, Serialize)]
 pub(crate) struct Plan {
     /// The file's.
     pub(crate) digest: Digest,
@@ -90,7 +90,7 @@ pub(crate) struct Plan {
 }
 
 /// How many objects come to what.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, ToSchema)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub(crate) struct Tally {
     pub(crate) created: u64,
     pub(crate) changed: u64,
@@ -103,7 +103,7 @@ pub(crate) struct Tally {
     pub(crate) failed: u64,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Outcome {
     Created,
@@ -124,7 +124,7 @@ pub(crate) enum Outcome {
     Failed,
 }
 
-#[derive(Debug, Clone, Serialize, ToSchema)]
+#[derive(Debug, Clone, Serialize)]
 pub(crate) struct Item {
     /// Of the file; none of what is pruned.
     pub(crate) line: Option<u64>,
@@ -139,7 +139,7 @@ pub(crate) struct Item {
     pub(crate) detail: Option<String>,
 }
 
-#[derive(Debug, Clone, Serialize, ToSchema)]
+#[derive(Debug, Clone, Serialize)]
 pub(crate) struct Stopped {
     pub(crate) code: &'static str,
     pub(crate) detail: String,

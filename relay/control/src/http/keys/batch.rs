@@ -85,7 +85,7 @@ const fn first() -> u64 {
 }
 
 /// One line of the answer: one `begin`, an `item` for each key in the order of the items, one `end`. An answer without `end` was cut off.
-#[derive(Serialize, ToSchema)]
+#[derive(Serialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub(in crate::http) enum BatchLine {
     Begin {
@@ -105,7 +105,7 @@ pub(in crate::http) enum BatchLine {
 }
 
 /// What one item came to.
-#[derive(Default, Serialize, ToSchema)]
+#[derive(Default, Serialize)]
 pub(in crate::http) struct ItemLine {
     /// Place among the items, from 0.
     index: usize,
@@ -125,7 +125,6 @@ pub(in crate::http) struct ItemLine {
     #[serde(flatten)]
     after: Option<item::After>,
     /// Of a key that was created: `sk-kr-…`, shown to whoever sends this batch under its `Idempotency-Key` within 24 hours.
-    #[schema(value_type = Option<String>)]
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "secret_text")]
     secret: Option<Zeroizing<String>>,
     /// Of a dry run: what would change, member by member.
@@ -134,7 +133,7 @@ pub(in crate::http) struct ItemLine {
 }
 
 /// How an item ended.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, ToSchema)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(in crate::http) enum Outcome {
     /// It has a record; with `dry_run`, it would have one.
@@ -148,7 +147,7 @@ pub(in crate::http) enum Outcome {
 }
 
 /// Items by how they ended.
-#[derive(Debug, Default, Serialize, ToSchema)]
+#[derive(Debug, Default, Serialize)]
 pub(in crate::http) struct Counts {
     changed: u64,
     repeated: u64,

@@ -4,7 +4,6 @@ use projector::Versioned;
 use schemas::key::{Expiry, Key, KeyCommand, KeyState, NewSecret, SecretScheme, Term};
 use schemas::{Actor, Command, CommandId, Digest, KeyId, Sequence, Stream, TenantId, Timestamp, Version, client_key};
 use serde::Serialize;
-use utoipa::ToSchema;
 use zeroize::Zeroizing;
 
 use super::pattern::NamePattern;
@@ -68,7 +67,7 @@ pub(super) enum Target {
 }
 
 /// A key after a command, as far as a line tells.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Serialize)]
 pub(in crate::http) struct After {
     state: KeyState,
     expires_at: Option<Timestamp>,

@@ -8,7 +8,6 @@ use schemas::key::{Key, KeyCommand, NewSecret, SecretScheme};
 use schemas::{Aggregate, Command, Context, Digest, apply, decide};
 use serde::Serialize;
 use serde_json::Value;
-use utoipa::ToSchema;
 
 use super::item::{Deed, Item, Plan, Target, told};
 use super::{ItemLine, Outcome};
@@ -19,19 +18,16 @@ use crate::http::keys::{KeyChange, NewKey, change, creation, view};
 use crate::tenants;
 
 /// Members of a key that would be others, by name.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Serialize)]
 pub(in crate::http) struct Difference {
     /// The events that would be recorded.
     events: Vec<&'static str>,
-    #[schema(value_type = Object)]
     members: BTreeMap<String, Change>,
 }
 
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Serialize)]
 struct Change {
-    #[schema(value_type = Object)]
     from: Value,
-    #[schema(value_type = Object)]
     to: Value,
 }
 
