@@ -1,14 +1,15 @@
 //! From the spool into the stream: everything once, in order, whatever is ended at whatever step.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_nats::jetstream;
+use async_nats::jetstream::context::PublishErrorKind;
 use async_nats::{Client, HeaderMap, header};
 use event_log::usage::{BATCH_BYTES_MAX, USAGE_STREAM, UsageAppendError, UsageAppended, UsageStream as _};
 use nats_server::{Cluster, Sync};
 use schemas::usage::UsageBatch;
 use schemas::{Digest, Sequence};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::backend::{Node, PATIENCE, client, open_bounded, open_spool, prepare, read};
 use crate::records::{batch, batches, record, sum};
@@ -20,9 +21,20 @@ async fn publish_unheard(client: &Client, batch: &UsageBatch, follows: u64) -> u
     headers.insert(header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, follows.to_string());
     headers.insert(header::NATS_MESSAGE_ID, Digest::blake3(&bytes).to_string());
     let subject = format!("kr.u.{}.{}", batch.node, batch.incarnation);
-    let ack = jetstream::new(client.clone()).publish_with_headers(subject, headers, bytes.into()).await.unwrap().await.unwrap();
-    assert!(!ack.duplicate);
-    ack.sequence
+    let context = jetstream::new(client.clone());
+    let begin = Instant::now();
+    loop {
+        let ack = context.publish_with_headers(subject.clone(), headers.clone(), bytes.clone().into()).await.unwrap().await;
+        match ack {
+            // A new stream is not known to every server at once, and nobody took the message then.
+            Err(error) if error.kind() == PublishErrorKind::StreamNotFound && begin.elapsed() < PATIENCE => sleep(Duration::from_millis(10)).await,
+            ack => {
+                let ack = ack.unwrap();
+                assert!(!ack.duplicate);
+                return ack.sequence;
+            }
+        }
+    }
 }
 
 /// How many messages the stream holds.
