@@ -1,0 +1,53 @@
+//! Personal texts of a line: opened with the file's passphrase, and sealed here.
+
+use schemas::{Sealed, Stream};
+use zeroize::Zeroizing;
+
+use super::{Import, Pass, PrepareError};
+use crate::transfer::line::{FactLine, SealedText};
+use crate::transfer::privacy::{open, place};
+
+/// The longest description or reason, as the API takes them.
+const TEXT_BYTES_MAX: usize = 4096;
+
+impl Import {
+    /// The reason of a fact, sealed here where the fact is new.
+    #[expect(clippy::too_many_arguments, reason = "where a text stands takes four words, and what becomes of it two")]
+    pub(super) fn reason(
+        &self,
+        stream: &Stream,
+        kind: &str,
+        id: impl std::fmt::Display,
+        member: &str,
+        fact: &FactLine,
+        pass: Pass,
+        is_new: bool,
+    ) -> Result<Option<Sealed>, PrepareError> {
+        let Some(reason) = &fact.reason else { return Ok(None) };
+        let text = self.text(kind, id, member, reason)?;
+        if is_new { self.sealed(stream, &text, pass).map(Some) } else { Ok(None) }
+    }
+
+    pub(super) fn sealed(&self, stream: &Stream, text: &str, pass: Pass) -> Result<Sealed, PrepareError> {
+        if text.len() > TEXT_BYTES_MAX {
+            return Err(PrepareError::line("bad_request", "a description or reason is too long"));
+        }
+        match pass {
+            Pass::Apply => Ok(self.app.vault.seal_field(stream, text)?),
+            // Only that there is another text counts here.
+            Pass::Look => Ok(Sealed { subject: stream.clone(), bytes: Vec::new() }),
+        }
+    }
+
+    pub(super) fn text(
+        &self,
+        kind: &str,
+        id: impl std::fmt::Display,
+        member: &str,
+        text: &SealedText,
+    ) -> Result<Zeroizing<String>, PrepareError> {
+        let fault = |detail: &str| PrepareError::line("bad_seal", format!("{member}: {detail}"));
+        let key = self.key.as_ref().ok_or_else(|| fault("the file's head says nothing of a passphrase"))?;
+        open(key, &place(kind, id, member), text).map_err(|error| fault(&error.to_string()))
+    }
+}
