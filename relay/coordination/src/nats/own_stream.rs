@@ -75,10 +75,23 @@ impl OwnStream {
         Ok(())
     }
 
+    /// A stream that was just made is not known to every server at once, and one that elects has nobody who takes the message. Then nothing was
+    /// stored, and the same is sent again until the caller's time is over.
     pub(crate) async fn publish(&self, subject: String, headers: HeaderMap, payload: Bytes) -> Result<PublishAck, Refusal> {
-        self.prepare().await.map_err(Refusal::Failed)?;
-        let sent = self.context.publish_with_headers(subject, headers, payload).await.map_err(|error| self.refusal(&error))?;
-        sent.await.map_err(|error| self.refusal(&error))
+        loop {
+            self.prepare().await.map_err(Refusal::Failed)?;
+            let sent = self.context.publish_with_headers(subject.clone(), headers.clone(), payload.clone()).await;
+            let error = match sent.map_err(|error| self.refusal(&error))?.await {
+                Ok(ack) => return Ok(ack),
+                Err(error) => error,
+            };
+            if error.kind() != PublishErrorKind::StreamNotFound {
+                return Err(self.refusal(&error));
+            }
+            // Whether it is there at all is looked at again; that costs one question.
+            self.is_prepared.store(false, Ordering::Release);
+            sleep(CONTENTION_PAUSE).await;
+        }
     }
 
     /// The last message on a subject, from the leader.
@@ -117,8 +130,6 @@ impl OwnStream {
                     return Refusal::Contention;
                 }
             }
-            // Also what a stream without a leader looks like; then looking again costs one question.
-            PublishErrorKind::StreamNotFound => self.is_prepared.store(false, Ordering::Release),
             _ => {}
         }
         Refusal::Failed(unavailable(error))

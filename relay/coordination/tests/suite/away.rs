@@ -13,7 +13,7 @@ const LONG: Duration = Duration::from_secs(60);
 /// Every call is answered within the bound, and says that nobody answers.
 async fn is_unavailable(nats: &dyn Coordination) {
     let is_away = |begin: Instant, error: CoordinationError| {
-        assert!(begin.elapsed() < ANSWER_WAIT + Duration::from_secs(1), "answered after {:?}", begin.elapsed());
+        assert!(begin.elapsed() < ANSWER_WAIT + Duration::from_secs(3), "answered after {:?}", begin.elapsed());
         assert!(matches!(error, CoordinationError::Unavailable { .. }), "{error}");
     };
     let begin = Instant::now();

@@ -10,7 +10,7 @@ use schemas::{ClusterId, Sequence, Timestamp, WriterId};
 use tokio::sync::watch;
 
 /// How long anything may take that is only waited for.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
 
 pub(crate) enum Backend {
     Local,
@@ -37,6 +37,13 @@ impl Backend {
 
     pub(crate) fn nats(count: usize) -> Self {
         Self::Nats(Cluster::start(count, Sync::Always).unwrap())
+    }
+
+    /// Waits until the streams are made, which takes an election of each: from then on calls are answered in their time.
+    pub(crate) async fn ready(&self) {
+        let node = self.room().node(1).await;
+        until("the streams of leases", async || node.lease("ready", PATIENCE).await.ok()).await;
+        until("the stream of counters", async || node.add("ready", 1, 1).await.ok()).await;
     }
 
     pub(crate) fn room(&self) -> Room {
@@ -69,6 +76,18 @@ impl Room {
     pub(crate) async fn nats_node(&self, number: u8, ahead_seconds: i64) -> NatsCoordination {
         let Form::Nats { replicas, .. } = &self.form else { panic!("not over NATS") };
         NatsCoordination::start(self.client().await, self.cluster, node(number), *replicas, clock(ahead_seconds))
+    }
+
+    /// Waits until a node that announced itself is known to who comes after it. In process that is at once.
+    pub(crate) async fn is_written(&self, number: u8) {
+        let Form::Nats { .. } = &self.form else { return };
+        let context = async_nats::jetstream::new(self.client().await);
+        let subject = format!("$KV.KEYRELAY_COORDINATION.{}.node.{}", self.cluster, node(number));
+        until("the entry of a node", async || {
+            let bucket = context.get_stream("KV_KEYRELAY_COORDINATION").await.ok()?;
+            bucket.get_last_raw_message_by_subject(&subject).await.ok()
+        })
+        .await;
     }
 
     pub(crate) async fn client(&self) -> Client {
@@ -107,6 +126,20 @@ pub(crate) fn status(number: u8, applied: u64) -> NodeStatus {
         ready: true,
     }
 }
+
+/// The outcome of a call that may be made again: on a busy machine one may come to the end of its time.
+macro_rules! patiently {
+    ($call:expr) => {{
+        let begin = std::time::Instant::now();
+        loop {
+            match $call.await {
+                Err(coordination::CoordinationError::Unavailable { .. }) if begin.elapsed() < crate::backend::PATIENCE => {}
+                outcome => break outcome,
+            }
+        }
+    }};
+}
+pub(crate) use patiently;
 
 /// Waits until the registry is as wanted, and tells how long that took.
 pub(crate) async fn shows(nodes: &mut watch::Receiver<Nodes>, what: &str, wanted: impl Fn(&Nodes) -> bool) -> Duration {

@@ -5,56 +5,57 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use coordination::CoordinationError;
 
-use crate::backend::{Room, node, until};
+use crate::backend::{Room, node, patiently, until};
 
 const LONG: Duration = Duration::from_secs(60);
 
 pub(crate) async fn another_node_is_kept_out_until_the_release(room: Room) {
     let (a, b) = (room.node(1).await, room.node(2).await);
-    let first = a.lease("expiry", LONG).await.unwrap().unwrap();
+    let first = patiently!(a.lease("expiry", LONG)).unwrap().unwrap();
     assert_eq!((first.name.as_str(), first.holder, first.term), ("expiry", node(1), 1));
-    assert_eq!(b.lease("expiry", LONG).await.unwrap(), None);
-    assert_eq!(b.lease("rotation", LONG).await.unwrap().unwrap().term, 1, "another lease");
+    assert_eq!(patiently!(b.lease("expiry", LONG)).unwrap(), None);
+    assert_eq!(patiently!(b.lease("rotation", LONG)).unwrap().unwrap().term, 1, "another lease");
 
-    let extended = a.lease("expiry", LONG).await.unwrap().unwrap();
+    let extended = patiently!(a.lease("expiry", LONG)).unwrap().unwrap();
     assert_eq!(extended.term, 1);
     assert!(extended.expires_at > first.expires_at);
 
-    b.release("expiry").await.unwrap();
-    assert_eq!(b.lease("expiry", LONG).await.unwrap(), None, "only the holder gives it back");
-    a.release("expiry").await.unwrap();
-    let second = b.lease("expiry", LONG).await.unwrap().unwrap();
+    patiently!(b.release("expiry")).unwrap();
+    assert_eq!(patiently!(b.lease("expiry", LONG)).unwrap(), None, "only the holder gives it back");
+    patiently!(a.release("expiry")).unwrap();
+    let second = patiently!(b.lease("expiry", LONG)).unwrap().unwrap();
     assert_eq!((second.holder, second.term), (node(2), 2));
-    assert_eq!(a.lease("expiry", LONG).await.unwrap(), None);
-    b.release("expiry").await.unwrap();
-    assert_eq!(b.lease("expiry", LONG).await.unwrap().unwrap().term, 3, "taken anew");
+    assert_eq!(patiently!(a.lease("expiry", LONG)).unwrap(), None);
+    patiently!(b.release("expiry")).unwrap();
+    assert_eq!(patiently!(b.lease("expiry", LONG)).unwrap().unwrap().term, 3, "taken anew");
 }
 
 pub(crate) async fn a_lease_ends_after_its_ttl_and_not_before_whatever_the_clocks_say(room: Room) {
-    let ttl = Duration::from_secs(3);
+    // Long enough for those who are kept out to ask meanwhile, on a busy machine too.
+    let ttl = Duration::from_secs(6);
     let a = room.node(1).await;
     let others = [room.node_with_clock(2, 3600).await, room.node_with_clock(3, -3600).await];
-    a.lease("notary", ttl).await.unwrap().unwrap();
+    patiently!(a.lease("notary", ttl)).unwrap().unwrap();
     for other in &others {
-        assert_eq!(other.lease("notary", ttl).await.unwrap(), None);
+        assert_eq!(patiently!(other.lease("notary", ttl)).unwrap(), None);
     }
     tokio::time::sleep(Duration::from_secs(1)).await;
     let extended = Instant::now();
-    a.lease("notary", ttl).await.unwrap().unwrap();
+    patiently!(a.lease("notary", ttl)).unwrap().unwrap();
     // From here on the holder is as if it were paused.
     let (lease, _) = until("the end of a lease", async || {
         let mut held = None;
         for other in &others {
-            held = held.or(other.lease("notary", ttl).await.unwrap());
+            held = held.or(patiently!(other.lease("notary", ttl)).unwrap());
         }
         held
     })
     .await;
     let taken = extended.elapsed();
     assert!(taken >= ttl, "taken {taken:?} after it was extended for {ttl:?}");
-    assert!(taken < ttl + Duration::from_secs(8), "taken only {taken:?} after it was extended for {ttl:?}");
+    assert!(taken < ttl + Duration::from_secs(20), "taken only {taken:?} after it was extended for {ttl:?}");
     assert_eq!(lease.term, 2);
-    assert_eq!(a.lease("notary", ttl).await.unwrap(), None, "who comes back finds it taken");
+    assert_eq!(patiently!(a.lease("notary", ttl)).unwrap(), None, "who comes back finds it taken");
 }
 
 pub(crate) async fn of_16_contenders_one_holds(room: Room) {
@@ -63,14 +64,15 @@ pub(crate) async fn of_16_contenders_one_holds(room: Room) {
         nodes.push(room.node(number).await);
     }
     for round in 1..=4 {
-        let attempts: Vec<_> = nodes.iter().cloned().map(|node| tokio::spawn(async move { node.lease("refresh", LONG).await })).collect();
+        let attempts: Vec<_> =
+            nodes.iter().cloned().map(|node| tokio::spawn(async move { patiently!(node.lease("refresh", LONG)) })).collect();
         let mut held = Vec::new();
         for (index, attempt) in attempts.into_iter().enumerate() {
             held.extend(attempt.await.unwrap().unwrap().map(|lease| (index, lease.term)));
         }
         assert_eq!(held.len(), 1, "in round {round}: {held:?}");
         assert_eq!(held[0].1, round);
-        nodes[held[0].0].release("refresh").await.unwrap();
+        patiently!(nodes[held[0].0].release("refresh")).unwrap();
     }
 }
 

@@ -20,6 +20,7 @@ use tokio::task::{LocalSet, spawn_local};
 macro_rules! suite {
     ($($module:ident { $($case:ident)* })*) => {
         async fn run(backend: Backend) {
+            backend.ready().await;
             // Alone, because it measures.
             registry::applied_is_told_at_once(backend.room()).await;
             let cases = [$($((stringify!($case), spawn_local($module::$case(backend.room())))),*),*];

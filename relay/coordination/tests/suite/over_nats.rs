@@ -96,7 +96,7 @@ async fn a_lease_outlives_the_leader() {
         let (extended, gap) = until("a lease with another leader", async || {
             let begin = Instant::now();
             let extended = a.lease("expiry", LONG).await;
-            assert!(begin.elapsed() < ANSWER_WAIT + Duration::from_secs(1));
+            assert!(begin.elapsed() < ANSWER_WAIT + Duration::from_secs(3));
             extended.ok()
         })
         .await;

@@ -4,10 +4,14 @@ use std::time::{Duration, Instant};
 
 use coordination::LIVE_WAIT;
 
-use crate::backend::{Room, liveness, node, shows, status};
+use crate::backend::{Room, liveness, node, patiently, shows, status};
 
 /// No test of speed, since other tests run beside this one, but well below a heartbeat. Alone it is about 1 ms.
 const CEILING: Duration = Duration::from_millis(300);
+/// What a busy machine may add.
+const BUSY: Duration = Duration::from_secs(15);
+/// A burst in so many has to be quick: one may meet another process's turn.
+const BURSTS: u64 = 5;
 
 pub(crate) async fn applied_is_told_at_once(room: Room) {
     let (a, b) = (room.node(1).await, room.node(2).await);
@@ -27,10 +31,13 @@ pub(crate) async fn applied_is_told_at_once(room: Room) {
         tokio::time::sleep(Duration::from_millis(7)).await;
     }
     // A burst: the last is what counts.
-    let begin = Instant::now();
-    (101..=10_000).for_each(|applied| a.announce(status(1, applied)));
-    shows(&mut nodes, "the end of a burst", |nodes| nodes[0].status.applied.0 == 10_000).await;
-    let burst = begin.elapsed();
+    let mut burst = Duration::MAX;
+    for last in (1..=BURSTS).map(|n| n * 10_000) {
+        let begin = Instant::now();
+        (last - 9_899..=last).for_each(|applied| a.announce(status(1, applied)));
+        shows(&mut nodes, "the end of a burst", |nodes| nodes[0].status.applied.0 == last).await;
+        burst = burst.min(begin.elapsed());
+    }
     latencies.sort_unstable();
     let (p50, p99) = (latencies[50], latencies[98]);
     eprintln!("announced to seen: p50 {p50:?}, p99 {p99:?}, max {:?}; after a burst of 9,900: {burst:?}", latencies[99]);
@@ -46,19 +53,18 @@ pub(crate) async fn a_node_that_stops_is_listed_until_it_is_forgotten(room: Room
         shows(&mut node.nodes(), "three live nodes", |nodes| nodes.iter().filter(|entry| entry.live).count() == 3).await;
     }
     // What follows needs the entry of the node that stops, which is written soon after the first announcement.
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    room.is_written(2).await;
     b.close().await;
     drop(b);
     for node in [&a, &c] {
-        let ended = shows(&mut node.nodes(), "a node that is not live", |nodes| liveness(nodes, 2) == Some(false)).await;
-        assert!(ended < LIVE_WAIT + Duration::from_secs(3), "live for {ended:?}");
-        assert_eq!(liveness(&node.nodes().borrow(), 1), Some(true));
-        assert_eq!(liveness(&node.nodes().borrow(), 3), Some(true));
+        let is_alone = |nodes: &_| liveness(nodes, 2) == Some(false) && [1, 3].iter().all(|other| liveness(nodes, *other) == Some(true));
+        let ended = shows(&mut node.nodes(), "one node that is not live", is_alone).await;
+        assert!(ended < LIVE_WAIT + BUSY, "live for {ended:?}");
     }
     let d = room.node(4).await;
     shows(&mut d.nodes(), "a node that was quiet before this one started", |nodes| liveness(nodes, 2) == Some(false)).await;
 
-    a.forget(node(2)).await.unwrap();
+    patiently!(a.forget(node(2))).unwrap();
     for node in [&a, &c, &d] {
         shows(&mut node.nodes(), "no forgotten node", |nodes| liveness(nodes, 2).is_none() && liveness(nodes, 1) == Some(true)).await;
     }
@@ -72,7 +78,7 @@ pub(crate) async fn who_leaves_is_gone(room: Room) {
     a.announce(status(1, 1));
     b.announce(status(2, 1));
     shows(&mut a.nodes(), "both", |nodes| nodes.len() == 2).await;
-    b.forget(node(2)).await.unwrap();
+    patiently!(b.forget(node(2))).unwrap();
     let left = shows(&mut a.nodes(), "the one that stays", |nodes| liveness(nodes, 2).is_none()).await;
-    assert!(left < Duration::from_secs(3), "listed for {left:?}");
+    assert!(left < BUSY, "listed for {left:?}");
 }
