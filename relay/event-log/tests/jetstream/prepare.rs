@@ -1,11 +1,12 @@
 //! What is refused before a log is used, and what is found out about its servers.
 
-use event_log::{AppendError, EventLog, JetStreamLog, Nats, NatsConfig, PrepareError, ReadError, SyncMode};
+use event_log::{AppendError, EventLog, JetStreamLog, Nats, NatsConfig, PrepareError, Prepared, ReadError, SyncMode};
 use nats_server::{Cluster, Sync, free_port};
 use schemas::Sequence;
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
-use crate::servers::{STREAM, api, appended, bytes, config, connect, last, list, open, prepare, raw, start};
+use crate::servers::{SOON, STREAM, api, appended, bytes, config, connect, last, list, open, prepare, raw, start};
 
 #[tokio::test]
 async fn nothing_is_done_before_the_stream_was_prepared() {
@@ -96,7 +97,7 @@ async fn syncing_is_verified_by_monitoring() {
     let monitors = list(&always.monitor_url());
     let found = async |monitor_url: &[String]| {
         let log = JetStreamLog::new(&connect(NatsConfig { monitor_url: monitor_url.to_vec(), ..config(&always) }).await);
-        let prepared = prepare(&log).await.unwrap();
+        let prepared = heard(&log, monitor_url.len()).await;
         assert_eq!(log.sync(), prepared.sync);
         (prepared.sync, prepared.servers.len())
     };
@@ -106,7 +107,14 @@ async fn syncing_is_verified_by_monitoring() {
 
     let strict = NatsConfig { require_verified_sync: true, ..config(&always) };
     let log = JetStreamLog::new(&connect(NatsConfig { monitor_url: monitors, ..strict.clone() }).await);
-    assert_eq!(prepare(&log).await.unwrap().sync, SyncMode::Verified);
+    let deadline = Instant::now() + SOON;
+    let verified = loop {
+        match prepare(&log).await {
+            Err(PrepareError::Sync { mode: SyncMode::Unverified, .. }) if Instant::now() < deadline => {}
+            prepared => break prepared.unwrap(),
+        }
+    };
+    assert_eq!(verified.sync, SyncMode::Verified);
     let refused = prepare(&JetStreamLog::new(&connect(strict).await)).await;
     assert!(matches!(refused, Err(PrepareError::Sync { mode: SyncMode::Unverified, .. })), "{refused:?}");
 }
@@ -137,8 +145,19 @@ async fn syncing_is_verified_by_the_system_account() {
     let cluster = Cluster::start_with(3, Sync::Always, &accounts).unwrap();
     let url = list(&cluster.url().replace("nats://", "nats://a:word@"));
     let log = JetStreamLog::new(&connect(NatsConfig { url, ..NatsConfig::default() }).await);
-    let prepared = prepare(&log).await.unwrap();
+    let prepared = heard(&log, 3).await;
     assert_eq!((prepared.sync, prepared.servers.len()), (SyncMode::Verified, 3));
+}
+
+/// Prepares a log until so many servers were heard of: one that is busy may be late with its answer, and is asked again.
+async fn heard(log: &JetStreamLog, servers: usize) -> Prepared {
+    let deadline = Instant::now() + SOON;
+    loop {
+        let prepared = prepare(log).await.unwrap();
+        if prepared.servers.len() >= servers || Instant::now() >= deadline {
+            return prepared;
+        }
+    }
 }
 
 #[tokio::test]

@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep};
 pub(crate) const STREAM: &str = "KEYRELAY_EVENTS";
 const PAUSE: Duration = Duration::from_millis(20);
 /// How long a test waits for what has to come.
-pub(crate) const SOON: Duration = Duration::from_secs(30);
+pub(crate) const SOON: Duration = Duration::from_secs(90);
 
 pub(crate) fn start(servers: usize) -> Cluster {
     Cluster::start(servers, Sync::Default).unwrap()
@@ -73,8 +73,15 @@ pub(crate) async fn publish(client: &async_nats::Client, subject: &str, headers:
 /// Asks the JetStream API; some questions have no body.
 pub(crate) async fn api(client: &async_nats::Client, what: &str, body: Value) -> Value {
     let body = if body.is_null() { Bytes::new() } else { body.to_string().into() };
-    let answer = client.request(format!("$JS.API.{what}"), body).await.unwrap();
-    serde_json::from_slice(&answer.payload).unwrap()
+    let deadline = Instant::now() + SOON;
+    loop {
+        // Nobody answers for a stream that has no leader. All but a deletion is answered the second time as it was the first.
+        match client.request(format!("$JS.API.{what}"), body.clone()).await {
+            Ok(answer) => return serde_json::from_slice(&answer.payload).unwrap(),
+            Err(error) if Instant::now() >= deadline || what.starts_with("STREAM.DELETE") => panic!("{what}: {error}"),
+            Err(_) => sleep(PAUSE).await,
+        }
+    }
 }
 
 pub(crate) fn last(sequence: u64) -> Expect {
@@ -99,20 +106,40 @@ pub(crate) fn conflict(subject_last: u64) -> Appended {
 
 /// Appends whatever happens to the servers meanwhile, and returns where the record stands.
 pub(crate) async fn append(log: &dyn EventLog, subject: &str, expect: Expect, record: Bytes) -> Sequence {
+    match decided(log, subject, expect, record).await {
+        Appended::Appended(sequence) | Appended::AlreadyAppended(sequence) => sequence,
+        other => panic!("{other:?} on {subject}"),
+    }
+}
+
+/// The outcome of an append, as soon as there is one.
+pub(crate) async fn decided(log: &dyn EventLog, subject: &str, expect: Expect, record: Bytes) -> Appended {
     let deadline = Instant::now() + SOON;
     loop {
         match append_resolving(log, subject, expect, record.clone(), deadline).await {
-            Ok(Appended::Appended(sequence) | Appended::AlreadyAppended(sequence)) => return sequence,
-            Err(event_log::AppendError::Unavailable { .. }) if Instant::now() < deadline => sleep(PAUSE).await,
-            Ok(Appended::Unknown) if Instant::now() < deadline => sleep(PAUSE).await,
-            other => panic!("{other:?} on {subject}"),
+            Err(event_log::AppendError::Unavailable { .. }) | Ok(Appended::Unknown) if Instant::now() < deadline => sleep(PAUSE).await,
+            outcome => return outcome.unwrap(),
         }
     }
 }
 
+/// What a log answers, as soon as it can be reached.
+macro_rules! reached {
+    ($asked:expr) => {{
+        let deadline = tokio::time::Instant::now() + crate::servers::SOON;
+        loop {
+            match $asked.await {
+                Err(event_log::ReadError::Unavailable { .. }) if tokio::time::Instant::now() < deadline => tokio::task::yield_now().await,
+                answer => break answer.unwrap(),
+            }
+        }
+    }};
+}
+pub(crate) use reached;
+
 /// Fills a subject with records `0`, `1`, ... after the last one.
 pub(crate) async fn fill(log: &dyn EventLog, subject: &str, count: u64) -> Sequence {
-    let mut expect = Expect { subject: log.last(subject).await.unwrap(), log: None };
+    let mut expect = Expect { subject: reached!(log.last(subject)), log: None };
     for n in 0..count {
         expect.subject = append(log, subject, expect, bytes(n.to_string())).await;
     }

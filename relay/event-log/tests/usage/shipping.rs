@@ -27,7 +27,9 @@ async fn publish_unheard(client: &Client, batch: &UsageBatch, follows: u64) -> u
         let ack = context.publish_with_headers(subject.clone(), headers.clone(), bytes.clone().into()).await.unwrap().await;
         match ack {
             // A new stream is not known to every server at once, and nobody took the message then.
-            Err(error) if error.kind() == PublishErrorKind::StreamNotFound && begin.elapsed() < PATIENCE => sleep(Duration::from_millis(10)).await,
+            Err(error) if error.kind() == PublishErrorKind::StreamNotFound && begin.elapsed() < PATIENCE => {
+                sleep(Duration::from_millis(10)).await
+            }
             ack => {
                 let ack = ack.unwrap();
                 assert!(!ack.duplicate);
