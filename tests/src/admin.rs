@@ -1,7 +1,7 @@
 //! The REST API of a node, as an operator's script would call it.
 
 use anyhow::{Context as _, Result};
-use http::Method;
+use http::{Method, StatusCode};
 use serde_json::{Value, json};
 
 use crate::http::{Answer, Field, Http, Streaming};
@@ -167,6 +167,16 @@ impl Admin {
         let fields = [("keyrelay-wait-for", sequence.to_string())];
         let fields = fields.each_ref().map(|(name, value)| (*name, value.as_str()));
         self.call(Method::GET, &format!("/api/v1{path}"), &fields, &Value::Null).await
+    }
+
+    /// What a read shows that waits for a sequence, however long the node takes to have it.
+    pub async fn shown_after(&self, path: &str, sequence: u64) -> Result<Value> {
+        let what = format!("{path} after {sequence}");
+        let answer = wait::until(&what, || async {
+            let answer = self.get_after(path, sequence).await?;
+            Ok((answer.status != StatusCode::SERVICE_UNAVAILABLE).then_some(answer))
+        });
+        answer.await?.success()
     }
 
     /// What `/readyz` says, whatever its status.

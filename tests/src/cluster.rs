@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use event_log::{JetStreamLog, Nats, NatsConfig};
+use http::StatusCode;
 use nats_server::{Place, Sync};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::history::{Settled, View};
@@ -21,7 +22,7 @@ use crate::{Admin, Launch, Node, Relay, ScriptedUpstream, wait};
 /// The log's stream.
 pub const EVENTS: &str = "KEYRELAY_EVENTS";
 /// For a cluster to come to rest: elections, reconnects with back-off, and what was spooled meanwhile.
-pub const SETTLE: Duration = Duration::from_secs(60);
+pub const SETTLE: Duration = Duration::from_secs(120);
 
 /// Lines of a node's log that are told with a failure.
 const WORDS: usize = 30;
@@ -86,7 +87,14 @@ impl Cluster {
             cluster.start_node(index).await.with_context(|| format!("node {index}"))?;
         }
         let admin = cluster.admin(0)?;
-        admin.add_upstream("openai", "openai", &cluster.upstream.openai_url(), CREDENTIAL).await?;
+        let body = json!({ "name": "openai", "dialect": "openai", "base_url": cluster.upstream.openai_url(), "credential": CREDENTIAL });
+        // Servers that were just started may elect once more, and say so; the same write sent again is the same one.
+        wait::until_within(SETTLE, "the upstream", || async {
+            let added = admin.post_once("/upstreams", &body, "the upstream of all").await?;
+            Ok((added.status != StatusCode::SERVICE_UNAVAILABLE).then_some(added))
+        })
+        .await?
+        .success()?;
         cluster.settle().await?;
         Ok(cluster)
     }

@@ -96,7 +96,7 @@ impl Traffic {
         for number in 0..STEADY_KEYS {
             let key = admins[0].create_key(&json!({ "name": format!("steady-{number}"), "expires": "never" })).await?;
             for admin in &admins {
-                admin.get_after(&format!("/keys/{}", key.id), key.sequence).await?.success()?;
+                admin.shown_after(&format!("/keys/{}", key.id), key.sequence).await?;
             }
             steady.push(key);
         }

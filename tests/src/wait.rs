@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 use tokio::time::{Instant, timeout};
 
 /// How long a test waits for anything before it says that it never came.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 /// How often something is asked that cannot tell by itself.
 const PACE: Duration = Duration::from_millis(20);
 

@@ -9,8 +9,8 @@ use tests::cluster::{Cluster, EVENTS, Plan};
 use tests::traffic::{Rates, Traffic};
 
 const RATES: Rates = Rates { writes_per_second: 50, requests_per_second: 60, fences: false };
-/// For writes to go on after harm: an election takes up to nine seconds, and may have to be held twice.
-const RECOVERY: Duration = Duration::from_secs(45);
+/// For writes to go on after harm: an election takes up to nine seconds, may have to be held twice, and has to share the machine.
+const RECOVERY: Duration = Duration::from_secs(120);
 
 /// Ends the load, and checks everything that was asked and told.
 async fn is_sound(cluster: &Cluster, traffic: Traffic, acknowledged_min: usize) -> Result<()> {
@@ -92,8 +92,8 @@ async fn all_servers_are_away_for_a_minute() -> Result<()> {
     let before = served(&traffic.recorder);
     traffic.for_a_while(Duration::from_secs(60)).await;
     let meanwhile = served(&traffic.recorder) - before;
-    // Five in six of what was asked, so that a busy machine is no finding; that each was served is the checker's business.
-    ensure!(meanwhile >= 3000, "only {meanwhile} requests were answered while the servers were away");
+    // Half of what was asked, so that a busy machine is no finding; that each was served is the checker's business.
+    ensure!(meanwhile >= 1800, "only {meanwhile} requests were answered while the servers were away");
     for index in 0..3 {
         cluster.nats.server(index).run()?;
     }

@@ -18,7 +18,7 @@ async fn a_key_made_on_one_node_works_on_all_and_is_refused_on_all_once_a_revoca
     }
     let key = cluster.admin(0)?.create_key(&json!({ "name": "shared", "expires": "never" })).await?;
     for index in 0..3 {
-        let shown = cluster.admin(index)?.get_after(&format!("/keys/{}", key.id), key.sequence).await?.success()?;
+        let shown = cluster.admin(index)?.shown_after(&format!("/keys/{}", key.id), key.sequence).await?;
         ensure!(shown["key"]["version"] == key.version, "node {index} shows {shown}");
         cluster.relay(index)?.chat(&key.secret, "everywhere").await?.success()?;
     }
@@ -27,7 +27,7 @@ async fn a_key_made_on_one_node_works_on_all_and_is_refused_on_all_once_a_revoca
     let revoked = cluster.admin(1)?.post(&format!("/keys/{}/revoke?wait=true", key.id), &json!({ "reason": "leaked" })).await?.success()?;
     let fence = &revoked["fence"];
     ensure!(fence["reached"] == true && fence["nodes"] == 3 && fence["missing"] == json!([]), "{revoked}");
-    ensure!(begin.elapsed() < Duration::from_secs(5), "the fence took {:?}: {revoked}", begin.elapsed());
+    ensure!(begin.elapsed() < Duration::from_secs(10), "the fence took {:?}: {revoked}", begin.elapsed());
     for index in 0..3 {
         let answer = cluster.relay(index)?.chat(&key.secret, "behind the fence").await?;
         answer.expect(401).with_context(|| format!("node {index}"))?;
@@ -73,7 +73,7 @@ async fn every_node_lists_all_nodes() -> Result<()> {
 async fn under_load_from_all_sides_there_is_one_history() -> Result<()> {
     let cluster = Cluster::start(Plan::default()).await?;
     let traffic = Traffic::start(&cluster, Rates { writes_per_second: 50, requests_per_second: 60, fences: true }).await?;
-    traffic.goes_on(300, Duration::from_secs(30)).await?;
+    traffic.goes_on(300, Duration::from_secs(120)).await?;
     let recorder = traffic.stop().await?;
     let settled = cluster.settled().await?;
     recorder.look(|history| {

@@ -20,7 +20,7 @@ use ports::Ports;
 pub use server::{Server, program};
 
 /// How long servers may take to be ready, an election included.
-const READY_WAIT: Duration = Duration::from_secs(60);
+const READY_WAIT: Duration = Duration::from_secs(120);
 const READY_PAUSE: Duration = Duration::from_millis(50);
 
 const PORT_ATTEMPTS: usize = 100;
