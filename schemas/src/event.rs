@@ -138,6 +138,8 @@ events! {
     0x0212 KeyUpstreamDedicated(key::KeyUpstreamDedicated) of Key, version 1;
     /// The key does not expire because nobody has decided on it yet: it was imported so.
     0x0213 KeyExpiryUnset(key::KeyExpiryUnset) of Key, version 1;
+    /// A secret of the key was found in the open.
+    0x0214 KeyLeakReported(key::KeyLeakReported) of Key, version 1;
     /// The key was another cluster's, or another system's: its secrets by number and hash, and since when it is there.
     0x0220 KeyImported(key::KeyImported) of Key, version 1;
     0x0301 UpstreamAdded(upstream::UpstreamAdded) of Upstream, version 1;

@@ -20,11 +20,11 @@ use crate::id::{Digest, KeyId, PoolId, TenantId, UpstreamId};
 use crate::sealed::Sealed;
 use crate::time::Timestamp;
 
-pub use command::{KeyCommand, KeyError, KeyPatch, NewKey, NewSecret, Term};
+pub use command::{KeyCommand, KeyError, KeyPatch, LeakAction, LeakReport, NewKey, NewSecret, Term};
 pub use event::{
     ImportedSecret, KeyActivated, KeyActivationAwaited, KeyArchived, KeyChanged, KeyCreated, KeyDisabled, KeyEnabled, KeyExpired,
-    KeyExpiryUnset, KeyImported, KeyMetadataSet, KeyOverlapFinished, KeyPurged, KeyRenewed, KeyRestored, KeyRevoked, KeyRotated,
-    KeySecretBrought, KeySecretUpgraded, KeyUpstreamDedicated,
+    KeyExpiryUnset, KeyImported, KeyLeakReported, KeyMetadataSet, KeyOverlapFinished, KeyPurged, KeyRenewed, KeyRestored, KeyRevoked,
+    KeyRotated, KeySecretBrought, KeySecretUpgraded, KeyUpstreamDedicated,
 };
 pub use import::KeyImport;
 
@@ -163,6 +163,19 @@ pub struct Key {
     /// Lifted by a restore.
     pub archived: Option<Fact>,
     pub purged_at: Option<Timestamp>,
+    /// Of the secrets that the key has, those that were found in the open.
+    pub leaks: Vec<Leak>,
+}
+
+/// A secret that was found in the open: the first report of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Leak {
+    /// The secret's number.
+    pub number: u32,
+    pub at: Timestamp,
+    pub scanner: String,
+    pub source: Option<String>,
+    pub url: Option<Sealed>,
 }
 
 /// Why a key may not be used now.

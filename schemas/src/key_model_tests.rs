@@ -31,6 +31,8 @@ struct Facts {
     name: String,
     metadata: String,
     dedicated: Option<u8>,
+    /// Numbers of secrets that were found in the open.
+    leaked: Vec<u32>,
 }
 
 /// A command in the model's words.
@@ -46,6 +48,7 @@ enum Ask {
     Activate { first: i64, since: i64 },
     Upgrade { hash: u8, pepper: u32 },
     Revoke,
+    Leak { hash: u8, revoke: bool },
     Change { name: Option<&'static str>, metadata: Option<&'static str>, dedicated: Option<Option<u8>> },
     Archive,
     Restore,
@@ -85,6 +88,7 @@ const RULES: &[Rule] = &[
     idle(|key, ask, _| *ask == Ask::Restore && !key.is_archived),
     refuse(|key, ask, _| *ask == Ask::Purge && !key.is_archived, "not archived"),
     idle(|key, ask, _| *ask == Ask::Revoke && key.is_revoked),
+    idle(|key, ask, now| matches!(ask, Ask::Leak { hash, .. } if key.is_revoked || leaking(key, *hash, now).is_none())),
     refuse(|key, ask, _| key.is_revoked && !matches!(ask, Ask::Archive | Ask::Restore | Ask::Purge), "revoked"),
     refuse(
         |key, ask, _| key.is_archived && matches!(ask, Ask::Renew { .. } | Ask::Rotate { .. } | Ask::Enable | Ask::Change { .. }),
@@ -112,6 +116,13 @@ const RULES: &[Rule] = &[
 /// The pepper of secret number 1, if the client brought it and the key still has it.
 fn brought(facts: &Facts) -> Option<u32> {
     facts.secrets.iter().find(|secret| secret.0 == 1).map(|secret| secret.3).filter(|pepper| *pepper > 0)
+}
+
+/// The number of the secret that is good now and that nobody has reported yet.
+fn leaking(facts: &Facts, hash: u8, now: i64) -> Option<u32> {
+    let good = |until: Option<i64>| until.is_none_or(|until| until > now);
+    let (number, ..) = facts.secrets.iter().find(|(_, its, until, _)| *its == hash && good(*until))?;
+    (!facts.leaked.contains(number)).then_some(*number)
 }
 
 fn seconds(at: Timestamp) -> i64 {
@@ -163,6 +174,7 @@ impl Facts {
                 let (number, present, _, pepper) = *self.secrets.last().unwrap();
                 let end = self.good_until.map_or(now + overlap, |until| until.min(now + overlap));
                 self.secrets = vec![(number, present, Some(end), pepper), (number + 1, hash, None, 0)];
+                self.leaked.retain(|leaked| *leaked == number);
                 said.push("KeyRotated");
             }
             Ask::Finish => {
@@ -185,6 +197,17 @@ impl Facts {
                 said.push("KeySecretUpgraded");
             }
             Ask::Revoke => (self.is_revoked, said) = (true, vec!["KeyRevoked"]),
+            Ask::Leak { hash, revoke } => {
+                self.leaked.extend(leaking(self, hash, now));
+                said.push("KeyLeakReported");
+                if revoke {
+                    self.is_revoked = true;
+                    said.push("KeyRevoked");
+                } else if !self.is_disabled {
+                    self.is_disabled = true;
+                    said.push("KeyDisabled");
+                }
+            }
             Ask::Change { name, metadata, dedicated } => {
                 if let Some(name) = name.filter(|name| *name != self.name) {
                     self.name = name.into();
@@ -265,6 +288,7 @@ impl Facts {
             name: key.details.name.clone(),
             metadata: key.metadata.clone(),
             dedicated: key.dedicated.map(|dedicated| dedicated.upstream.as_bytes()[0]),
+            leaked: key.leaks.iter().map(|leak| leak.number).collect(),
         }
     }
 }
@@ -294,6 +318,14 @@ impl Ask {
             Self::Activate { first, since } => KeyCommand::Activate { first_used_at: at(first), since: at(since) },
             Self::Upgrade { hash: n, pepper } => KeyCommand::UpgradeSecret { number: 1, hash: hash(n), pepper },
             Self::Revoke => KeyCommand::Revoke { reason: None },
+            Self::Leak { hash: n, revoke } => KeyCommand::ReportLeak(Box::new(LeakReport {
+                hash: hash(n),
+                scanner: "own".into(),
+                source: None,
+                url: None,
+                action: if revoke { LeakAction::Revoke } else { LeakAction::Disable },
+                reason: None,
+            })),
             Self::Change { name, metadata, dedicated } => KeyCommand::Change(Box::new(KeyPatch {
                 name: name.map(str::to_owned),
                 metadata: metadata.map(str::to_owned),
@@ -414,6 +446,7 @@ fn column(name: &str) -> Ask {
         "activate" => Ask::Activate { first: 9, since: 0 },
         "upgrade" => Ask::Upgrade { hash: 9, pepper: 2 },
         "revoke" => Ask::Revoke,
+        "leak" => Ask::Leak { hash: 1, revoke: false },
         "change" => Ask::Change { name: Some("b"), metadata: None, dedicated: None },
         "archive" => Ask::Archive,
         "restore" => Ask::Restore,
@@ -423,27 +456,27 @@ fn column(name: &str) -> Ask {
 }
 
 /// A capital is an event, `·` no event, a small word a refusal. C created, R renewed, W its first use is awaited, E enabled, D disabled,
-/// T rotated, F overlap finished, X expiry recorded, A activated, U secret upgraded, V revoked, H changed, Z archived, B restored, P purged.
+/// T rotated, F overlap finished, X expiry recorded, A activated, U secret upgraded, V revoked, L leak reported, H changed, Z archived, B restored, P purged.
 const PAIRS: &str = "
-state                    | create renew   renew+  await   rotate  rotate+ finish  disable enable  expire activate upgrade revoke  change  archive restore purge
-absent                   | C      none    none    none    none    none    none    none    none    none   none     none    none    none    none    none    none
-endless                  | exists R       R       RW      T       T       ·       D       ·       not    ·        secret  V       H       Z       ·       store
-timed                    | exists R       R       RW      T       T       ·       D       ·       not    ·        secret  V       H       Z       ·       store
-past                     | exists R       R       RW      expired expired ·       D       ·       X      ·        secret  V       H       Z       ·       store
-expired, past            | exists R       R       RW      expired expired ·       D       ·       ·      ·        secret  V       H       Z       ·       store
-disabled                 | exists R       RE      RW      T       T       ·       ·       E       not    ·        secret  V       H       Z       ·       store
-disabled, expired, past  | exists R       RE      RW      expired expired ·       ·       E       ·      ·        secret  V       H       Z       ·       store
-awaiting                 | exists R       R       ·       T       T       ·       D       ·       not    A        secret  V       H       Z       ·       store
-activated                | exists R       R       RW      expired expired ·       D       ·       X      ·        secret  V       H       Z       ·       store
-rotating                 | exists R       R       RW      running T       F       D       ·       not    ·        secret  V       H       Z       ·       store
-brought                  | exists R       R       RW      T       T       ·       D       ·       not    ·        U       V       H       Z       ·       store
-revoked                  | exists revoked revoked revoked revoked revoked revoked revoked revoked revoked revoked revoked ·       revoked Z       ·       store
-archived                 | exists away    away    away    away    away    ·       D       away    not    ·        secret  V       away    ·       B       P
-archived, rotating       | exists away    away    away    away    away    F       D       away    not    ·        secret  V       away    ·       B       P
-archived, awaiting       | exists away    away    away    away    away    ·       D       away    not    A        secret  V       away    ·       B       P
-archived, disabled, past | exists away    away    away    away    away    ·       ·       away    X      ·        secret  V       away    ·       B       P
-archived, revoked        | exists revoked revoked revoked revoked revoked revoked revoked revoked revoked revoked revoked ·       revoked ·       B       P
-purged                   | exists none    none    none    none    none    none    none    none    none   none     none    none    none    none    none    none
+state                    | create renew   renew+  await   rotate  rotate+ finish  disable enable  expire activate upgrade revoke  leak  change  archive restore purge
+absent                   | C      none    none    none    none    none    none    none    none    none   none     none    none    none  none    none    none    none
+endless                  | exists R       R       RW      T       T       ·       D       ·       not    ·        secret  V       LD    H       Z       ·       store
+timed                    | exists R       R       RW      T       T       ·       D       ·       not    ·        secret  V       LD    H       Z       ·       store
+past                     | exists R       R       RW      expired expired ·       D       ·       X      ·        secret  V       LD    H       Z       ·       store
+expired, past            | exists R       R       RW      expired expired ·       D       ·       ·      ·        secret  V       LD    H       Z       ·       store
+disabled                 | exists R       RE      RW      T       T       ·       ·       E       not    ·        secret  V       L     H       Z       ·       store
+disabled, expired, past  | exists R       RE      RW      expired expired ·       ·       E       ·      ·        secret  V       L     H       Z       ·       store
+awaiting                 | exists R       R       ·       T       T       ·       D       ·       not    A        secret  V       LD    H       Z       ·       store
+activated                | exists R       R       RW      expired expired ·       D       ·       X      ·        secret  V       LD    H       Z       ·       store
+rotating                 | exists R       R       RW      running T       F       D       ·       not    ·        secret  V       LD    H       Z       ·       store
+brought                  | exists R       R       RW      T       T       ·       D       ·       not    ·        U       V       LD    H       Z       ·       store
+revoked                  | exists revoked revoked revoked revoked revoked revoked revoked revoked revoked revoked  revoked ·       ·     revoked Z       ·       store
+archived                 | exists away    away    away    away    away    ·       D       away    not    ·        secret  V       LD    away    ·       B       P
+archived, rotating       | exists away    away    away    away    away    F       D       away    not    ·        secret  V       LD    away    ·       B       P
+archived, awaiting       | exists away    away    away    away    away    ·       D       away    not    A        secret  V       LD    away    ·       B       P
+archived, disabled, past | exists away    away    away    away    away    ·       ·       away    X      ·        secret  V       L     away    ·       B       P
+archived, revoked        | exists revoked revoked revoked revoked revoked revoked revoked revoked revoked revoked  revoked ·       ·     revoked ·       B       P
+purged                   | exists none    none    none    none    none    none    none    none    none   none     none    none    none  none    none    none    none
 ";
 
 fn cell(text: &str) -> Said {
@@ -459,6 +492,7 @@ fn cell(text: &str) -> Said {
         'A' => "KeyActivated",
         'U' => "KeySecretUpgraded",
         'V' => "KeyRevoked",
+        'L' => "KeyLeakReported",
         'H' => "KeyChanged",
         'Z' => "KeyArchived",
         'B' => "KeyRestored",
@@ -503,7 +537,7 @@ fn every_command_in_every_state_does_what_the_table_says() {
             pairs += 1;
         }
     }
-    assert_eq!(pairs, 18 * 17);
+    assert_eq!(pairs, 18 * 18);
 }
 
 /// A seeded source of chance; the walk must be the same each time.
@@ -538,8 +572,12 @@ impl Chance {
             22..=26 => Ask::Expire,
             27..=29 => Ask::Activate { first: (now + self.below(20) as i64 - 15).max(0), since: (now - self.below(8) as i64).max(0) },
             30 => Ask::Upgrade { hash: 9, pepper: self.below(4) as u32 },
-            31 if self.below(3) == 0 => Ask::Revoke,
-            31 => Ask::Expire,
+            31 => match self.below(9) {
+                0 => Ask::Revoke,
+                1 => Ask::Leak { hash: self.below(6) as u8, revoke: true },
+                2..=5 => Ask::Leak { hash: self.below(6) as u8, revoke: false },
+                _ => Ask::Expire,
+            },
             32..=34 => Ask::Change {
                 name: [None, Some("a"), Some("")][self.below(3) as usize],
                 metadata: [None, Some("{\"a\":1}"), Some("{}")][self.below(3) as usize],

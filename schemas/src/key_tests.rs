@@ -602,3 +602,54 @@ fn an_expiry_is_due_until_it_is_recorded_or_the_key_is_revoked() {
     assert_eq!(due(&[created(Expiry::Never)]), None);
     assert_eq!(due(&[created(Expiry::Never), awaited(5)]), None);
 }
+
+fn leaked(hash_number: u8, action: LeakAction) -> Command {
+    let report = LeakReport {
+        hash: hash(hash_number),
+        scanner: "github/1".into(),
+        source: Some("content".into()),
+        url: sealed("https://a.example"),
+        action,
+        reason: None,
+    };
+    Command::Key(KeyCommand::ReportLeak(Box::new(report)))
+}
+
+fn reported(number: u32) -> Event {
+    let url = sealed("https://a.example");
+    Event::KeyLeakReported(KeyLeakReported { number, scanner: "github/1".into(), source: Some("content".into()), url })
+}
+
+#[test]
+fn a_leaked_secret_revokes_or_disables_the_key_and_a_second_report_of_it_does_nothing() {
+    let taken = given([created(Expiry::Never)]).when(leaked(1, LeakAction::Revoke)).then([reported(1), revoked()]);
+    taken.when(leaked(1, LeakAction::Revoke)).then_nothing();
+    let held = given([created(Expiry::Never)]).when(leaked(1, LeakAction::Disable)).then([reported(1), disabled()]);
+    // What the operator decides after the report stands against whoever sends it again.
+    let lifted = held.when(leaked(1, LeakAction::Disable)).then_nothing().when(ENABLE).then([enabled()]);
+    let key = key(lifted.when(leaked(1, LeakAction::Revoke)).then_nothing());
+    assert_eq!((key.state(NOW), key.leaks.len(), key.leaks[0].number), (KeyState::Active, 1, 1));
+    // The fact that somebody disabled it before stays theirs.
+    given([created(Expiry::Never), disabled()]).when(leaked(1, LeakAction::Disable)).then([reported(1)]);
+    given([created(Expiry::Never), archived()]).when(leaked(1, LeakAction::Disable)).then([reported(1), disabled()]);
+}
+
+#[test]
+fn a_leaked_predecessor_counts_while_it_is_good_and_a_new_secret_leaks_anew() {
+    let overlap = || given([created(Expiry::Never), rotated(2, 2, later(DAY))]);
+    overlap().when(leaked(1, LeakAction::Disable)).then([reported(1), disabled()]);
+    overlap().after(DAY).when(leaked(1, LeakAction::Disable)).then_nothing();
+    overlap().when(leaked(9, LeakAction::Revoke)).then_nothing();
+    let first = given([created(Expiry::Never)]).when(leaked(1, LeakAction::Disable)).accepted();
+    let rotated = first.when(rotate(2, 0)).accepted().when(ENABLE).accepted();
+    let key = key(rotated.when(leaked(2, LeakAction::Revoke)).then([reported(2), revoked()]));
+    assert_eq!(key.leaks.iter().map(|leak| leak.number).collect::<Vec<_>>(), [1, 2]);
+}
+
+#[test]
+fn a_leak_is_forgotten_with_its_secret() {
+    let leaks = |given: Given| key(given).leaks;
+    let leaked = || given([created(Expiry::Never)]).when(leaked(1, LeakAction::Disable)).accepted();
+    assert_eq!(leaks(leaked().when(rotate(2, 0)).accepted().after(1).when(rotate(3, 0)).accepted()), []);
+    assert_eq!(leaks(leaked().when(ARCHIVE).accepted().when(PURGE).accepted()), []);
+}

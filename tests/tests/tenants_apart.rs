@@ -130,6 +130,8 @@ fn rows() -> Vec<(&'static str, Asked)> {
         ("GET /backup", ClusterWide),
         ("GET /export", ClusterWide),
         ("POST /import", ClusterWide),
+        // Whose a key is that was found follows from the key; who reports it shows no token.
+        ("POST /leaks", ClusterWide),
         ("GET /nodes", ClusterWide),
         ("POST /nodes/leave", ClusterWide),
         ("DELETE /nodes/{id}", ClusterWide),

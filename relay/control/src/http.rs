@@ -13,6 +13,7 @@ mod export;
 mod health;
 mod import;
 mod keys;
+mod leaks;
 mod log;
 mod nodes;
 mod outpour;
@@ -90,6 +91,7 @@ fn routes() -> OpenApiRouter<App> {
         .routes(routes!(keys::life::restore))
         .routes(routes!(keys::life::purge))
         .routes(routes!(keys::usage))
+        .routes(routes!(leaks::report))
         .routes(routes!(tenants::create, tenants::list))
         .routes(routes!(tenants::show, tenants::update))
         .routes(routes!(tenants::suspend))

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
+use control::{LeakConfig, LeakIntake};
 use event_log::NatsConfig;
 use gateway::GatewayConfig;
 use policy_host::host::SLOW_THREADS_DEFAULT;
@@ -22,7 +23,7 @@ use vault::{RootKey, files};
 use zeroize::Zeroizing;
 
 pub use source::{Fault, Faults, Setting, Source, Sources};
-pub use value::{ByteSize, LogFormat, LogLevel, MonitorUrls, NatsUrls, PartsPerMillion, Replicas, Secret, Threads};
+pub use value::{ByteSize, LogFormat, LogLevel, MonitorUrls, NatsUrls, OnLeak, PartsPerMillion, Replicas, Secret, Threads};
 
 use source::Reader;
 
@@ -127,6 +128,12 @@ pub struct Policy {
 pub struct Control {
     /// Between two sweeps that record which keys have expired.
     pub expiry_interval: Duration,
+    /// What is done about a key that a scanner found in the open.
+    pub leak_action: OnLeak,
+    /// The public keys of a scanner that may report such keys.
+    pub leak_keys_file: Option<PathBuf>,
+    /// A file with what scanners of one's own sign with.
+    pub leak_secret_file: Option<PathBuf>,
 }
 
 /// The read models.
@@ -198,6 +205,14 @@ impl Config {
     /// The owner token that was given, if one was.
     pub fn owner_token(&self) -> anyhow::Result<Option<Zeroizing<String>>> {
         given(self.admin.owner_token.as_ref(), self.admin.owner_token_file.as_deref()).context("the owner token that is set")
+    }
+
+    /// Who may report leaks, and what is done about them; none where nobody may.
+    pub fn leak_intake(&self) -> anyhow::Result<Option<LeakIntake>> {
+        let secret = given(None, self.control.leak_secret_file.as_deref()).context("the secret of own scanners")?;
+        let action = self.control.leak_action.action();
+        let config = LeakConfig { action, keys_file: self.control.leak_keys_file.clone(), secret };
+        LeakIntake::open(config).context("reports of leaks cannot be taken in as the settings say")
     }
 
     /// What is wrong with values only together.
@@ -327,7 +342,12 @@ impl Policy {
 
 impl Control {
     fn read(from: &mut Reader) -> Self {
-        Self { expiry_interval: from.setting("control.expiry_interval", default::EXPIRY_INTERVAL) }
+        Self {
+            expiry_interval: from.setting("control.expiry_interval", default::EXPIRY_INTERVAL),
+            leak_action: from.setting("control.leak_action", OnLeak::Quarantine),
+            leak_keys_file: from.optional("control.leak_keys_file"),
+            leak_secret_file: from.optional("control.leak_secret_file"),
+        }
     }
 }
 

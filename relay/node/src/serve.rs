@@ -205,6 +205,7 @@ impl Node {
         });
         tasks.tracker.spawn(outbox::run(outbox_reader, commands.clone(), tasks.tracker.clone(), tasks.close.clone()));
         let coordination = membership::coordination(self.storage.cluster.as_ref(), cluster.id, writer_id, self.clock.clone());
+        let leaks = self.config.leak_intake()?.map(Arc::new);
         let (ready, is_ready) = watch::channel(false);
         let (caught_up, has_caught_up) = watch::channel(false);
         let admin_router = control::router(App::new(AppParts {
@@ -226,6 +227,7 @@ impl Node {
             health: self.storage.health(),
             rebuilds: Rebuilds::new(self.projector.clone(), self.clock.clone(), tasks.tracker.clone(), tasks.close.clone()),
             staleness_max: self.config.relay.staleness_max,
+            leaks,
             stop: tasks.stopper(),
             ready: is_ready.clone(),
             openapi_json: openapi::document_text()?.into(),

@@ -42,6 +42,27 @@ pub struct NewKey {
     pub dedicated: Option<Dedicated>,
 }
 
+/// What is done about a key whose secret was found in the open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LeakAction {
+    /// For ever.
+    Revoke,
+    /// Until an operator enables it.
+    Disable,
+}
+
+/// A secret that was found in the open.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeakReport {
+    /// The hash of the secret that was found.
+    pub hash: Digest,
+    pub scanner: String,
+    pub source: Option<String>,
+    pub url: Option<Sealed>,
+    pub action: LeakAction,
+    pub reason: Option<Sealed>,
+}
+
 /// A change of details; an absent field stays as it is, a present inner `None` clears.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct KeyPatch {
@@ -96,6 +117,8 @@ pub enum KeyCommand {
     Revoke {
         reason: Option<Sealed>,
     },
+    /// Records that a secret was found in the open, and makes the key useless to whoever found it.
+    ReportLeak(Box<LeakReport>),
     Change(Box<KeyPatch>),
     Archive {
         reason: Option<Sealed>,

@@ -3,9 +3,9 @@
 use super::command::{check_details, check_metadata};
 use super::{
     Activation, Expiry, Fact, Key, KeyActivated, KeyActivationAwaited, KeyArchived, KeyChanged, KeyCommand, KeyCreated, KeyDetails,
-    KeyDisabled, KeyEnabled, KeyError, KeyExpired, KeyExpiryUnset, KeyMetadataSet, KeyOverlapFinished, KeyPatch, KeyPurged, KeyRenewed,
-    KeyRestored, KeyRevoked, KeyRotated, KeySecret, KeySecretBrought, KeySecretUpgraded, KeyUpstreamDedicated, METADATA_EMPTY, NewKey,
-    OVERLAP_SECONDS_MAX, SecretScheme, Term,
+    KeyDisabled, KeyEnabled, KeyError, KeyExpired, KeyExpiryUnset, KeyLeakReported, KeyMetadataSet, KeyOverlapFinished, KeyPatch,
+    KeyPurged, KeyRenewed, KeyRestored, KeyRevoked, KeyRotated, KeySecret, KeySecretBrought, KeySecretUpgraded, KeyUpstreamDedicated, Leak,
+    LeakAction, LeakReport, METADATA_EMPTY, NewKey, OVERLAP_SECONDS_MAX, SecretScheme, Term,
 };
 use crate::aggregate::{At, Context};
 use crate::event::Event;
@@ -38,6 +38,7 @@ impl Key {
             KeyCommand::Purge => return Ok(vec![Event::KeyPurged(KeyPurged {})]),
             KeyCommand::Revoke { .. } if key.revoked.is_some() => return Ok(vec![]),
             KeyCommand::Revoke { reason } => return Ok(vec![Event::KeyRevoked(KeyRevoked { reason: reason.clone() })]),
+            KeyCommand::ReportLeak(report) => return Ok(key.decide_leak(report, now)),
             _ => {}
         }
         if key.revoked.is_some() {
@@ -68,6 +69,7 @@ impl Key {
             KeyCommand::Create(_)
             | KeyCommand::Import(_)
             | KeyCommand::Revoke { .. }
+            | KeyCommand::ReportLeak(_)
             | KeyCommand::Archive { .. }
             | KeyCommand::Restore
             | KeyCommand::Purge => unreachable!("decided above"),
@@ -116,6 +118,23 @@ impl Key {
         let first_used_at = first_used_at.min(now).max(since);
         let expires_at = first_used_at.plus_seconds(activation.seconds);
         vec![Event::KeyActivated(KeyActivated { first_used_at, expires_at })]
+    }
+
+    /// A secret is reported once: what an operator did after that, such as enabling the key again, stands against whoever sends the same again.
+    /// A secret that is good no more, or of a key that is revoked, is no danger.
+    fn decide_leak(&self, report: &LeakReport, now: Timestamp) -> Vec<Event> {
+        let LeakReport { hash, scanner, source, url, action, reason } = report.clone();
+        let Some(secret) = self.secret(&hash, now).filter(|_| self.revoked.is_none()) else { return vec![] };
+        if self.leaks.iter().any(|leak| leak.number == secret.number) {
+            return vec![];
+        }
+        let mut events = vec![Event::KeyLeakReported(KeyLeakReported { number: secret.number, scanner, source, url })];
+        match action {
+            LeakAction::Revoke => events.push(Event::KeyRevoked(KeyRevoked { reason })),
+            LeakAction::Disable if self.disabled.is_none() => events.push(Event::KeyDisabled(KeyDisabled { reason })),
+            LeakAction::Disable => {}
+        }
+        events
     }
 
     fn decide_upgrade(&self, number: u32, hash: Digest, pepper: u32) -> Result<Vec<Event>, KeyError> {
@@ -173,6 +192,7 @@ impl Key {
                 revoked: None,
                 archived: None,
                 purged_at: None,
+                leaks: vec![],
             }),
             (Some(key), _) if key.is_purged() => None,
             (Some(key), Event::KeyRenewed(renewed)) => Some(Self {
@@ -197,7 +217,8 @@ impl Key {
             (Some(key), Event::KeyRotated(rotated)) => {
                 let previous = KeySecret { valid_until: Some(rotated.previous_valid_until), ..key.current_secret().clone() };
                 let current = KeySecret { number: rotated.number, hash: rotated.hash, scheme: SecretScheme::Issued, valid_until: None };
-                Some(Self { secrets: vec![previous, current], rotated_at: Some(at.time), ..key })
+                let leaks = key.leaks.into_iter().filter(|leak| leak.number == previous.number).collect();
+                Some(Self { secrets: vec![previous, current], rotated_at: Some(at.time), leaks, ..key })
             }
             (Some(mut key), Event::KeyOverlapFinished(_)) => {
                 let older = key.secrets.iter_mut().filter_map(|secret| secret.valid_until.as_mut());
@@ -214,12 +235,18 @@ impl Key {
                 Some(key)
             }
             (Some(key), Event::KeyImported(imported)) => Some(Self {
+                leaks: key.leaks_among(imported.secrets()),
                 secrets: imported.secrets(),
                 created_at: imported.created_at,
                 renewed_at: imported.renewed_at,
                 rotated_at: imported.rotated_at,
                 ..key
             }),
+            (Some(mut key), Event::KeyLeakReported(reported)) => {
+                let KeyLeakReported { number, scanner, source, url } = reported.clone();
+                key.leaks.push(Leak { number, at: at.time, scanner, source, url });
+                Some(key)
+            }
             (Some(key), Event::KeyMetadataSet(set)) => Some(Self { metadata: set.metadata.clone(), ..key }),
             (Some(key), Event::KeyUpstreamDedicated(set)) => Some(Self { dedicated: set.dedicated, ..key }),
             (Some(key), Event::KeyDisabled(disabled)) => Some(Self { disabled: fact(&disabled.reason), ..key }),
@@ -232,6 +259,13 @@ impl Key {
             (Some(key), Event::KeyPurged(_)) => Some(key.purged(at.time)),
             _ => None,
         }
+    }
+
+    /// The leaks of those secrets that the key has already.
+    fn leaks_among(&self, secrets: Vec<KeySecret>) -> Vec<Leak> {
+        let hash = |number, secrets: &[KeySecret]| secrets.iter().find(|secret| secret.number == number).map(|secret| secret.hash);
+        let is_kept = |leak: &&Leak| hash(leak.number, &secrets).is_some_and(|kept| hash(leak.number, &self.secrets) == Some(kept));
+        self.leaks.iter().filter(is_kept).cloned().collect()
     }
 
     /// What is left of a key that was purged.
@@ -255,6 +289,7 @@ impl Key {
             revoked: None,
             archived: None,
             purged_at: Some(at),
+            leaks: vec![],
         }
     }
 }
@@ -270,6 +305,7 @@ impl KeyCommand {
             | Self::Activate { .. }
             | Self::UpgradeSecret { .. }
             | Self::Revoke { .. }
+            | Self::ReportLeak(_)
             | Self::Archive { .. }
             | Self::Restore
             | Self::Purge => false,

@@ -136,3 +136,16 @@ pub struct KeyImported {
     pub renewed_at: Option<Timestamp>,
     pub rotated_at: Option<Timestamp>,
 }
+
+/// A secret of the key was found in the open. What was done about it follows as an event of its own in the same record.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct KeyLeakReported {
+    /// The number of the secret that was found.
+    pub number: u32,
+    /// The scanner's name: who the report's signature was checked for.
+    pub scanner: String,
+    /// What kind of place it was found in, in the scanner's words, such as `content` or `issue_body`.
+    pub source: Option<String>,
+    /// Where it was found.
+    pub url: Option<Sealed>,
+}

@@ -7,8 +7,8 @@ use schemas::cluster::ClusterFounded;
 use schemas::credential::{CredentialAdded, CredentialReplaced, CredentialRevoked};
 use schemas::key::{
     Dedicated, Endpoint, Expiry, ImportedSecret, KeyActivated, KeyActivationAwaited, KeyArchived, KeyChanged, KeyCreated, KeyDetails,
-    KeyDisabled, KeyEnabled, KeyExpired, KeyExpiryUnset, KeyImported, KeyMetadataSet, KeyOverlapFinished, KeyPurged, KeyRenewed,
-    KeyRestored, KeyRevoked, KeyRotated, KeySecretBrought, KeySecretUpgraded, KeyUpstreamDedicated, Limits, SecretScheme,
+    KeyDisabled, KeyEnabled, KeyExpired, KeyExpiryUnset, KeyImported, KeyLeakReported, KeyMetadataSet, KeyOverlapFinished, KeyPurged,
+    KeyRenewed, KeyRestored, KeyRevoked, KeyRotated, KeySecretBrought, KeySecretUpgraded, KeyUpstreamDedicated, Limits, SecretScheme,
 };
 use schemas::policy::{PolicyClass, PolicyKind, PolicyUploaded};
 use schemas::pool::{ModelPrice, PoolChanged, PoolCreated, PoolPriced, PoolRemoved};
@@ -185,6 +185,12 @@ pub(crate) fn events() -> Vec<Event> {
         Event::KeyMetadataSet(KeyMetadataSet { metadata: "{\"team\":\"ü\"}".into() }),
         Event::KeyUpstreamDedicated(KeyUpstreamDedicated { dedicated: Some(Dedicated { upstream: upstream_id(), fallback: true }) }),
         Event::KeyExpiryUnset(KeyExpiryUnset {}),
+        Event::KeyLeakReported(KeyLeakReported {
+            number: 300,
+            scanner: "github/90a4".into(),
+            source: Some("content".into()),
+            url: Some(sealed()),
+        }),
         Event::KeyImported(KeyImported {
             secrets: vec![
                 ImportedSecret {

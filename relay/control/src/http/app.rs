@@ -15,7 +15,7 @@ use vault::Vault;
 
 use crate::backup::BackupSources;
 use crate::policies::PolicyModules;
-use crate::{Clock, Commands, Health, Metrics, Rebuilds};
+use crate::{Clock, Commands, Health, LeakIntake, Metrics, Rebuilds};
 
 /// Asks an upstream for its models with its credential; the composition root connects it to the data plane's client.
 pub type Probe = Arc<dyn Fn(UpstreamId) -> futures_util::future::BoxFuture<'static, ProbeOutcome> + Send + Sync>;
@@ -59,6 +59,8 @@ pub struct AppParts {
     pub rebuilds: Rebuilds,
     /// The bound of the data plane, beyond which the node is not ready.
     pub staleness_max: Duration,
+    /// Who may report that a client key was found in the open; none where nobody may.
+    pub leaks: Option<Arc<LeakIntake>>,
     /// For a node that leaves the cluster.
     pub stop: Stop,
     /// Whether the node serves: false while it catches up at start and while it drains.

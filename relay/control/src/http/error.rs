@@ -68,6 +68,10 @@ struct SettingsFault {
 pub(crate) enum ApiError {
     #[error("send the owner token as Authorization: Bearer")]
     Unauthorized,
+    #[error("the report is not signed by a scanner whose key is configured here")]
+    BadSignature,
+    #[error("this node has not heard of the log lately; try again later")]
+    Stale,
     #[error("{0}")]
     BadRequest(String),
     #[error("the request body has more than {max} bytes")]
@@ -148,6 +152,8 @@ impl ApiError {
     fn status_and_code(&self) -> (StatusCode, &'static str) {
         match self {
             Self::Unauthorized => (StatusCode::UNAUTHORIZED, "unauthorized"),
+            Self::BadSignature => (StatusCode::UNAUTHORIZED, "bad_signature"),
+            Self::Stale => (StatusCode::SERVICE_UNAVAILABLE, "stale"),
             Self::BadRequest(_) => (StatusCode::BAD_REQUEST, "bad_request"),
             Self::BodyTooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "body_too_large"),
             Self::NotFound(_) => (StatusCode::NOT_FOUND, "not_found"),
@@ -247,6 +253,8 @@ impl ApiError {
             | Self::Spool(_)
             | Self::Task(_) => "the node could not answer; its log says why".to_owned(),
             Self::Unauthorized
+            | Self::BadSignature
+            | Self::Stale
             | Self::BadRequest(_)
             | Self::BodyTooLarge { .. }
             | Self::NotFound(_)
@@ -421,7 +429,7 @@ impl IntoResponse for ApiError {
         let mut response = (status, Json(problem)).into_response();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        if status == StatusCode::UNAUTHORIZED {
+        if matches!(self, Self::Unauthorized) {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         if status == StatusCode::SERVICE_UNAVAILABLE {

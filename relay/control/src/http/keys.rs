@@ -10,13 +10,15 @@ use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use projector::Versioned;
-use schemas::key::{Endpoint, Expiry, Fact, Key, KeyCommand, KeyDetails, KeyPatch, KeyState, Limits, NewSecret, SecretScheme};
+use schemas::key::{Endpoint, Expiry, Fact, Key, KeyCommand, KeyDetails, KeyPatch, KeyState, Leak, Limits, NewSecret, SecretScheme};
 use schemas::{Actor, Aggregate, Command, DurationText, KeyId, Sealed, Sequence, Stream, TenantId, Timestamp, Version, client_key};
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::{Map, Value};
 use tokio::time::Instant;
 use utoipa::ToSchema;
 use zeroize::Zeroizing;
+
+pub(super) use brought::LENGTH as LENGTH_OF_BROUGHT;
 
 use super::app::App;
 use super::conventions::{
@@ -191,6 +193,8 @@ pub(super) struct KeyView {
     disabled: Option<FactView>,
     revoked: Option<FactView>,
     archived: Option<FactView>,
+    /// Those of its secrets that a scanner found in the open.
+    leaks: Vec<LeakView>,
     version: Version,
 }
 
@@ -204,6 +208,18 @@ struct SecretView {
     /// Requests that showed it and reached an upstream, and when the last one was settled: who still uses the secret before the current one.
     requests: u64,
     last_used_at: Option<Timestamp>,
+}
+
+/// A secret that was found in the open: the first report of it.
+#[derive(Debug, Serialize, ToSchema)]
+struct LeakView {
+    /// The secret's number.
+    number: u32,
+    at: Timestamp,
+    scanner: String,
+    /// What kind of place it was found in, in the scanner's words.
+    source: Option<String>,
+    url: Option<String>,
 }
 
 /// What somebody did, when, and why.
@@ -520,6 +536,11 @@ pub(super) fn fact_view(app: &App, fact: Option<&Fact>) -> Result<Option<FactVie
     Ok(Some(FactView { at: fact.at, by: fact.by, reason: unseal_text(app, fact.reason.as_ref())? }))
 }
 
+fn leak_view(app: &App, leak: &Leak) -> Result<LeakView, ApiError> {
+    let Leak { number, at, scanner, source, url } = leak;
+    Ok(LeakView { number: *number, at: *at, scanner: scanner.clone(), source: source.clone(), url: unseal_text(app, url.as_ref())? })
+}
+
 async fn shown(app: &App, key: Versioned<Key>) -> Result<KeyView, ApiError> {
     app.blocking(move |app| view(app, &key)).await?
 }
@@ -570,6 +591,7 @@ fn view(app: &App, key: &Versioned<Key>) -> Result<KeyView, ApiError> {
         disabled: fact_view(app, key.disabled.as_ref())?,
         revoked: fact_view(app, key.revoked.as_ref())?,
         archived: fact_view(app, key.archived.as_ref())?,
+        leaks: key.leaks.iter().map(|leak| leak_view(app, leak)).collect::<Result<_, _>>()?,
         version: *version,
     })
 }

@@ -17,8 +17,16 @@ use super::error::ApiError;
 const HEADER: &str = "Keyrelay-Tenant";
 const API: &str = "/api/v1/";
 /// Whatever lies below these is about the cluster as a whole.
-const CLUSTER_WIDE: [&str; 7] =
-    ["/api/v1/audit", "/api/v1/backup", "/api/v1/export", "/api/v1/import", "/api/v1/log", "/api/v1/nodes", "/api/v1/tenants"];
+const CLUSTER_WIDE: [&str; 8] = [
+    "/api/v1/audit",
+    "/api/v1/backup",
+    "/api/v1/export",
+    "/api/v1/import",
+    "/api/v1/leaks",
+    "/api/v1/log",
+    "/api/v1/nodes",
+    "/api/v1/tenants",
+];
 
 /// The tenant that a request acts in. It need not be there where the route is about the cluster as a whole.
 pub(super) fn tenant(parts: &Parts, app: &App) -> Result<TenantId, ApiError> {

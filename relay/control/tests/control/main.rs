@@ -6,6 +6,7 @@ mod away;
 mod bulk;
 mod founding;
 mod guest;
+mod leaks;
 mod nodes;
 mod policies;
 mod rebuild;

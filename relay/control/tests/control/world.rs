@@ -15,7 +15,7 @@ use control::backup::BackupSources;
 use control::founding::{self, Foundation, FoundingError, Sources};
 use control::health::{LogHealth, NodeHealth, Trust};
 use control::policies::{PolicyLoader, PolicyLoaderParts, PolicyModules};
-use control::{App, AppParts, Clock, Commands, CommandsParts, Metrics, ProbeOutcome, Rebuilds};
+use control::{App, AppParts, Clock, Commands, CommandsParts, LeakIntake, Metrics, ProbeOutcome, Rebuilds};
 use event_log::decisions::{DecisionLog, DecisionStream};
 use event_log::usage::{UsageLog, UsageStream};
 use http_body_util::BodyExt as _;
@@ -49,6 +49,8 @@ pub(crate) struct World {
     pub(crate) store: Arc<MemoryKeyStore>,
     pub(crate) registry: Registry,
     pub(crate) shelf: Shelf,
+    /// Who may report leaks to nodes that start from now on.
+    pub(crate) leaks: Option<Arc<LeakIntake>>,
 }
 
 /// A node that serves its API to the test.
@@ -169,6 +171,7 @@ impl World {
             }),
             rebuilds: Rebuilds::new(projector, clock(), tasks.clone(), stop.clone()),
             staleness_max: Duration::from_secs(900),
+            leaks: self.leaks.clone(),
             stop: Arc::new(move || stopped.store(true, Ordering::SeqCst)),
             ready: watch::channel(true).1,
             openapi_json: "{}".into(),
@@ -200,6 +203,11 @@ impl Node {
     pub(crate) async fn exchange(&self, method: &str, path: &str, fields: &[(&str, &str)], body: Vec<u8>) -> (Parts, Bytes) {
         let (head, body) = self.open(method, path, fields, body).await.into_parts();
         (head, body.collect().await.unwrap().to_bytes())
+    }
+
+    /// The routes, for requests that are not the owner's.
+    pub(crate) fn router(&self) -> Router {
+        self.router.clone()
     }
 
     /// The answer as it comes.

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use schemas::DurationText;
+use schemas::key::LeakAction;
 use url::Url;
 use zeroize::Zeroizing;
 
@@ -184,6 +185,43 @@ impl Value for Threads {
 
     fn show(&self) -> String {
         self.0.to_string()
+    }
+}
+
+/// What is done about a key that was found in the open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnLeak {
+    /// It is refused for ever.
+    Revoke,
+    /// It is disabled until somebody enables it.
+    Quarantine,
+}
+
+impl OnLeak {
+    pub const fn action(self) -> LeakAction {
+        match self {
+            Self::Revoke => LeakAction::Revoke,
+            Self::Quarantine => LeakAction::Disable,
+        }
+    }
+}
+
+impl Value for OnLeak {
+    const EXPECTED: &'static str = "revoke or quarantine";
+
+    fn parse(text: &str) -> Option<Self> {
+        match text {
+            "revoke" => Some(Self::Revoke),
+            "quarantine" => Some(Self::Quarantine),
+            _ => None,
+        }
+    }
+
+    fn show(&self) -> String {
+        match self {
+            Self::Revoke => "revoke".to_owned(),
+            Self::Quarantine => "quarantine".to_owned(),
+        }
     }
 }
 

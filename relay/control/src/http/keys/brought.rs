@@ -14,7 +14,7 @@ use crate::http::conventions::Mutation;
 use crate::http::error::ApiError;
 
 /// How long a brought secret may be, in characters.
-const LENGTH: std::ops::RangeInclusive<usize> = 16..=512;
+pub(in crate::http) const LENGTH: std::ops::RangeInclusive<usize> = 16..=512;
 /// What a secret must be worth by [`bits`], or it is weak.
 const BITS_MIN: f64 = 80.0;
 

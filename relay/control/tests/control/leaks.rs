@@ -1,0 +1,228 @@
+//! Reports of client keys that were found in the open: who may make them, and what comes of them.
+
+use std::sync::Arc;
+
+use aws_lc_rs::encoding::AsDer as _;
+use aws_lc_rs::rand::SystemRandom;
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair as _};
+use aws_lc_rs::{digest, hmac};
+use axum::body::Body;
+use axum::http::{Request, StatusCode};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use control::{LeakConfig, LeakIntake};
+use http_body_util::BodyExt as _;
+use schemas::key::LeakAction;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tower::ServiceExt as _;
+use vault::RootKey;
+use zeroize::Zeroizing;
+
+use crate::world::{Node, World};
+
+const SECRET: &str = "a secret that our own scanners sign with";
+
+/// A scanner as GitHub is one: it signs, and publishes its public keys.
+struct Scanner {
+    pair: EcdsaKeyPair,
+    id: &'static str,
+}
+
+impl Scanner {
+    fn new(id: &'static str) -> Self {
+        Self { pair: EcdsaKeyPair::generate(&ECDSA_P256_SHA256_ASN1_SIGNING).unwrap(), id }
+    }
+
+    fn pem(&self) -> String {
+        let der = self.pair.public_key().as_der().unwrap();
+        let text = STANDARD.encode(der.as_ref());
+        let lines: Vec<&str> = text.as_bytes().chunks(64).map(|line| std::str::from_utf8(line).unwrap()).collect();
+        format!("-----BEGIN PUBLIC KEY-----\n{}\n-----END PUBLIC KEY-----\n", lines.join("\n"))
+    }
+
+    /// The header fields of a report with this body.
+    fn fields(&self, body: &str) -> Vec<(&'static str, String)> {
+        let signature = self.pair.sign(&SystemRandom::new(), body.as_bytes()).unwrap();
+        vec![("Github-Public-Key-Identifier", self.id.to_owned()), ("Github-Public-Key-Signature", STANDARD.encode(signature))]
+    }
+}
+
+/// A node that takes reports of this scanner and of own ones.
+async fn node(scanner: &Scanner, action: LeakAction) -> (World, Node, TempDir) {
+    let keys = tempfile::NamedTempFile::new().unwrap();
+    let list = json!({ "public_keys": [{ "key_identifier": scanner.id, "key": scanner.pem(), "is_current": true }] });
+    std::fs::write(keys.path(), list.to_string()).unwrap();
+    let config = LeakConfig { action, keys_file: Some(keys.path().to_owned()), secret: Some(Zeroizing::new(SECRET.to_owned())) };
+    let world = World { leaks: LeakIntake::open(config).unwrap().map(Arc::new), ..World::default() };
+    let (node, data) = world.node(&RootKey::generate().unwrap()).await;
+    (world, node, data)
+}
+
+/// Sends a report as anybody can, without the owner's token.
+async fn report(node: &Node, fields: &[(&str, String)], body: &str) -> (StatusCode, Value) {
+    let mut request = Request::builder().method("POST").uri("/api/v1/leaks");
+    for (name, value) in fields {
+        request = request.header(*name, value);
+    }
+    let answer = node.router().oneshot(request.body(Body::from(body.to_owned())).unwrap()).await.unwrap();
+    let (head, body) = answer.into_parts();
+    (head.status, serde_json::from_slice(&body.collect().await.unwrap().to_bytes()).unwrap())
+}
+
+async fn created(node: &Node, body: Value) -> (String, String) {
+    let answer = node.call("POST", "/api/v1/keys", body).await;
+    assert_eq!(answer.status, StatusCode::CREATED, "{}", answer.body);
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    (text(&answer.body["key"]["id"]), text(&answer.body["secret"]))
+}
+
+async fn key(node: &Node, id: &str) -> Value {
+    node.get(&format!("/api/v1/keys/{id}")).await.body["key"].clone()
+}
+
+fn found(token: &str) -> Value {
+    json!({ "token": token, "type": "keyrelay_client_key", "url": "https://github.example/octocat/Hello/blob/1/a.py", "source": "content" })
+}
+
+fn hash(token: &str) -> String {
+    STANDARD.encode(digest::digest(&digest::SHA256, token.as_bytes()))
+}
+
+fn labelled(token: &str, label: &str) -> Value {
+    json!({ "token_hash": hash(token), "token_type": "keyrelay_client_key", "label": label })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_signed_report_quarantines_each_live_key_once_and_tells_true_from_false() {
+    let scanner = Scanner::new("90a4");
+    let (world, node, _data) = node(&scanner, LeakAction::Disable).await;
+    let (issued, secret) = created(&node, json!({ "name": "issued", "expires": "never" })).await;
+    let brought_secret = "cr_4f1c9a7e03b8d2566e1f9b0c8a7d3e2f4f1c9a7e03b8d2566e1f9b0c8a7d3e2f";
+    let (brought, _) = created(&node, json!({ "name": "brought", "expires": "never", "secret": brought_secret })).await;
+    let unknown = "sk-proj-9aKq7Lm2Vx5Rt8Yw1Zc4Bn6Df3Gh0Js";
+    let body = json!([found(&secret), found(unknown), found(brought_secret), found(&secret), found("")]).to_string();
+
+    let (status, answer) = report(&node, &scanner.fields(&body), &body).await;
+    assert_eq!(status, StatusCode::OK, "{answer}");
+    let (known, not) = ("true_positive", "false_positive");
+    let expected =
+        [labelled(&secret, known), labelled(unknown, not), labelled(brought_secret, known), labelled(&secret, known), labelled("", not)];
+    assert_eq!(answer, json!(expected));
+    for id in [&issued, &brought] {
+        let key = key(&node, id).await;
+        assert_eq!(key["state"], "disabled");
+        assert_eq!(key["disabled"]["by"], json!({ "node": node.id }));
+        assert_eq!(key["disabled"]["reason"], "leaked: found by github/90a4 in content");
+        let leak = &key["leaks"][0];
+        assert_eq!((&leak["number"], &leak["scanner"], &leak["source"]), (&json!(1), &json!("github/90a4"), &json!("content")));
+        assert_eq!(leak["url"], "https://github.example/octocat/Hello/blob/1/a.py");
+    }
+
+    // The same again changes nothing, not even after the operator has let the key in again.
+    let enabled = node.call("POST", &format!("/api/v1/keys/{issued}/enable"), json!({})).await;
+    assert_eq!(enabled.status, StatusCode::OK);
+    let head = world.log.true_head().await;
+    let (again, answer) = report(&node, &scanner.fields(&body), &body).await;
+    assert_eq!((again, &answer), (StatusCode::OK, &json!(expected)));
+    assert_eq!(world.log.true_head().await, head);
+    assert_eq!(key(&node, &issued).await["state"], "active");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_who_is_configured_is_heard() {
+    let (scanner, stranger) = (Scanner::new("90a4"), Scanner::new("90a4"));
+    let (world, node, _data) = node(&scanner, LeakAction::Revoke).await;
+    let (id, secret) = created(&node, json!({ "name": "ci", "expires": "never" })).await;
+    let body = json!([found(&secret)]).to_string();
+    let other_body = json!([found(&secret), found("x")]).to_string();
+    let tag = |secret: &str, body: &str| {
+        let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes()), body.as_bytes());
+        let digits: String = tag.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+        vec![("Keyrelay-Signature", format!("sha256={digits}"))]
+    };
+    let head = world.log.true_head().await;
+    let mut unknown_id = scanner.fields(&body);
+    unknown_id[0].1 = "beef".to_owned();
+    let mut both = scanner.fields(&body);
+    both.extend(tag(SECRET, &body));
+    let wrong = [
+        vec![],
+        stranger.fields(&body),
+        scanner.fields(&other_body),
+        unknown_id,
+        vec![("Github-Public-Key-Identifier", "90a4".to_owned())],
+        vec![("authorization", format!("Bearer {}", crate::world::TOKEN))],
+        tag("another secret that nobody has configured", &body),
+        tag(SECRET, &other_body),
+        vec![("Keyrelay-Signature", "sha256=é".to_owned())],
+        both,
+    ];
+    for fields in wrong {
+        let (status, answer) = report(&node, &fields, &body).await;
+        assert_eq!((status, &answer["code"]), (StatusCode::UNAUTHORIZED, &json!("bad_signature")), "{fields:?}");
+    }
+    assert_eq!(world.log.true_head().await, head);
+    assert_eq!(key(&node, &id).await["state"], "active");
+
+    for (body, expected) in
+        [("{}", "bad_request"), ("[{\"token\":1}]", "bad_request"), (&*json!(vec![found("x"); 1001]).to_string(), "bad_request")]
+    {
+        let (status, answer) = report(&node, &scanner.fields(body), body).await;
+        assert_eq!((status, &answer["code"]), (StatusCode::BAD_REQUEST, &json!(expected)), "{answer}");
+    }
+    let large = " ".repeat(1024 * 1024 + 1);
+    assert_eq!(report(&node, &scanner.fields(&large), &large).await.0, StatusCode::PAYLOAD_TOO_LARGE);
+
+    // A scanner of one's own; and a revoked key is told as what it is.
+    for fields in [tag(SECRET, &body), scanner.fields(&body)] {
+        assert_eq!(report(&node, &fields, &body).await, (StatusCode::OK, json!([labelled(&secret, "true_positive")])));
+    }
+    let key = key(&node, &id).await;
+    assert_eq!((&key["state"], &key["revoked"]["reason"]), (&json!("revoked"), &json!("leaked: found by own in content")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_secret_before_the_current_one_counts_while_it_is_good() {
+    let scanner = Scanner::new("90a4");
+    let (_world, node, _data) = node(&scanner, LeakAction::Revoke).await;
+    let (id, first) = created(&node, json!({ "name": "ci", "expires": "never" })).await;
+    let path = format!("/api/v1/keys/{id}/rotate");
+    let rotate = |overlap: &str| node.call("POST", &path, json!({ "overlap": overlap }));
+    assert_eq!(rotate("0s").await.status, StatusCode::OK);
+    let body = json!([found(&first)]).to_string();
+    // It is good no more: a true positive, and nothing to do.
+    assert_eq!(report(&node, &scanner.fields(&body), &body).await.1, json!([labelled(&first, "true_positive")]));
+    assert_eq!(key(&node, &id).await["state"], "active");
+
+    let second = rotate("1h").await.body["secret"].as_str().unwrap().to_owned();
+    assert_eq!(rotate("1h").await.status, StatusCode::CONFLICT);
+    let third = node.call("POST", &path, json!({ "overlap": "1h", "finish_previous": true })).await;
+    assert_eq!(third.status, StatusCode::OK);
+    let body = json!([found(&second)]).to_string();
+    assert_eq!(report(&node, &scanner.fields(&body), &body).await.1, json!([labelled(&second, "true_positive")]));
+    let key = key(&node, &id).await;
+    assert_eq!((&key["state"], &key["leaks"][0]["number"]), (&json!("revoked"), &json!(3)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_taken_in_where_no_scanner_is_configured_and_bad_keys_are_refused_at_start() {
+    let world = World::default();
+    let (node, _data) = world.node(&RootKey::generate().unwrap()).await;
+    assert_eq!(report(&node, &[], "[]").await.0, StatusCode::NOT_FOUND);
+
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let open = |text: &str| {
+        std::fs::write(file.path(), text).unwrap();
+        let config = LeakConfig { action: LeakAction::Revoke, keys_file: Some(file.path().to_owned()), secret: None };
+        LeakIntake::open(config).map(|intake| intake.is_some())
+    };
+    let pem = Scanner::new("x").pem();
+    let list = |id: &str, pem: &str| json!({ "public_keys": [{ "key_identifier": id, "key": pem }] }).to_string();
+    assert!(open(&list("x", &pem)).unwrap());
+    for wrong in ["", "[]", "{\"public_keys\":[]}", &list("x", "no key"), &list("", &pem), &list("x", &pem.replace("PUBLIC", "PRIVATE"))] {
+        assert!(open(wrong).is_err(), "{wrong}");
+    }
+    let short = LeakConfig { action: LeakAction::Revoke, keys_file: None, secret: Some(Zeroizing::new("short".to_owned())) };
+    assert!(LeakIntake::open(short).is_err());
+}
