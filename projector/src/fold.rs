@@ -77,6 +77,8 @@ pub(crate) struct Changes {
     pub routes: bool,
     /// Whether a policy or a binding changed.
     pub policies: bool,
+    /// Whether a key changed that has, or had, a secret under an older scheme.
+    pub salts: bool,
 }
 
 impl Changes {
@@ -84,6 +86,7 @@ impl Changes {
         for aggregate in [before, after].into_iter().flatten() {
             if let Aggregate::Key(key) = aggregate {
                 self.hashes.extend(key.secrets.iter().map(|secret| secret.hash));
+                self.salts |= key.secrets.iter().any(|secret| key_index::salt(secret).is_some());
             }
         }
         self.routes |= matches!(kind, StreamKind::Tenant | StreamKind::Upstream | StreamKind::Credential | StreamKind::Pool);

@@ -220,6 +220,12 @@ impl ReadModels {
         Arc::clone(&self.shared.view().policies)
     }
 
+    /// The salts of older schemes that a present key has a secret under, in their order: empty but after an import of such keys, and again once all
+    /// have shown their secrets. Cheap enough for every request.
+    pub fn salts(&self) -> Arc<[u32]> {
+        Arc::clone(&self.shared.view().salts)
+    }
+
     /// Why the record at a sequence is void; none if it is valid or not folded yet.
     pub fn void(&self, sequence: Sequence) -> Result<Option<VoidReason>, ReadError> {
         self.shared.view().store.get(VOIDS, &of_sequence(sequence))

@@ -105,6 +105,11 @@ pub enum SecretScheme {
     ClaudeRelayService { salt: u32 },
 }
 
+impl SecretScheme {
+    /// SHA-256 over the secret alone: salt 0 is the empty one, and in no vault. LiteLLM stores keys so.
+    pub const UNSALTED: Self = Self::ClaudeRelayService { salt: 0 };
+}
+
 /// One secret of a key, by number and hash.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeySecret {

@@ -194,7 +194,7 @@ impl<'a> Draft<'a> {
         for (stream, row) in sorted(changed) {
             batch.put(AGGREGATES, &key::of_stream(stream), row);
         }
-        self.key_index.write(&mut batch);
+        self.key_index.write(&mut batch, self.store)?;
         for (sequence, reason) in &self.voids {
             batch.put(VOIDS, &of_sequence(*sequence), reason);
         }

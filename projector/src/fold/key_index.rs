@@ -4,10 +4,12 @@
 
 use std::collections::BTreeMap;
 
-use schemas::key::Key;
+use schemas::key::{Key, KeySecret, SecretScheme};
 use schemas::{Aggregate, Digest, Stream, Timestamp};
 
-use super::rows::{KEYS_BY_EXPIRY, KEYS_BY_HASH, KEYS_FORMER_HASHES, of_expiry, of_former_hash, of_former_hashes, of_hash};
+use super::rows::{
+    KEYS_BY_EXPIRY, KEYS_BY_HASH, KEYS_BY_SALT, KEYS_FORMER_HASHES, of_expiry, of_former_hash, of_former_hashes, of_hash, of_salt,
+};
 use crate::store::{Batch, ReadError, Store};
 
 /// The changes of one batch, in the order of their keys, which the store takes fastest. None takes a row away.
@@ -17,6 +19,8 @@ pub(super) struct KeyIndex {
     /// (stream, hash) of secrets that a key has no more.
     former: BTreeMap<(Stream, Digest), bool>,
     by_expiry: BTreeMap<(Timestamp, Stream), bool>,
+    /// How many more secrets there are under a salt, or fewer.
+    by_salt: BTreeMap<u32, i64>,
 }
 
 impl KeyIndex {
@@ -39,9 +43,18 @@ impl KeyIndex {
         for secret in after.secrets.iter().filter(|secret| !has(before, &secret.hash)) {
             self.claim(store, secret.hash, stream)?;
         }
-        let lost = before.into_iter().flat_map(|key| &key.secrets).map(|secret| secret.hash).filter(|hash| !has(Some(after), hash));
-        for hash in lost {
-            self.former.insert((stream.clone(), hash), true);
+        let lost = before.into_iter().flat_map(|key| &key.secrets).filter(|secret| !has(Some(after), &secret.hash));
+        for secret in lost {
+            if is_upgraded(secret, after) {
+                self.release(store, secret.hash, stream)?;
+            } else {
+                self.former.insert((stream.clone(), secret.hash), true);
+            }
+        }
+        for (key, step) in before.map(|key| (key, -1)).into_iter().chain([(after, 1)]) {
+            for salt in key.secrets.iter().filter_map(salt) {
+                *self.by_salt.entry(salt).or_default() += step;
+            }
         }
         if after.is_purged() && !before.is_some_and(Key::is_purged) {
             self.purge(store, stream)?;
@@ -53,6 +66,14 @@ impl KeyIndex {
     fn claim(&mut self, store: &Store, hash: Digest, stream: &Stream) -> Result<(), ReadError> {
         if self.owner(store, &hash)?.is_none() {
             self.by_hash.insert(hash, Some(stream.clone()));
+        }
+        Ok(())
+    }
+
+    /// Takes a hash away that is this key's.
+    fn release(&mut self, store: &Store, hash: Digest, stream: &Stream) -> Result<(), ReadError> {
+        if self.owner(store, &hash)?.is_some_and(|owner| owner == *stream) {
+            self.by_hash.insert(hash, None);
         }
         Ok(())
     }
@@ -73,9 +94,7 @@ impl KeyIndex {
             .collect();
         for hash in hashes {
             self.former.insert((stream.clone(), hash), false);
-            if self.owner(store, &hash)?.is_some_and(|owner| owner == *stream) {
-                self.by_hash.insert(hash, None);
-            }
+            self.release(store, hash, stream)?;
         }
         Ok(())
     }
@@ -87,7 +106,7 @@ impl KeyIndex {
         }
     }
 
-    pub(super) fn write(&self, batch: &mut Batch<'_>) {
+    pub(super) fn write(&self, batch: &mut Batch<'_>, store: &Store) -> Result<(), ReadError> {
         for (hash, owner) in &self.by_hash {
             match owner {
                 Some(stream) => batch.put(KEYS_BY_HASH, &of_hash(hash), stream),
@@ -102,7 +121,30 @@ impl KeyIndex {
             let key = of_expiry(*at, stream);
             if *is_due { batch.put(KEYS_BY_EXPIRY, &key, stream) } else { batch.delete(KEYS_BY_EXPIRY, &key) }
         }
+        for (salt, step) in self.by_salt.iter().filter(|(_, step)| **step != 0) {
+            let key = of_salt(*salt);
+            let before = store.get::<u64>(KEYS_BY_SALT, &key)?.unwrap_or_default();
+            match before.saturating_add_signed(*step) {
+                0 => batch.delete(KEYS_BY_SALT, &key),
+                secrets => batch.put(KEYS_BY_SALT, &key, &secrets),
+            }
+        }
+        Ok(())
     }
+}
+
+/// The salt of the older scheme that a secret is known by.
+pub(super) fn salt(secret: &KeySecret) -> Option<u32> {
+    match secret.scheme {
+        SecretScheme::ClaudeRelayService { salt } => Some(salt),
+        SecretScheme::Issued | SecretScheme::Peppered { .. } => None,
+    }
+}
+
+/// Whether the key goes on to have this secret of an older scheme, by a hash of ours. Nothing asks for the old hash then, and what somebody who
+/// knows its salt could learn from it is gone.
+fn is_upgraded(secret: &KeySecret, after: &Key) -> bool {
+    salt(secret).is_some() && after.secrets.iter().any(|other| other.number == secret.number)
 }
 
 fn as_key(aggregate: Option<&Aggregate>) -> Option<&Key> {

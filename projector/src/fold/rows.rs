@@ -23,6 +23,8 @@ pub(crate) const KEYS_BY_HASH: Family = "keys_by_hash";
 pub(crate) const KEYS_FORMER_HASHES: Family = "keys_former_hashes";
 /// (Time, stream of a key) -> stream of a key whose expiry has to be recorded then.
 pub(crate) const KEYS_BY_EXPIRY: Family = "keys_by_expiry";
+/// Salt of an older scheme -> how many secrets of present keys are known by a hash under it. No row stands for none.
+pub(crate) const KEYS_BY_SALT: Family = "keys_by_salt";
 /// Sequence of a void record -> reason.
 pub(crate) const VOIDS: Family = "voids";
 /// Sequence modulo [`super::ROOTS_KEPT`] -> (sequence, root).
@@ -30,8 +32,20 @@ pub(crate) const ROOTS: Family = "roots";
 /// Sequence of a record whose `seen` is not this log -> [`super::SeenFinding`].
 pub(crate) const FINDINGS: Family = "findings";
 
-pub(crate) const FAMILIES: &[Family] =
-    &[META, AGGREGATES, COMMANDS, COMMANDS_BY_TIME, KEYS_BY_HASH, KEYS_FORMER_HASHES, KEYS_BY_EXPIRY, VOIDS, ROOTS, FINDINGS, KEY_ORDERS];
+pub(crate) const FAMILIES: &[Family] = &[
+    META,
+    AGGREGATES,
+    COMMANDS,
+    COMMANDS_BY_TIME,
+    KEYS_BY_HASH,
+    KEYS_FORMER_HASHES,
+    KEYS_BY_EXPIRY,
+    KEYS_BY_SALT,
+    VOIDS,
+    ROOTS,
+    FINDINGS,
+    KEY_ORDERS,
+];
 
 /// What the log held up to a position. It is committed with the rows of that position.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -142,6 +156,11 @@ pub(crate) fn of_former_hash(stream: &Stream, hash: &Digest) -> Vec<u8> {
 /// The key of the row of an expiry that is due. It begins with the time, since one sweep serves all tenants.
 pub(crate) fn of_expiry(at: Timestamp, stream: &Stream) -> Vec<u8> {
     key::cluster_wide(&[&at.as_micros().to_be_bytes(), &key::of_stream(stream)])
+}
+
+/// The key of the row of a salt.
+pub(crate) fn of_salt(salt: u32) -> Vec<u8> {
+    key::cluster_wide(&[&salt.to_be_bytes()])
 }
 
 /// The key of the row of a command.

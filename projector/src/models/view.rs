@@ -12,8 +12,9 @@ use super::freshness::{Freshness, Moment};
 use super::policies::Policies;
 use super::routes::Routes;
 use super::{Position, State};
+use crate::fold::rows::KEYS_BY_SALT;
 use crate::fold::{Authority, Changes, Counts, Folder};
-use crate::store::{ReadError, Store};
+use crate::store::{ReadError, Store, key};
 
 /// One position of one model. The store under it may be ahead by a batch that is not announced yet.
 pub(crate) struct View {
@@ -25,18 +26,21 @@ pub(crate) struct View {
     pub authority: Arc<Authority>,
     pub routes: Arc<Routes>,
     pub policies: Arc<Policies>,
+    pub salts: Arc<[u32]>,
 }
 
 /// What is small and asked for often, read from a model whole.
 pub(crate) struct Snapshots {
     routes: Arc<Routes>,
     policies: Arc<Policies>,
+    salts: Arc<[u32]>,
 }
 
 impl Snapshots {
     pub(crate) fn load(folder: &Folder) -> Result<Self, ReadError> {
         let (store, sequence) = (folder.store(), folder.row().sequence);
-        Ok(Self { routes: Arc::new(Routes::load(store, sequence)?), policies: Arc::new(Policies::load(store, sequence)?) })
+        let (routes, policies) = (Routes::load(store, sequence)?, Policies::load(store, sequence)?);
+        Ok(Self { routes: Arc::new(routes), policies: Arc::new(policies), salts: salts(store)? })
     }
 
     /// Those of a view, but for what changed.
@@ -44,13 +48,22 @@ impl Snapshots {
         let (store, sequence) = (folder.store(), folder.row().sequence);
         let routes = if changes.routes { Arc::new(Routes::load(store, sequence)?) } else { Arc::clone(&view.routes) };
         let policies = if changes.policies { Arc::new(Policies::load(store, sequence)?) } else { Arc::clone(&view.policies) };
-        Ok(Self { routes, policies })
+        let salts = if changes.salts { salts(store)? } else { Arc::clone(&view.salts) };
+        Ok(Self { routes, policies, salts })
     }
+}
+
+/// The salts under which present keys are known, in their order.
+fn salts(store: &Store) -> Result<Arc<[u32]>, ReadError> {
+    let prefix = key::cluster_wide(&[]);
+    let rows = store.scan::<u64>(KEYS_BY_SALT, &prefix.clone(), prefix);
+    let salt = |key: &[u8]| Some(u32::from_be_bytes(*key.last_chunk::<4>()?));
+    rows.map(|row| salt(&row?.0).ok_or(ReadError::Row { family: KEYS_BY_SALT })).collect()
 }
 
 impl View {
     fn of(folder: &Folder, generation: u64, snapshots: Snapshots) -> Arc<Self> {
-        let (row, Snapshots { routes, policies }) = (folder.row(), snapshots);
+        let (row, Snapshots { routes, policies, salts }) = (folder.row(), snapshots);
         Arc::new(Self {
             store: Arc::clone(folder.store()),
             generation,
@@ -59,6 +72,7 @@ impl View {
             authority: Arc::clone(folder.authority()),
             routes,
             policies,
+            salts,
         })
     }
 
@@ -118,7 +132,7 @@ impl Shared {
 
     /// Makes all that is committed visible, whatever came of the last run of the fold.
     pub(crate) fn refresh(&self, folder: &Folder) -> Result<(), ReadError> {
-        self.publish(folder, &Changes { hashes: Vec::new(), routes: true, policies: true })
+        self.publish(folder, &Changes { hashes: Vec::new(), routes: true, policies: true, salts: true })
     }
 
     /// Puts another model in the place of the one in use.

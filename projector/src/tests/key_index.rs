@@ -1,6 +1,6 @@
 //! The rows by which keys are found, over a running projector.
 
-use schemas::key::{Expiry, KeyCreated, KeyExpired, KeyRenewed, KeyRevoked, KeySecretUpgraded};
+use schemas::key::{Expiry, KeyCreated, KeyExpired, KeyRenewed, KeyRevoked, KeySecretBrought, KeySecretUpgraded, SecretScheme};
 use schemas::{Digest, Event, Stream, Timestamp};
 
 use super::fold::rows_of;
@@ -64,6 +64,32 @@ async fn an_upgraded_secret_is_found_by_its_new_hash() {
     let key = node.models.key_by_hash(&hash(1, 9)).unwrap().unwrap();
     assert!(key.secret(&hash(1, 9), Timestamp::MAX).is_some());
     node.stop().await;
+}
+
+#[tokio::test]
+async fn salts_are_known_while_a_present_key_has_a_secret_under_them_and_an_upgrade_leaves_nothing_of_the_old_hash() {
+    let (data, mut world) = (tempfile::tempdir().unwrap(), World::founded());
+    let brought = |salt| Event::KeySecretBrought(KeySecretBrought { number: 1, scheme: SecretScheme::ClaudeRelayService { salt } });
+    for (n, salt) in [(1, 7), (2, 7), (3, 0)] {
+        world.append(&key_stream(n), &[key_created(n, hash(n, 1)), brought(salt)]);
+    }
+    world.create_key(4);
+    let node = Node::start(data.path(), &world).await;
+    assert_eq!(node.models.salts()[..], [0, 7]);
+    let upgraded = |n| Event::KeySecretUpgraded(KeySecretUpgraded { number: 1, hash: hash(n, 9), pepper: 1 });
+    world.append(&key_stream(1), &[upgraded(1)]);
+    node.catch_up(&world).await;
+    assert_eq!(node.models.salts()[..], [0, 7]);
+    assert_eq!(node.models.key_by_hash(&hash(1, 1)).unwrap(), None);
+    assert_eq!(node.models.key_by_hash(&hash(1, 9)).unwrap().map(|key| key.id), Some(key_id(1)));
+    assert!(!holds(&node.models, &hash(1, 1)));
+    world.purge_key(2);
+    world.append(&key_stream(3), &[upgraded(3)]);
+    node.catch_up(&world).await;
+    assert!(node.models.salts().is_empty());
+    // A fold in one go and one record at a time agree.
+    let rows = node.stop().await.dump().unwrap();
+    assert_eq!(rows, rows_of(&world.records));
 }
 
 #[tokio::test]

@@ -3,12 +3,14 @@
 use std::sync::Arc;
 
 use http::request::Parts;
+use projector::ReadError;
 use schemas::key::{Endpoint, Key, KeyRefusal};
 use schemas::{Digest, Timestamp, client_key};
 
 use crate::exchange::Arrival;
 use crate::gateway::State;
 use crate::limits::{Allowed, Exceeded};
+use crate::older_key;
 use crate::refusal::Refusal;
 use crate::staleness::Staleness;
 
@@ -23,13 +25,48 @@ pub(crate) struct Admitted {
     pub(crate) staleness: Staleness,
 }
 
-/// The hash under which a key is known: one for those of our own form, another for those that clients had before.
-fn hash(state: &State, text: &str) -> Digest {
-    if text.starts_with(client_key::PREFIX) { client_key::hash(text) } else { state.vault.client_key_hash(text).0 }
+/// A key that a request shows, and the hash of its secret.
+struct Shown {
+    key: Arc<Key>,
+    hash: Digest,
+    /// The hash that the secret is to have, and the version of its pepper, where it is known by an older one.
+    upgrade: Option<(Digest, u32)>,
+}
+
+/// Looks up whose secret a text is. Secrets of our own form have one hash; those that clients had before another, and some of these are known by
+/// the hash of the system that they come from.
+async fn find(state: &State, text: &str) -> Result<Shown, Refusal> {
+    let shown = |key, hash| Shown { key, hash, upgrade: None };
+    if text.starts_with(client_key::PREFIX) {
+        let hash = client_key::hash(text);
+        return look_up(state, &hash)?.map(|key| shown(key, hash)).ok_or(Refusal::KeyUnknown);
+    }
+    let (hash, pepper) = state.vault.client_key_hash(text);
+    if let Some(key) = look_up(state, &hash)? {
+        return Ok(shown(key, hash));
+    }
+    let salts = state.models.salts();
+    if salts.is_empty() {
+        return Err(Refusal::KeyUnknown);
+    }
+    match Box::pin(older_key::find(state, text, &salts)).await? {
+        Some((key, older)) => Ok(Shown { key, hash: older, upgrade: Some((hash, pepper)) }),
+        // An upgrade may have taken the old hash away between the two looks.
+        None => look_up(state, &hash)?.map(|key| shown(key, hash)).ok_or(Refusal::KeyUnknown),
+    }
+}
+
+fn look_up(state: &State, hash: &Digest) -> Result<Option<Arc<Key>>, Refusal> {
+    state.models.key_by_hash(hash).map_err(|error| unreadable(&error))
+}
+
+pub(crate) fn unreadable(error: &ReadError) -> Refusal {
+    tracing::error!(error = error as &dyn std::error::Error, "key could not be looked up");
+    Refusal::Unavailable
 }
 
 /// Lets a request in, or not. It is counted against the key's rate only if everything else allows it.
-pub(crate) fn admit(state: &State, parts: &Parts, endpoint: Endpoint, arrival: Arrival) -> Result<Admitted, Refusal> {
+pub(crate) async fn admit(state: &State, parts: &Parts, endpoint: Endpoint, arrival: Arrival) -> Result<Admitted, Refusal> {
     if state.is_draining() {
         return Err(Refusal::Draining);
     }
@@ -37,14 +74,7 @@ pub(crate) fn admit(state: &State, parts: &Parts, endpoint: Endpoint, arrival: A
     let staleness = Staleness::judge(state.staleness(), state.config.staleness_max)?;
     let now = arrival.at;
     let text = crate::client_key::find(&parts.headers, parts.uri.query())?;
-    let hash = hash(state, &text);
-    let key = match state.models.key_by_hash(&hash) {
-        Ok(key) => key.ok_or(Refusal::KeyUnknown)?,
-        Err(error) => {
-            tracing::error!(error = &error as &dyn std::error::Error, "key could not be looked up");
-            return Err(Refusal::Unavailable);
-        }
-    };
+    let Shown { key, hash, upgrade } = find(state, &text).await?;
     // Whoever shows a secret that is good no more learns nothing else about the key than that it is past its time.
     let secret = key.secret(&hash, now);
     match key.refusal(now) {
@@ -70,5 +100,8 @@ pub(crate) fn admit(state: &State, parts: &Parts, endpoint: Endpoint, arrival: A
         Exceeded::Rate(rate) => Refusal::RateLimited(rate),
         Exceeded::Concurrency(limit) => Refusal::ConcurrencyLimited(limit),
     })?;
+    if let Some(upgrade) = upgrade {
+        older_key::upgrade(&key, secret_number, upgrade, &state.outbox);
+    }
     Ok(Admitted { key, secret_number, secret_until, allowed, staleness })
 }

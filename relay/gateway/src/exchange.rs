@@ -60,7 +60,7 @@ pub(crate) async fn serve(state: &State, dialect: Dialect, endpoint: Endpoint, r
     let in_flight = InFlight::new(&state.metrics);
     let (parts, body) = request.into_parts();
     let exchange = Exchange { state, dialect, endpoint, arrival };
-    let served = match admit(state, &parts, endpoint, arrival) {
+    let served = match admit(state, &parts, endpoint, arrival).await {
         Ok(admitted) => exchange.relay(admitted, in_flight, &parts, body).await,
         Err(refusal) => {
             held_body::discard(&parts.headers, body, REFUSED_BODY_BYTES_MAX).await;

@@ -20,6 +20,7 @@ use crate::decisions::DecisionSink;
 use crate::limits::Allowances;
 use crate::meters::Meters;
 use crate::metrics::Metrics;
+use crate::older_key::MissingSalts;
 use crate::outbox::{Outbox, OutboxReader};
 use crate::policies::{Policies, PoliciesParts, ShadowWorker};
 use crate::random::Random;
@@ -84,6 +85,7 @@ pub(crate) struct State {
     pub(crate) usage: UsageSink,
     pub(crate) allowances: Arc<Allowances>,
     pub(crate) activations: Arc<Activations>,
+    pub(crate) missing_salts: MissingSalts,
     pub(crate) outbox: Outbox,
     pub(crate) cooling: Cooling,
     pub(crate) targets: Targets,
@@ -114,6 +116,7 @@ impl Gateway {
         let state = State {
             policies,
             activations,
+            missing_salts: MissingSalts::default(),
             outbox,
             targets: Targets::new(models.clone(), Arc::clone(&vault), config.allow_private_upstreams),
             bodies: Arc::new(Semaphore::new(config.bodies_bytes_max)),

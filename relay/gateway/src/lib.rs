@@ -37,6 +37,7 @@ mod limits;
 mod meter;
 mod meters;
 mod metrics;
+mod older_key;
 mod outbox;
 mod policies;
 mod pulse;

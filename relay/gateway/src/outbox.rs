@@ -30,6 +30,8 @@ type Slot = (Stream, Topic);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Topic {
     Activation,
+    /// Of the secret of this number.
+    Upgrade(u32),
     Other,
 }
 
@@ -59,6 +61,7 @@ impl Outbound {
     fn slot(&self) -> Slot {
         let topic = match &self.command {
             Command::Key(KeyCommand::Activate { .. }) => Topic::Activation,
+            Command::Key(KeyCommand::UpgradeSecret { number, .. }) => Topic::Upgrade(*number),
             _ => Topic::Other,
         };
         (self.stream.clone(), topic)

@@ -147,6 +147,6 @@ fn pepper_address() -> SecretAddress {
     address([0; 16], "pepper", PEPPER_VERSION)
 }
 
-fn address(owner_id: [u8; 16], field: &'static str, version: u32) -> SecretAddress {
+pub(crate) fn address(owner_id: [u8; 16], field: &'static str, version: u32) -> SecretAddress {
     SecretAddress { tenant: TenantId::none(), owner_kind: OWNER_KIND, owner_id, field, version, origin: String::new() }
 }

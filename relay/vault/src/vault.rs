@@ -18,6 +18,7 @@ use crate::aead::{DataKey, Forged, NoRandomness};
 use crate::cluster_secrets::Pepper;
 use crate::key_store::{Entry, KeyStore, Put, StoreError, Swap};
 use crate::root_key::{RootKey, RootKeyVersion};
+use crate::salts::Salts;
 use crate::seal;
 use crate::wrap::{Times, UnwrapError, WrappingKey};
 
@@ -114,6 +115,7 @@ pub struct Vault {
     pub(crate) wrapping: WrappingKey,
     pub(crate) store: Arc<dyn KeyStore>,
     pub(crate) pepper: Pepper,
+    pub(crate) salts: Salts,
 }
 
 impl Vault {
@@ -131,7 +133,7 @@ impl Vault {
 
     fn with_pepper(root: RootKey, store: Arc<dyn KeyStore>, pepper: fn(&Self) -> Result<Pepper, OpenError>) -> Result<Self, OpenError> {
         let wrapping = WrappingKey::of(&root);
-        let mut vault = Self { wrapping, store, pepper: Pepper::none() };
+        let mut vault = Self { wrapping, store, pepper: Pepper::none(), salts: Salts::default() };
         vault.pepper = pepper(&vault)?;
         Ok(vault)
     }

@@ -102,7 +102,7 @@ async fn answer(state: &State, dialect: Dialect, id: Option<String>, request: Re
 
 /// The union by id, in the order in which the upstreams would be tried. An upstream that fails is left out unless all do.
 async fn models(state: &State, dialect: Dialect, arrival: Arrival, parts: &Parts) -> Result<(Vec<Model>, Staleness), Refusal> {
-    let admitted = admit(state, parts, Endpoint::Models, arrival)?;
+    let admitted = admit(state, parts, Endpoint::Models, arrival).await?;
     let snapshot = state.targets.snapshot();
     let selection = Selection::new(&snapshot, &state.cooling, &admitted.key, dialect, None, arrival.at);
     let targets = selection.into_order(&state.random);
