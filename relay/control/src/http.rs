@@ -32,7 +32,9 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 pub use app::{App, AppParts, Probe, ProbeOutcome, Stop};
+pub(crate) use conventions::named_pool;
 pub(crate) use error::{ApiError, rejection_code};
+pub(crate) use keys::brought;
 pub(crate) use upstreams::{canonical_base_url, secret_address};
 
 /// What the document says about the API as a whole.

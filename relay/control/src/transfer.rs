@@ -2,7 +2,8 @@
 //!
 //! `file` is the file's frame (head, kinds, digest), `line` its lines, `privacy` what becomes of secrets and personal texts in it.
 //! `export` writes one from the rows of one moment. `import` takes one in: the whole file is checked before anything is appended, and every
-//! line then is a command whose id derives from the file and the line, so that doing it again changes nothing.
+//! line then is a command whose id derives from the file and the line, so that doing it again changes nothing. `elsewhere` makes lines of the files
+//! of other systems.
 //!
 //! A file holds no plaintext of a secret: hashes of 256-bit random secrets may travel, since there is nothing to guess; credentials and
 //! personal texts are sealed under a passphrase, or left out.
@@ -10,6 +11,7 @@
 pub(crate) mod apply;
 pub(crate) mod check;
 pub(crate) mod csv;
+pub(crate) mod elsewhere;
 pub(crate) mod export;
 pub mod file;
 pub(crate) mod import;

@@ -325,7 +325,7 @@ pub(super) fn find_pool(app: &App, tenant: &TenantId, text: &str) -> Result<Opti
 }
 
 /// The pool that a body names; a pool that is not there is a fault of the body.
-pub(super) fn named_pool(app: &App, tenant: &TenantId, text: &str) -> Result<PoolId, ApiError> {
+pub(crate) fn named_pool(app: &App, tenant: &TenantId, text: &str) -> Result<PoolId, ApiError> {
     find_pool(app, tenant, text)?.ok_or_else(|| ApiError::BadRequest(format!("there is no pool {text:?}")))
 }
 
@@ -371,7 +371,12 @@ pub(super) async fn method_not_allowed() -> ApiError {
 
 /// The passphrase that a file's secrets are sealed under: `Keyrelay-Passphrase`, UTF-8.
 pub(super) fn passphrase(headers: &HeaderMap) -> Result<Option<Zeroizing<String>>, ApiError> {
-    let Some(value) = headers.get("keyrelay-passphrase") else { return Ok(None) };
-    let text = std::str::from_utf8(value.as_bytes()).map_err(|_| ApiError::BadRequest("a passphrase is UTF-8 text".to_owned()))?;
+    secret_header(headers, "keyrelay-passphrase")
+}
+
+/// A secret that a header holds.
+pub(super) fn secret_header(headers: &HeaderMap, name: &'static str) -> Result<Option<Zeroizing<String>>, ApiError> {
+    let Some(value) = headers.get(name) else { return Ok(None) };
+    let text = std::str::from_utf8(value.as_bytes()).map_err(|_| ApiError::BadRequest(format!("{name} is UTF-8 text")))?;
     Ok(Some(Zeroizing::new(text.to_owned())))
 }

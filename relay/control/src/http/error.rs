@@ -25,6 +25,7 @@ use crate::commands::ExecuteError;
 use crate::policies::ModuleError;
 use crate::secrets::is_away;
 use crate::transfer::check::Told;
+use crate::transfer::elsewhere::SourceError;
 use crate::transfer::export::ExportError;
 use crate::transfer::file::FileError;
 use crate::transfer::import::LineFault;
@@ -136,6 +137,8 @@ pub(crate) enum ApiError {
     Erase(#[from] StoreError),
     #[error(transparent)]
     File(#[from] FileError),
+    #[error(transparent)]
+    Source(#[from] SourceError),
     #[error("{} lines of the file are at fault; nothing was applied", .0.lines.len() as u64 + .0.more)]
     ImportInvalid(Told),
     #[error("{} objects of the file are here already and differ; nothing was applied: skip, force or merge them", .0.lines.len() as u64 + .0.more)]
@@ -179,6 +182,7 @@ impl ApiError {
             Self::Artefact(error) => artefact_status(error),
             Self::Execute(error) => execute_status(error),
             Self::File(error) => transfer::file_status(error),
+            Self::Source(error) => transfer::source_status(error),
             Self::ImportInvalid(_) => (StatusCode::UNPROCESSABLE_ENTITY, "import_invalid"),
             Self::ImportConflicts(_) => (StatusCode::CONFLICT, "import_conflicts"),
             Self::LogRead(ReadError::Unavailable { .. }) => (StatusCode::SERVICE_UNAVAILABLE, LOG_UNAVAILABLE),
@@ -276,6 +280,7 @@ impl ApiError {
             | Self::PolicyFault(_)
             | Self::ModuleLoading(_)
             | Self::File(_)
+            | Self::Source(_)
             | Self::ImportInvalid(_)
             | Self::ImportConflicts(_)
             | Self::Execute(_) => self.to_string(),

@@ -1,7 +1,7 @@
 //! `/keys`: client keys and their whole life.
 
 pub(super) mod batch;
-mod brought;
+pub(crate) mod brought;
 mod choices;
 pub(super) mod life;
 pub(super) mod listing;

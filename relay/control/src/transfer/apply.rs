@@ -69,6 +69,10 @@ pub(crate) async fn run(import: Arc<Import>, planned: Tally, dry_run: bool, tell
 
 async fn all(import: &Arc<Import>, plan: Plan, dry_run: bool, tally: &mut Tally, teller: &Teller) -> Result<(), Halt> {
     tell(teller, Told::Plan(plan)).await?;
+    for left in import.not_carried() {
+        tally.not_carried += 1;
+        tell(teller, Told::NotCarried(left.clone())).await?;
+    }
     let pass = if dry_run { Pass::Look } else { Pass::Apply };
     let mut lines = import.staged.lines().map_err(unreadable)?;
     let mut carried = None;
@@ -160,7 +164,8 @@ async fn prepare(
 /// Executes the commands of a line. With an error that concerns more than this line, the import does not go on.
 async fn execute(import: &Arc<Import>, prepared: Prepared, dry_run: bool) -> (Item, Option<ApiError>) {
     let Prepared { number, kind, id, outcome, detail, steps, request_digest, erase, module } = prepared;
-    let mut item = Item { line: (number > 0).then_some(number), kind, id, outcome, sequence: None, detail };
+    let source = import.source_of(number).map(str::to_owned);
+    let mut item = Item { line: (number > 0).then_some(number), source, kind, id, outcome, sequence: None, detail };
     if dry_run || steps.is_empty() {
         return (item, None);
     }

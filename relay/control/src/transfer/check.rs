@@ -90,6 +90,7 @@ impl Import {
     /// Checks every line. Blocks, for seconds where there are policies to compile or many lines.
     pub(crate) fn check(&mut self, runtime: &Handle) -> Result<Findings, CheckError> {
         let mut findings = Findings::default();
+        findings.tally.not_carried = self.not_carried().len() as u64;
         let mut seen = Seen { here: self.names_here(), ..Seen::default() };
         let mut lines = self.staged.lines()?;
         while let Some(raw) = lines.next()? {
@@ -103,11 +104,11 @@ impl Import {
                 Ok(prepared) => {
                     if prepared.outcome == Outcome::Conflict {
                         let detail = format!("{} {}: {}", prepared.kind.as_str(), prepared.id, prepared.detail.unwrap_or_default());
-                        findings.conflicts.push(LineFault { line: raw.number, code: "exists", detail });
+                        findings.conflicts.push(self.placed(LineFault { line: raw.number, code: "exists", detail }));
                     }
                     findings.tally.count(prepared.outcome);
                 }
-                Err(error) => match error.fault(raw.number) {
+                Err(error) => match error.fault(raw.number).map(|fault| self.placed(fault)) {
                     Some(fault) if fault.code == NAME_TAKEN && self.on_conflict == OnConflict::Ask => {
                         findings.tally.count(Outcome::Conflict);
                         findings.conflicts.push(fault);
@@ -125,6 +126,14 @@ impl Import {
             }
         }
         Ok(findings)
+    }
+
+    /// With the place in another system's file, whose lines are not these.
+    fn placed(&self, fault: LineFault) -> LineFault {
+        match self.source_of(fault.line) {
+            Some(source) => LineFault { detail: format!("{source}: {}", fault.detail), ..fault },
+            None => fault,
+        }
     }
 
     fn names_here(&self) -> HashMap<(Kind, TenantId, String), [u8; 16]> {

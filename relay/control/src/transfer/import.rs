@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{self, BufRead as _, BufReader, Read as _, Seek as _, SeekFrom};
+use std::io::{self, BufRead, BufReader, Cursor, Read as _, Seek as _, SeekFrom};
 use std::sync::Arc;
 
 use policy_host::Admitted;
@@ -11,7 +11,9 @@ use schemas::{Actor, Digest, PoolId, Sequence, UpstreamId};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use vault::PassphraseKey;
+use zeroize::Zeroizing;
 
+use super::elsewhere::{Elsewhere, NotCarried};
 use super::file::{FileError, Head, Kind, LINE_BYTES_MAX};
 use super::privacy::withheld_hash;
 use crate::App;
@@ -34,10 +36,35 @@ pub(crate) enum OnConflict {
 
 /// A file that was received, with its head read and its digest found right.
 pub(crate) struct Staged {
-    pub(crate) file: File,
     pub(crate) head: Head,
-    /// Where the body begins.
-    pub(crate) body_at: u64,
+    body: Body,
+}
+
+/// Where the lines lie.
+enum Body {
+    /// From a place of a file on.
+    Spooled { file: File, at: u64 },
+    /// In memory, since they hold secrets in clear.
+    Held(Held),
+}
+
+#[derive(Clone)]
+struct Held(Arc<Zeroizing<Vec<u8>>>);
+
+impl AsRef<[u8]> for Held {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+/// How the texts of a file are read.
+pub(crate) enum Texts {
+    /// It has none.
+    None,
+    /// They are sealed under this.
+    Sealed(PassphraseKey),
+    /// They are not sealed: lines that were made here, of another system's file.
+    Plain,
 }
 
 /// One import under way.
@@ -46,8 +73,9 @@ pub(crate) struct Import {
     pub(crate) staged: Staged,
     pub(crate) on_conflict: OnConflict,
     pub(crate) prune: bool,
-    /// Under which the file's texts are sealed; none where it has none.
-    pub(crate) key: Option<PassphraseKey>,
+    pub(crate) texts: Texts,
+    /// What a file of another system is beside its lines.
+    pub(crate) elsewhere: Option<Elsewhere>,
     /// The file's ids of objects that have another here.
     pub(crate) pools: HashMap<PoolId, PoolId>,
     pub(crate) upstreams: HashMap<UpstreamId, UpstreamId>,
@@ -70,6 +98,8 @@ pub(crate) struct LineFault {
 pub(crate) enum Told {
     /// First: what will be done, or in a dry run would be.
     Plan(Plan),
+    /// Then, of a file of another system, everything in it that nothing is made of.
+    NotCarried(NotCarried),
     /// Then every line of the file, in order.
     Item(Item),
     /// It stopped early; sent again, it goes on from there.
@@ -128,6 +158,9 @@ pub(crate) enum Outcome {
 pub(crate) struct Item {
     /// Of the file; none of what is pruned.
     pub(crate) line: Option<u64>,
+    /// Where in another system's file it comes from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) source: Option<String>,
     pub(crate) kind: Kind,
     pub(crate) id: String,
     pub(crate) outcome: Outcome,
@@ -170,7 +203,7 @@ pub(crate) struct RawLine {
 
 /// The lines of a body, one after the other.
 pub(crate) struct Lines {
-    reader: BufReader<File>,
+    reader: Box<dyn BufRead + Send>,
     number: u64,
 }
 
@@ -182,14 +215,25 @@ impl Staged {
         if !head.is_over(body) {
             return Err(FileError::Digest);
         }
-        Ok(Self { file, head, body_at })
+        Ok(Self { head, body: Body::Spooled { file, at: body_at } })
+    }
+
+    /// Lines that were made here.
+    pub(crate) fn held(head: Head, body: Zeroizing<Vec<u8>>) -> Self {
+        Self { head, body: Body::Held(Held(Arc::new(body))) }
     }
 
     /// The body from its beginning.
     pub(crate) fn lines(&self) -> io::Result<Lines> {
-        let mut file = self.file.try_clone()?;
-        file.seek(SeekFrom::Start(self.body_at))?;
-        Ok(Lines { reader: BufReader::with_capacity(256 * 1024, file), number: 1 })
+        let reader: Box<dyn BufRead + Send> = match &self.body {
+            Body::Spooled { file, at } => {
+                let mut file = file.try_clone()?;
+                file.seek(SeekFrom::Start(*at))?;
+                Box::new(BufReader::with_capacity(256 * 1024, file))
+            }
+            Body::Held(held) => Box::new(Cursor::new(held.clone())),
+        };
+        Ok(Lines { reader, number: 1 })
     }
 }
 
@@ -219,10 +263,10 @@ impl Import {
         passphrase: Option<&str>,
     ) -> Result<Self, ApiError> {
         let head = &staged.head;
-        let key = match (&head.sealing, passphrase) {
-            (None, _) => None,
+        let texts = match (&head.sealing, passphrase) {
+            (None, _) => Texts::None,
             (Some(_), None) => return Err(FileError::PassphraseNeeded.into()),
-            (Some(terms), Some(passphrase)) => Some(terms.key(passphrase)?),
+            (Some(terms), Some(passphrase)) => Texts::Sealed(terms.key(passphrase)?),
         };
         let is_forced = on_conflict == OnConflict::Force;
         if prune && (!is_forced || head.sanitized || !head.is_ours()) {
@@ -231,9 +275,30 @@ impl Import {
         if head.sanitized && !is_forced && has_working_key(&app)? {
             return Err(FileError::Sanitized.into());
         }
+        Ok(Self { prune, texts, ..Self::new(app, staged, on_conflict) })
+    }
+
+    /// An import of another system's file.
+    pub(crate) fn begin_elsewhere(app: App, staged: Staged, elsewhere: Elsewhere, on_conflict: OnConflict) -> Self {
+        Self { texts: Texts::Plain, elsewhere: Some(elsewhere), ..Self::new(app, staged, on_conflict) }
+    }
+
+    fn new(app: App, staged: Staged, on_conflict: OnConflict) -> Self {
         // Both are the pool that every cluster has from its founding on.
-        let pools = HashMap::from([(head.cluster_id.default_pool_id(), app.cluster_id.default_pool_id())]);
-        Ok(Self { app, staged, on_conflict, prune, key, pools, upstreams: HashMap::new(), admitted: HashMap::new() })
+        let pools = HashMap::from([(staged.head.cluster_id.default_pool_id(), app.cluster_id.default_pool_id())]);
+        let (upstreams, admitted) = (HashMap::new(), HashMap::new());
+        Self { app, staged, on_conflict, prune: false, texts: Texts::None, elsewhere: None, pools, upstreams, admitted }
+    }
+
+    /// What of another system's file nothing is made of.
+    pub(crate) fn not_carried(&self) -> &[NotCarried] {
+        self.elsewhere.as_ref().map_or(&[], |elsewhere| &elsewhere.not_carried)
+    }
+
+    /// Where in another system's file a line comes from.
+    pub(crate) fn source_of(&self, line: u64) -> Option<&str> {
+        let index = usize::try_from(line).ok()?.checked_sub(2)?;
+        self.elsewhere.as_ref()?.sources.get(index).map(String::as_str)
     }
 
     pub(crate) const fn head(&self) -> &Head {

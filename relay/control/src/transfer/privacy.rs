@@ -63,6 +63,16 @@ pub fn open(key: &PassphraseKey, place: &str, text: &SealedText) -> Result<Zeroi
     key.open(place, &STANDARD.decode(&text.sealed).map_err(|_| Altered)?)
 }
 
+/// A text in a line that was made here and never leaves this process.
+pub(crate) fn plain(text: &str) -> SealedText {
+    SealedText { sealed: STANDARD.encode(text) }
+}
+
+/// The text of [`plain`].
+pub(crate) fn read_plain(text: &SealedText) -> Option<Zeroizing<String>> {
+    String::from_utf8(STANDARD.decode(&text.sealed).ok()?).ok().map(Zeroizing::new)
+}
+
 /// Where a text stands in a file: of which object, and which member.
 pub fn place(kind: &str, id: impl std::fmt::Display, member: &str) -> String {
     format!("{kind}/{id}/{member}")

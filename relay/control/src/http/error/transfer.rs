@@ -2,6 +2,7 @@
 
 use axum::http::StatusCode;
 
+use crate::transfer::elsewhere::SourceError;
 use crate::transfer::file::FileError;
 
 pub(super) fn file_status(error: &FileError) -> (StatusCode, &'static str) {
@@ -15,5 +16,16 @@ pub(super) fn file_status(error: &FileError) -> (StatusCode, &'static str) {
         FileError::Stretch(_) => (StatusCode::BAD_REQUEST, "bad_passphrase"),
         FileError::Sanitized => (StatusCode::CONFLICT, "sanitized_refused"),
         FileError::Prune => (StatusCode::BAD_REQUEST, "bad_prune"),
+    }
+}
+
+pub(super) fn source_status(error: &SourceError) -> (StatusCode, &'static str) {
+    const UNFIT: StatusCode = StatusCode::UNPROCESSABLE_ENTITY;
+    match error {
+        SourceError::Form { .. } => (UNFIT, "bad_source"),
+        SourceError::OldKeyNeeded => (StatusCode::BAD_REQUEST, "old_key_needed"),
+        SourceError::Sanitized => (UNFIT, "sanitized_source"),
+        SourceError::Missing(_) => (StatusCode::BAD_REQUEST, "source_incomplete"),
+        SourceError::TooManySalts => (StatusCode::CONFLICT, "too_many_salts"),
     }
 }

@@ -1,11 +1,13 @@
 //! Secrets that a client has already: what they must be like, and that no two keys have the same.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
-use schemas::key::{KeyCommand, NewSecret, SecretScheme};
+use schemas::key::{Key, KeyCommand, NewSecret, SecretScheme};
 use schemas::{Command, Digest, KeyId, Stream, client_key};
 use serde::{Deserialize, Deserializer};
 use utoipa::ToSchema;
+use vault::UnsealError;
 use zeroize::Zeroizing;
 
 use crate::Receipt;
@@ -32,26 +34,52 @@ impl std::fmt::Debug for BroughtSecret {
 impl<'de> Deserialize<'de> for BroughtSecret {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = Zeroizing::new(String::deserialize(deserializer)?);
-        if !LENGTH.contains(&text.len()) || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
-            return Err(serde::de::Error::custom("a secret is 16 to 512 visible ASCII characters without spaces"));
+        match fault(&text) {
+            Some(fault) => Err(serde::de::Error::custom(fault)),
+            None => Ok(Self(text)),
         }
-        if text.starts_with(client_key::PREFIX) {
-            return Err(serde::de::Error::custom(
-                "a secret that begins with sk-kr- is one that a relay of this kind issued; it cannot be brought",
-            ));
-        }
-        Ok(Self(text))
     }
+}
+
+/// Why a text cannot be a brought secret at all.
+pub(crate) fn fault(text: &str) -> Option<&'static str> {
+    if !LENGTH.contains(&text.len()) || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Some("a secret is 16 to 512 visible ASCII characters without spaces");
+    }
+    text.starts_with(client_key::PREFIX)
+        .then_some("a secret that begins with sk-kr- is one that a relay of this kind issued; it cannot be brought")
+}
+
+/// Whether a secret can be guessed.
+pub(crate) fn is_weak(text: &str) -> bool {
+    bits(text) < BITS_MIN
+}
+
+/// The key that a text is the secret of by the hash of the system it came from. Blocks.
+pub(crate) fn older_holder(app: &App, text: &str) -> Result<Option<Arc<Key>>, ApiError> {
+    for salt in app.models.salts().iter() {
+        match app.vault.open_salt(*salt) {
+            Ok(()) => {}
+            // Keys under it came with another cluster's export.
+            Err(UnsealError::Missing) => continue,
+            Err(error) => return Err(error.into()),
+        }
+        let Some(hash) = app.vault.salted_hash(*salt, text) else { continue };
+        if let Some(key) = app.models.key_by_hash(&hash)? {
+            return Ok(Some(key));
+        }
+    }
+    Ok(None)
 }
 
 /// The secret as the log has it, if it is strong enough and no other key's.
 pub(super) async fn admitted(app: &App, secret: &BroughtSecret, allow_weak: bool, id: KeyId) -> Result<NewSecret, ApiError> {
-    if !allow_weak && bits(&secret.0) < BITS_MIN {
+    if !allow_weak && is_weak(&secret.0) {
         return Err(ApiError::WeakSecret);
     }
     let text = secret.0.clone();
-    let (hash, pepper) = app.vault(move |vault| vault.client_key_hash(&text)).await?;
-    if is_anothers(app, &hash, id)? {
+    let ((hash, pepper), older) = app.blocking(move |app| (app.vault.client_key_hash(&text), older_holder(app, &text))).await?;
+    if is_anothers(app, &hash, id)? || older?.is_some_and(|key| key.id != id) {
         return Err(ApiError::SecretTaken);
     }
     Ok(NewSecret { hash, scheme: SecretScheme::Peppered { pepper } })

@@ -4,8 +4,9 @@ use schemas::{Sealed, Stream};
 use zeroize::Zeroizing;
 
 use super::{Import, Pass, PrepareError};
+use crate::transfer::import::Texts;
 use crate::transfer::line::{FactLine, SealedText};
-use crate::transfer::privacy::{open, place};
+use crate::transfer::privacy::{open, place, read_plain};
 
 /// The longest description or reason, as the API takes them.
 const TEXT_BYTES_MAX: usize = 4096;
@@ -47,7 +48,10 @@ impl Import {
         text: &SealedText,
     ) -> Result<Zeroizing<String>, PrepareError> {
         let fault = |detail: &str| PrepareError::line("bad_seal", format!("{member}: {detail}"));
-        let key = self.key.as_ref().ok_or_else(|| fault("the file's head says nothing of a passphrase"))?;
-        open(key, &place(kind, id, member), text).map_err(|error| fault(&error.to_string()))
+        match &self.texts {
+            Texts::None => Err(fault("the file's head says nothing of a passphrase")),
+            Texts::Sealed(key) => open(key, &place(kind, id, member), text).map_err(|error| fault(&error.to_string())),
+            Texts::Plain => read_plain(text).ok_or_else(|| fault("it is no text")),
+        }
     }
 }
