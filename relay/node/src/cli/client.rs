@@ -60,7 +60,8 @@ pub(super) struct Call<'a> {
     if_version: Option<u64>,
     /// Of a call that another run may send again; otherwise one is drawn.
     idempotency_key: Option<String>,
-    passphrase: Option<Secret>,
+    /// By their headers.
+    secrets: Vec<(&'static str, Secret)>,
     /// How long the head of the answer may take.
     patience: Duration,
 }
@@ -68,8 +69,8 @@ pub(super) struct Call<'a> {
 impl<'a> Call<'a> {
     pub(super) fn new(method: Method, path: &'a [&'a str]) -> Self {
         let (query, body, content_type) = (Vec::new(), Payload::Bytes(Bytes::new()), "application/json");
-        let (if_version, idempotency_key, passphrase) = (None, None, None);
-        Self { method, path, query, body, content_type, if_version, idempotency_key, passphrase, patience: HEAD_TIMEOUT }
+        let (if_version, idempotency_key, secrets) = (None, None, Vec::new());
+        Self { method, path, query, body, content_type, if_version, idempotency_key, secrets, patience: HEAD_TIMEOUT }
     }
 
     pub(super) fn get(path: &'a [&'a str]) -> Self {
@@ -100,8 +101,13 @@ impl<'a> Call<'a> {
     }
 
     /// What a file's secrets are sealed under.
-    pub(super) fn passphrase(mut self, passphrase: Option<Secret>) -> Self {
-        self.passphrase = passphrase;
+    pub(super) fn passphrase(self, passphrase: Option<Secret>) -> Self {
+        self.secret("keyrelay-passphrase", passphrase)
+    }
+
+    /// A secret that is given, in a header.
+    pub(super) fn secret(mut self, header: &'static str, secret: Option<Secret>) -> Self {
+        self.secrets.extend(secret.map(|secret| (header, secret)));
         self
     }
 
@@ -190,10 +196,11 @@ impl Client {
         if let Some(version) = call.if_version {
             request = request.header(header::IF_MATCH, format!("\"{version}\""));
         }
-        if let Some(passphrase) = &call.passphrase {
-            let mut value = HeaderValue::from_bytes(passphrase.expose().as_bytes()).context("the passphrase has control characters")?;
+        for (name, secret) in &call.secrets {
+            let mut value =
+                HeaderValue::from_bytes(secret.expose().as_bytes()).with_context(|| format!("{name} has control characters"))?;
             value.set_sensitive(true);
-            request = request.header("keyrelay-passphrase", value);
+            request = request.header(*name, value);
         }
         let body = match &call.body {
             Payload::Bytes(bytes) => Full::new(bytes.clone()).map_err(|never| match never {}).boxed_unsync(),

@@ -100,14 +100,19 @@ fn write_new(path: &Path, body: &mut impl io::Read) -> anyhow::Result<u64> {
 
 /// The first line of a file, or of stdin.
 pub(super) fn read_passphrase(path: &Path) -> anyhow::Result<Secret> {
+    read_secret(path, "passphrase")
+}
+
+/// Reads the first line of a file, or of stdin.
+pub(super) fn read_secret(path: &Path, what: &str) -> anyhow::Result<Secret> {
     let mut text = Zeroizing::new(String::new());
-    let unreadable = || format!("cannot read the passphrase from {}", path.display());
+    let unreadable = || format!("cannot read the {what} from {}", path.display());
     if path.as_os_str() == "-" {
         io::stdin().lock().take(PASSPHRASE_BYTES_MAX).read_to_string(&mut text).with_context(unreadable)?;
     } else {
         File::open(path).with_context(unreadable)?.take(PASSPHRASE_BYTES_MAX).read_to_string(&mut text).with_context(unreadable)?;
     }
-    let line = text.lines().next().filter(|line| !line.is_empty()).with_context(|| format!("{} has no passphrase", path.display()))?;
+    let line = text.lines().next().filter(|line| !line.is_empty()).with_context(|| format!("{} has no {what}", path.display()))?;
     Ok(Secret::new(line.to_owned()))
 }
 

@@ -1,16 +1,16 @@
-//! `keyrelay import`: a file that an export wrote, taken in.
+//! `keyrelay import`: a file that an export wrote, or another system, taken in.
 
 use std::io::{self, BufRead as _, BufReader, IsTerminal as _};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
-use clap::Args;
+use clap::{Args, ValueEnum};
 use http::Method;
 use serde_json::{Value, json};
 
 use super::client::{Call, Client};
-use super::export::read_passphrase;
+use super::export::read_secret;
 use super::failure::Failure;
 use super::output::Output;
 use super::render::{self, Field};
@@ -46,21 +46,76 @@ pub(super) struct ImportArgs {
     /// A file with the passphrase that the file was sealed under; - is stdin
     #[arg(long, value_name = "FILE")]
     passphrase_file: Option<PathBuf>,
+    /// The other system that wrote the file
+    #[arg(long, value_name = "SYSTEM", conflicts_with_all = ["prune", "passphrase_file"])]
+    from: Option<System>,
+    #[command(flatten)]
+    elsewhere: Elsewhere,
+}
+
+/// Systems whose files can be imported.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum System {
+    /// The JSON of its scripts/data-transfer.js or of GET /admin/sync/export-accounts
+    ClaudeRelayService,
+    /// A group's key list as text, the CSV of its log, or GET /api/groups
+    GptLoad,
+    /// GET /key/list?return_full_object=true
+    Litellm,
+    /// GET /api/token/
+    OneApi,
+}
+
+/// What has to be said about another system's file.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "With --from")]
+struct Elsewhere {
+    /// A file with the ENCRYPTION_KEY of the claude-relay-service; - is stdin
+    #[arg(long, value_name = "FILE", requires = "from")]
+    old_key_file: Option<PathBuf>,
+    /// The pool of all keys; of GPT-Load's credentials the one that they go to, created if there is none
+    #[arg(long, requires = "from")]
+    pool: Option<String>,
+    /// Of GPT-Load: take this group only
+    #[arg(long, requires = "from")]
+    group: Option<String>,
+    /// Of GPT-Load: what the provider of the credentials speaks (openai, anthropic)
+    #[arg(long, requires = "from")]
+    dialect: Option<String>,
+    /// Of GPT-Load: where the provider of the credentials is
+    #[arg(long, requires = "from", value_name = "URL")]
+    base_url: Option<String>,
+    /// Bring secrets that can be guessed too
+    #[arg(long, requires = "from")]
+    allow_weak: bool,
 }
 
 const OBJECT: [Field; 5] = [("line", "/line"), ("type", "/kind"), ("id", "/id"), ("outcome", "/outcome"), ("why", "/detail")];
+const OBJECT_ELSEWHERE: [Field; 5] = [("source", "/source"), ("type", "/kind"), ("id", "/id"), ("outcome", "/outcome"), ("why", "/detail")];
+const NOT_CARRIED: [Field; 3] = [("source", "/source"), ("not carried", "/what"), ("why", "/why")];
 
 /// What an answer came to.
 struct Heard {
     items: Vec<Value>,
     more: u64,
+    /// What of another system's file nothing is made of: all of it, since nobody else tells.
+    not_carried: Vec<Value>,
     last: Value,
 }
 
+/// What travels in headers.
+#[derive(Clone, Default)]
+struct Secrets {
+    passphrase: Option<Secret>,
+    old_key: Option<Secret>,
+}
+
 pub(super) async fn run(args: ImportArgs, client: &Client, output: &mut Output) -> Result<(), Failure> {
-    let passphrase = args.passphrase_file.as_deref().map(read_passphrase).transpose()?;
+    let passphrase = args.passphrase_file.as_deref().map(|path| read_secret(path, "passphrase")).transpose()?;
+    let old_key = args.elsewhere.old_key_file.as_deref().map(|path| read_secret(path, "ENCRYPTION_KEY")).transpose()?;
+    let secrets = Secrets { passphrase, old_key };
     if args.dry_run || !args.yes {
-        let heard = send(&args, true, passphrase.clone(), client).await?;
+        let heard = send(&args, true, secrets.clone(), client).await?;
         if args.dry_run {
             return conclude(&heard, true, output);
         }
@@ -73,7 +128,7 @@ pub(super) async fn run(args: ImportArgs, client: &Client, output: &mut Output) 
             return Err(Failure::Findings);
         }
     }
-    let heard = send(&args, false, passphrase, client).await?;
+    let heard = send(&args, false, secrets, client).await?;
     conclude(&heard, false, output)
 }
 
@@ -88,7 +143,7 @@ fn confirmed(tally: &Value, output: &mut Output) -> Result<bool, Failure> {
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 
-async fn send(args: &ImportArgs, dry_run: bool, passphrase: Option<Secret>, client: &Client) -> Result<Heard, Failure> {
+async fn send(args: &ImportArgs, dry_run: bool, secrets: Secrets, client: &Client) -> Result<Heard, Failure> {
     let on_conflict = match (args.skip_conflicts, args.force, args.merge) {
         (true, _, _) => "skip",
         (_, true, _) => "force",
@@ -97,19 +152,31 @@ async fn send(args: &ImportArgs, dry_run: bool, passphrase: Option<Secret>, clie
     };
     let call = Call::new(Method::POST, &["import"]).query("on_conflict", Some(on_conflict));
     let call = call.query("prune", args.prune.then_some(true)).query("dry_run", dry_run.then_some(true));
-    let call = call.lines(args.file.clone()).passphrase(passphrase).patience(PATIENCE);
+    let call = args.elsewhere(call, client).lines(args.file.clone()).patience(PATIENCE);
+    let call = call.secret("keyrelay-passphrase", secrets.passphrase).secret("keyrelay-old-key", secrets.old_key);
     let body = client.open(call).await?.into_body();
     Ok(stream::drive(body, hear).await??)
 }
 
+impl ImportArgs {
+    fn elsewhere<'a>(&self, call: Call<'a>, client: &Client) -> Call<'a> {
+        let Some(system) = self.from.as_ref().and_then(ValueEnum::to_possible_value) else { return call };
+        let Elsewhere { pool, group, dialect, base_url, allow_weak, .. } = &self.elsewhere;
+        let call = call.query("from", Some(system.get_name())).query("tenant", Some(client.tenant()));
+        let call = call.query("pool", pool.as_ref()).query("group", group.as_ref()).query("dialect", dialect.as_ref());
+        call.query("base_url", base_url.as_ref()).query("allow_weak", allow_weak.then_some(true))
+    }
+}
+
 /// Takes in an answer as it comes, with a bar over its lines.
 fn hear(body: stream::BodyReader) -> anyhow::Result<Heard> {
-    let (mut heard, mut bar) = (Heard { items: Vec::new(), more: 0, last: Value::Null }, None);
+    let (mut heard, mut bar) = (Heard { items: Vec::new(), more: 0, not_carried: Vec::new(), last: Value::Null }, None);
     for line in BufReader::new(body).lines() {
         let line = line.context("the answer broke off; import the file again and it goes on")?;
         let told: Value = serde_json::from_str(&line).context("the node's answer is not JSON")?;
         match told["event"].as_str() {
             Some("plan") => bar = told["lines"].as_u64().map(progress::records),
+            Some("not_carried") => heard.not_carried.push(told),
             Some("item") => {
                 bar.iter().for_each(|bar| bar.inc(1));
                 if heard.items.len() < SHOWN_MAX && told["outcome"] != "unchanged" {
@@ -126,15 +193,19 @@ fn hear(body: stream::BodyReader) -> anyhow::Result<Heard> {
 }
 
 fn conclude(heard: &Heard, dry_run: bool, output: &mut Output) -> Result<(), Failure> {
-    let Heard { items, more, last } = heard;
-    let answer = json!({ "dry_run": dry_run, "result": last, "items": items, "items_more": more });
+    let Heard { items, more, not_carried, last } = heard;
+    let answer = json!({ "dry_run": dry_run, "result": last, "items": items, "items_more": more, "not_carried": not_carried });
     output.answer(&answer, |_| {
         let mut lines = Vec::new();
         if !items.is_empty() {
-            lines.push(render::table(items, &OBJECT));
+            let is_elsewhere = items.iter().any(|item| item["source"].is_string());
+            lines.push(render::table(items, if is_elsewhere { &OBJECT_ELSEWHERE } else { &OBJECT }));
         }
         if *more > 0 {
             lines.push(format!("... and {more} more"));
+        }
+        if !not_carried.is_empty() {
+            lines.push(render::table(not_carried, &NOT_CARRIED));
         }
         lines.push(match last["event"].as_str() {
             Some("done") if dry_run => format!("would be: {}", counts(last)),
