@@ -2,6 +2,7 @@
 
 mod carried;
 mod conflicts;
+mod elsewhere;
 mod faults;
 mod killed;
 mod node;
