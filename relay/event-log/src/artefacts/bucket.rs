@@ -5,16 +5,17 @@
 use std::io;
 use std::time::Duration;
 
-use async_nats::Client;
 use async_nats::connection::State;
 use async_nats::jetstream::context::GetStreamErrorKind;
 use async_nats::jetstream::object_store::{GetErrorKind, InfoErrorKind, Object, ObjectInfo, ObjectMetadata, ObjectStore};
 use async_nats::jetstream::stream::{Config, DiscardPolicy, StorageType};
 use async_nats::jetstream::{Context, ContextBuilder, ErrorCode};
+use async_nats::{Client, HeaderMap, Request, RequestErrorKind, header};
+use bytes::Bytes;
 use futures_util::StreamExt as _;
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncReadExt as _};
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::nats::replicas_of;
 
@@ -22,6 +23,8 @@ use crate::nats::replicas_of;
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the next piece of an object, or of a list, may take.
 const PIECE_TIMEOUT: Duration = Duration::from_secs(10);
+/// The pause before it is asked again whether a server knows the store.
+const KNOWN_PAUSE: Duration = Duration::from_millis(20);
 /// Bytes that are read at once.
 const PIECE_BYTES: usize = 128 * 1024;
 
@@ -86,7 +89,24 @@ impl Bucket {
     }
 
     pub(super) async fn put(&self, meta: ObjectMetadata, mut bytes: impl AsyncRead + Unpin) -> Result<ObjectInfo, Away> {
-        self.open().await?.put(meta, &mut bytes).await.map_err(away)
+        let store = self.open().await?;
+        self.wait_known().await?;
+        store.put(meta, &mut bytes).await.map_err(away)
+    }
+
+    /// Waits until the server that this node is connected to knows who takes the store's messages: of a store that was just made not every server
+    /// does at once, and while it has no leader none does. Asked with a message that expects another stream, so that it is never kept.
+    async fn wait_known(&self) -> Result<(), Away> {
+        let deadline = Instant::now() + REQUEST_TIMEOUT;
+        let mut headers = HeaderMap::new();
+        headers.insert(header::NATS_EXPECTED_STREAM, "none");
+        loop {
+            let question = Request::new().headers(headers.clone()).payload(Bytes::new()).timeout(Some(REQUEST_TIMEOUT));
+            match self.client.send_request(format!("$O.{}.M.none", self.name), question).await {
+                Err(error) if error.kind() == RequestErrorKind::NoResponders && Instant::now() < deadline => sleep(KNOWN_PAUSE).await,
+                answer => return answer.map(drop).map_err(away),
+            }
+        }
     }
 
     /// Begins to read an object; none if there is no such object.
