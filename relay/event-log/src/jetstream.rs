@@ -84,6 +84,12 @@ impl JetStreamLog {
         Self::with(nats, true)
     }
 
+    /// When the stream was made, in its servers' own words: one of the same name that was taken away and made again has another time.
+    pub async fn made_at(&self) -> Result<String, ReadError> {
+        self.shared.check_readable()?;
+        self.shared.leader.made_at().await
+    }
+
     fn with(nats: &Nats, is_known: bool) -> Self {
         let shared = Shared {
             nats: nats.clone(),

@@ -21,7 +21,7 @@ pub use directory::{directory_bytes, verify_directory};
 pub use fold::{Fold, FoldError, Row, SeenFault};
 pub(crate) use report::Findings;
 pub use report::{Anchor, Expected, Finding, Report, VoidRecord};
-pub use tar_stream::{StreamError, each_run, unpack, verify_stream};
+pub use tar_stream::{StreamError, Verdicts, each_run, unpack, verdicts, verify_stream};
 pub use verification::Verification;
 pub(crate) use verification::chain;
 

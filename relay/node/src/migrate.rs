@@ -4,15 +4,16 @@
 //! judge ──> compare ──> secrets, artefacts, usage, decisions ──> records, each expecting the one before it ──> compare those ──> one root ──> the mark
 //! ```
 //!
-//! Every record of both logs is read back and compared byte for byte once in a run: what the target held before anything is written, what it was
-//! given after that. The root is that of what was compared. So a run whose target holds nearly all of it already, copied while the node ran,
-//! reads each log once while the node stands still.
+//! Every record of both logs is read back and compared byte for byte once: what the target held before anything is written, what it was given
+//! after that. The root is that of what was compared. What was copied while the node ran was also compared while it ran, see [`ahead`]; so
+//! while the node stands still only the rest is, however long the log.
 //!
 //! The source is only read. Until the mark is changed, which is one rename, the source is the log and the target a part of a copy; after
 //! it the target is the log and the source a copy of old. Whatever is cut off in between is finished by the same command, run again; after the
 //! end it compares, and says that all is done.
 //! A target that holds anything but the beginning of the source is refused and left as it is.
 
+mod ahead;
 mod artefacts;
 mod decisions;
 mod finished;
@@ -28,14 +29,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use event_log::merkle::Frontier;
-use event_log::{EmbeddedLog, EventLog, JetStreamLog, Nats, NatsConfig, OpenError, PrepareError, Stored};
+use event_log::{EmbeddedLog, EventLog, JetStreamLog, Nats, NatsConfig, OpenError, PrepareError, StreamPrepareError};
 use projector::{Memory, Projector, ReadModels};
 use schemas::{ClusterId, Digest, Sequence};
-use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use vault::{NatsKeyStore, RocksKeyStore};
 
 use crate::backup;
+use ahead::Ahead;
 pub(crate) use mark::Moved;
 use records::{Compared, Copier};
 
@@ -80,6 +81,8 @@ pub struct Migrated {
     pub is_repeat: bool,
     /// Records that the target did not hold before.
     pub copied: u64,
+    /// Records of both logs that were compared in this run. The others were compared ahead.
+    pub compared: u64,
     pub secrets: u64,
     pub artefacts: u64,
     pub usage_batches: u64,
@@ -121,9 +124,10 @@ impl Migration {
             }
         }
         let embedded = open_embedded(&self.data).await?;
-        let (from, to): (Arc<dyn EventLog>, Arc<dyn EventLog>) = match self.direction {
-            Direction::ToJetStream => (embedded, Arc::new(jetstream)),
-            Direction::ToEmbedded => (Arc::new(jetstream), embedded),
+        let shared: Arc<dyn EventLog> = Arc::new(jetstream.clone());
+        let (from, to) = match self.direction {
+            Direction::ToJetStream => (embedded, shared),
+            Direction::ToEmbedded => (shared, embedded),
         };
         let cluster = from.identity().await?.context("the source log is empty: there is nothing to migrate")?;
         if let Some(there) = to.identity().await?.filter(|there| *there != cluster) {
@@ -133,8 +137,13 @@ impl Migration {
         let models = self.folded(&from, head, progress).await?;
         let is_void = |sequence| Ok(models.void(sequence)?.is_some());
         // Before anything is written: what another log keeps there would be lost to it.
-        let mut copier = Copier::new(&*to);
-        let mut compared = Compared::new(&*from, &*to, is_void);
+        let agreed = match self.direction {
+            Direction::ToJetStream => self.agreed_ahead(cluster, &*from, &jetstream, &models, head).await?,
+            Direction::ToEmbedded => Frontier::default(),
+        };
+        let compared_ahead = agreed.size();
+        let mut copier = Copier::beginning_at(&*to, Sequence(compared_ahead));
+        let mut compared = Compared::new(&*from, &*to, is_void, agreed);
         compared
             .beginning(head, |stored| {
                 copier.agreed(stored);
@@ -163,6 +172,7 @@ impl Migration {
             Direction::ToJetStream => Moved { to: spell(&self.nats), cluster, size: head, root }.write(&self.data)?,
             Direction::ToEmbedded => Moved::remove(&self.data)?,
         }
+        Ahead::remove(&self.data)?;
         nats.close().await;
         Ok(Migrated {
             cluster,
@@ -170,6 +180,7 @@ impl Migration {
             root,
             is_repeat: false,
             copied: head.0 - before.0,
+            compared: head.0 - compared_ahead,
             secrets,
             artefacts,
             usage_batches,
@@ -196,21 +207,30 @@ impl Migration {
         }
     }
 
-    /// Copies records that a running node hands out, so that less is left for the time in which it stands still. Gives how far the target is.
-    pub async fn copy_ahead(&self, runs: &mut mpsc::Receiver<Vec<Stored>>, progress: &mut impl FnMut(Step)) -> Result<Sequence> {
-        let (nats, jetstream) = connect(&self.nats, Direction::ToJetStream).await?;
-        let mut copier = Copier::new(&jetstream);
-        while let Some(run) = runs.recv().await {
-            copier.check_or_append(&run).await?;
-            progress(Step::Copying { position: copier.head(), head: copier.head() });
-        }
-        nats.close().await;
-        Ok(copier.head())
-    }
-
     /// The read models of the data directory, folded up to a head of the log at least.
     async fn folded(&self, log: &Arc<dyn EventLog>, head: Sequence, progress: &mut impl FnMut(Step)) -> Result<ReadModels> {
         fold_up_to(&self.data, self.clock.clone(), log, head, |position| progress(Step::Folding { position, head })).await
+    }
+
+    /// The tree over what was compared ahead, or the empty one.
+    async fn agreed_ahead(
+        &self,
+        cluster: ClusterId,
+        source: &dyn EventLog,
+        target: &JetStreamLog,
+        models: &ReadModels,
+        head: Sequence,
+    ) -> Result<Frontier> {
+        let (Some(ahead), judged) = (Ahead::read(&self.data), models.position()) else { return Ok(Frontier::default()) };
+        if judged.sequence != head {
+            return Ok(Frontier::default());
+        }
+        let is_void = |sequence| Ok(models.void(sequence)?.is_some());
+        let agreed = ahead.agreed(cluster, source, (target, &target.made_at().await?), (head, judged.root), is_void).await?;
+        if agreed.is_none() {
+            tracing::warn!("what was copied ahead is not what these logs begin with, or cannot be told from it: everything is compared");
+        }
+        Ok(agreed.unwrap_or_default())
     }
 
     async fn copy_secrets(&self, nats: &Nats) -> Result<u64> {
@@ -263,6 +283,17 @@ pub(crate) async fn fold_up_to(
     let (folded, _) = tokio::join!(folded, stop.run_until_cancelled(level));
     folded.context("the log cannot be folded")?;
     Ok(models)
+}
+
+/// Makes a stream or checks it, as soon as the servers can: those that were just started may elect.
+async fn prepared(prepare: impl AsyncFn() -> Result<(), StreamPrepareError>) -> Result<(), StreamPrepareError> {
+    let deadline = Instant::now() + NATS_WAIT;
+    loop {
+        match prepare().await {
+            Err(StreamPrepareError::Unavailable { .. }) if Instant::now() < deadline => tokio::time::sleep(PREPARE_PAUSE).await,
+            prepared => return prepared,
+        }
+    }
 }
 
 /// Whether the key store came level with its bucket: only then what it shows is all there is.

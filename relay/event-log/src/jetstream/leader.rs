@@ -48,6 +48,8 @@ pub(super) struct StreamInfo {
     pub(super) state: StreamState,
     #[serde(default)]
     pub(super) cluster: Peers,
+    #[serde(default)]
+    created: String,
 }
 
 #[derive(Deserialize)]
@@ -127,6 +129,12 @@ impl Leader {
     pub(super) async fn head(&self) -> Result<Head, ReadError> {
         let info: StreamInfo = self.ask(&format!("STREAM.INFO.{STREAM}"), &Map::new()).await.map_err(unavailable)?;
         Ok(Head { sequence: Sequence(info.state.last_seq), is_followed: info.cluster.follow() })
+    }
+
+    /// When the stream was made, as the servers spell it.
+    pub(super) async fn made_at(&self) -> Result<String, ReadError> {
+        let info: StreamInfo = self.ask(&format!("STREAM.INFO.{STREAM}"), &Map::new()).await.map_err(unavailable)?;
+        Ok(info.created)
     }
 
     /// Whether the servers know the stream.

@@ -1,5 +1,6 @@
 //! An export as the tar stream that a node sends.
 
+use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, BufReader, Read};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
@@ -7,9 +8,9 @@ use std::path::{Path, PathBuf};
 
 use control::audit::manifest::{MANIFEST, Manifest, SIGNATURE};
 use control::audit::record;
-use control::audit::state::STATE;
+use control::audit::state::{self, ReadRowError, STATE, StateRow};
 use event_log::Stored;
-use schemas::Sequence;
+use schemas::{ClusterId, Digest, Sequence};
 use thiserror::Error;
 
 use super::report::{Expected, Report};
@@ -89,6 +90,39 @@ pub fn each_run(stream: impl Read, mut take: impl FnMut(Vec<Stored>) -> bool) ->
         is_wanted = take(run);
         Ok(())
     })
+}
+
+/// What a node says of its own log in an export; nothing is verified.
+pub struct Verdicts {
+    pub cluster: ClusterId,
+    pub size: Sequence,
+    /// Over all records.
+    pub root: Digest,
+    /// The records that it judged void.
+    pub voids: BTreeSet<Sequence>,
+}
+
+/// Reads what a stream says besides its records.
+pub fn verdicts(stream: impl Read) -> Result<Verdicts, StreamError> {
+    let (mut voids, mut manifest) = (BTreeSet::new(), None);
+    each_file(stream, |name, content| {
+        match name {
+            STATE => {
+                let mut content = BufReader::new(content);
+                let broken = |error: ReadRowError| StreamError::Stream(io::Error::other(error));
+                while let Some(row) = state::read(&mut content).map_err(broken)? {
+                    if let StateRow::Void { sequence, .. } = row {
+                        voids.insert(sequence);
+                    }
+                }
+            }
+            MANIFEST => manifest = Some(serde_json::from_reader::<_, Manifest>(content).map_err(StreamError::Manifest)?),
+            _ => {}
+        }
+        Ok(())
+    })?;
+    let Manifest { cluster, size, root, .. } = manifest.ok_or(StreamError::CutShort)?;
+    Ok(Verdicts { cluster, size, root, voids })
 }
 
 fn create(path: &Path) -> io::Result<File> {

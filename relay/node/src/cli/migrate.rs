@@ -1,29 +1,23 @@
 //! `keyrelay log migrate`: one command, run again until it says that it is done.
 
 use std::collections::BTreeMap;
-use std::io::{self, BufReader, Seek as _};
+use std::io::{self, Seek as _};
 use std::path::PathBuf;
 
 use anyhow::Context as _;
 use clap::Args;
-use event_log::Stored;
 use indicatif::ProgressBar;
 use schemas::Sequence;
 use serde_json::json;
-use tokio::sync::mpsc;
 
 use super::access::Access;
 use super::client::{Call, Client};
 use super::failure::Failure;
 use super::output::Output;
 use super::{Global, access, progress, stream};
-use crate::audit;
 use crate::config::{Config, Sources};
 use crate::migrate::{Direction, Migration, NodeIsRunning, Step};
 use crate::serve;
-
-/// Runs of records between the export and the servers.
-const RUNS_HELD: usize = 2;
 
 #[derive(Debug, Args)]
 pub(super) struct Migrate {
@@ -58,7 +52,7 @@ pub(super) async fn run(args: Migrate, global: &Global, environment: BTreeMap<St
         Ok(done) => {
             let seconds = done.elapsed.as_secs_f64();
             let answer = json!({
-                "done": true, "repeat": done.is_repeat, "cluster": done.cluster, "size": done.size, "root": done.root, "copied": done.copied,
+                "done": true, "repeat": done.is_repeat, "cluster": done.cluster, "size": done.size, "root": done.root, "copied": done.copied, "compared": done.compared,
                 "secrets": done.secrets, "artefacts": done.artefacts, "usage_batches": done.usage_batches,
                 "decision_batches": done.decision_batches, "seconds": seconds,
             });
@@ -88,7 +82,7 @@ pub(super) async fn run(args: Migrate, global: &Global, environment: BTreeMap<St
     }
 }
 
-/// Takes the records from the running node's export.
+/// Takes the running node's export, and copies what is in it.
 async fn copy_ahead(migration: &Migration, client: &Client, mut bar: Bar) -> Result<Sequence, Failure> {
     let body = client.open(Call::get(&["audit", "export"])).await?.into_body();
     // Written down first: the node cuts off a connection that stands still for long, and servers that elect a leader let it stand still.
@@ -100,15 +94,7 @@ async fn copy_ahead(migration: &Migration, client: &Client, mut bar: Bar) -> Res
         io::Result::Ok(file)
     });
     let export = export.await?.context("the export of the running node cannot be taken")?;
-    let (sender, mut runs) = mpsc::channel::<Vec<Stored>>(RUNS_HELD);
-    // The receiver is gone if the copying failed, and then that is what is told.
-    let read = move || audit::each_run(BufReader::new(export), |run| sender.blocking_send(run).is_ok());
-    let reading = tokio::task::spawn_blocking(read);
-    let mut show = |step| bar.show(step);
-    let (read, copied) = tokio::join!(reading, migration.copy_ahead(&mut runs, &mut show));
-    let copied = copied.map_err(Failure::Failed)?;
-    read.map_err(anyhow::Error::from)?.map_err(anyhow::Error::from)?;
-    Ok(copied)
+    migration.copy_ahead(export, &mut |step| bar.show(step)).await.map_err(Failure::Failed)
 }
 
 /// A bar for each step that takes long.

@@ -1,12 +1,13 @@
 //! Artefacts from the data directory into the object store, or back: all that are there, each checked against its digest on both sides.
 
 use std::path::Path;
+use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 use event_log::Nats;
-use event_log::artefacts::{ArtefactKind, Artefacts, FileArtefacts, NatsArtefacts};
+use event_log::artefacts::{ArtefactError, ArtefactKind, Artefacts, FileArtefacts, NatsArtefacts};
 
-use super::Direction;
+use super::{Direction, NATS_WAIT, PREPARE_PAUSE};
 use crate::layout::Layout;
 
 /// Copies what the target does not hold; gives how many artefacts the source has. What else the target holds is named by no record of this log,
@@ -24,7 +25,22 @@ pub(super) async fn copy(nats: &Nats, data: &Path, direction: Direction) -> Resu
     }
 }
 
+/// What is there already is not copied again, so that an attempt that the servers broke off is made again.
 async fn copy_all(from: &dyn Artefacts, to: &dyn Artefacts) -> Result<u64> {
+    let deadline = Instant::now() + NATS_WAIT;
+    loop {
+        match try_copy_all(from, to).await {
+            Err(error) if is_passing(&error) && Instant::now() < deadline => tokio::time::sleep(PREPARE_PAUSE).await,
+            copied => return copied,
+        }
+    }
+}
+
+fn is_passing(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(ArtefactError::Unavailable { .. }))
+}
+
+async fn try_copy_all(from: &dyn Artefacts, to: &dyn Artefacts) -> Result<u64> {
     let kind = ArtefactKind::PolicyModule;
     let entries = from.list(kind).await?;
     for entry in &entries {

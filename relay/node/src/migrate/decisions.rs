@@ -16,7 +16,7 @@ use schemas::{IncarnationId, Sequence, WriterId};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::Direction;
+use super::{Direction, prepared};
 
 /// So many bytes may wait to be shipped: far from where a spool begins to shed.
 const WAITING_BYTES_MAX: u64 = 8 * 1024 * 1024;
@@ -43,7 +43,7 @@ pub(super) async fn copy(nats: &Nats, data: &Path, direction: Direction) -> Resu
         anyhow::Ok((embedded, JetStreamDecisions::open(client, &spool, replicas).context("the decision spool does not open")?))
     })
     .await??;
-    shared.prepare().await.context("the decision stream on NATS cannot be used")?;
+    prepared(async || shared.prepare().await).await.context("the decision stream on NATS cannot be used")?;
     let stop = CancellationToken::new();
     let copying = async {
         let copied = match direction {

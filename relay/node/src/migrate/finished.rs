@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail, ensure};
+use event_log::merkle::Frontier;
 use event_log::{EventLog, Stored};
 use schemas::{ClusterId, Digest, Sequence};
 
@@ -35,6 +36,7 @@ impl Migration {
             Ok(())
         };
         records::compare(&**left, &**counts, Sequence::ZERO, size, show).await?;
+        let compared = size.0;
         let (size, root) = match mark {
             Some(Moved { size: moved, root, .. }) => {
                 ensure!(moved <= size, "the log of {place} had {moved} records when it was moved, and has only {size}");
@@ -49,6 +51,7 @@ impl Migration {
             root,
             is_repeat: true,
             copied: 0,
+            compared,
             secrets: 0,
             artefacts: 0,
             usage_batches: 0,
@@ -61,7 +64,8 @@ impl Migration {
     async fn root_at(&self, log: &Arc<dyn EventLog>, size: Sequence, head: Sequence, progress: &mut impl FnMut(Step)) -> Result<Digest> {
         let models = self.folded(log, head, progress).await?;
         progress(Step::Verifying { position: Sequence::ZERO, head: size });
-        records::root(&**log, size, |sequence| Ok(models.void(sequence)?.is_some())).await
+        let tree = records::tree(&**log, Frontier::default(), size, |sequence| Ok(models.void(sequence)?.is_some())).await?;
+        Ok(tree.root())
     }
 }
 

@@ -1,6 +1,6 @@
 //! Records from one log into another, byte for byte, each where it stood.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +15,8 @@ use tokio::time::Instant;
 
 /// Appends under way at once. Each expects the one before it, so an append that fails stops all that follow it.
 const IN_FLIGHT_MAX: usize = 256;
+/// Questions under way at once.
+const QUESTIONS_MAX: usize = 32;
 /// How long one record may take, elections included.
 const RECORD_WAIT: Duration = Duration::from_secs(60);
 /// How often the copying begins again where the target stands, without a record more than the time before.
@@ -26,12 +28,19 @@ pub(crate) struct Copier<'a> {
     /// The last sequence on each subject so far: what the next append to it expects.
     last: HashMap<Arc<str>, Sequence>,
     head: Sequence,
+    /// So many records of the target were not shown to this value: of their subjects the target itself is asked.
+    unseen: Sequence,
 }
 
 impl<'a> Copier<'a> {
     /// A copier that has seen nothing yet.
     pub(crate) fn new(to: &'a dyn EventLog) -> Self {
-        Self { to, last: HashMap::new(), head: Sequence::ZERO }
+        Self::beginning_at(to, Sequence::ZERO)
+    }
+
+    /// A copier to a target that is known to hold the first records of the source.
+    pub(super) fn beginning_at(to: &'a dyn EventLog, head: Sequence) -> Self {
+        Self { to, last: HashMap::new(), head, unseen: head }
     }
 
     /// How far the target holds what the source does.
@@ -58,6 +67,7 @@ impl<'a> Copier<'a> {
 
     /// Appends a run of records that follows on what the target holds.
     pub(crate) async fn append(&mut self, run: &[Stored]) -> Result<()> {
+        self.ask_unseen(run).await?;
         let mut rest = run;
         let mut stalls = 0;
         while !rest.is_empty() {
@@ -66,6 +76,21 @@ impl<'a> Copier<'a> {
             stalls = if done == 0 { stalls + 1 } else { 0 };
             ensure!(stalls < STALLS_MAX, "record {} cannot be appended: something else writes to the target log", self.head.next());
         }
+        Ok(())
+    }
+
+    /// Asks the target for the last sequences on subjects that it may have had before this value saw it.
+    async fn ask_unseen(&mut self, run: &[Stored]) -> Result<()> {
+        if self.unseen == Sequence::ZERO {
+            return Ok(());
+        }
+        let (to, mut subjects) = (self.to, HashSet::new());
+        let unknown =
+            run.iter().map(|stored| &stored.subject).filter(|subject| !self.last.contains_key(*subject) && subjects.insert(*subject));
+        let asked = unknown.map(|subject| async move { to.last(subject).await.map(|last| (Arc::clone(subject), last)) });
+        let found: Vec<_> = stream::iter(asked).buffered(QUESTIONS_MAX).try_collect().await?;
+        ensure!(found.iter().all(|(_, last)| *last <= self.head), "something else writes to the target log");
+        self.last.extend(found);
         Ok(())
     }
 
@@ -184,8 +209,10 @@ pub(super) struct Compared<'a, F> {
 }
 
 impl<'a, F: Fn(Sequence) -> Result<bool>> Compared<'a, F> {
-    pub(super) fn new(from: &'a dyn EventLog, to: &'a dyn EventLog, is_void: F) -> Self {
-        Self { from, to, is_void, frontier: Frontier::default(), head: Sequence::ZERO }
+    /// Of two logs that are known to begin with the records of a tree.
+    pub(super) fn new(from: &'a dyn EventLog, to: &'a dyn EventLog, is_void: F, frontier: Frontier) -> Self {
+        let head = Sequence(frontier.size());
+        Self { from, to, is_void, frontier, head }
     }
 
     /// Compares all that the target holds with the beginning of the source, which has so many records. A target that holds anything else is left
@@ -215,20 +242,24 @@ impl<'a, F: Fn(Sequence) -> Result<bool>> Compared<'a, F> {
     }
 }
 
-/// The Merkle root over the first records of a log. `is_void` tells of each sequence what it was judged.
-pub(super) async fn root(log: &dyn EventLog, head: Sequence, is_void: impl Fn(Sequence) -> Result<bool>) -> Result<Digest> {
-    let mut frontier = Frontier::default();
-    runs_after(log, Sequence::ZERO, head, async |run| {
+/// The tree over the first records of a log, from one over fewer of them on. `is_void` tells of each sequence what it was judged.
+pub(super) async fn tree(
+    log: &dyn EventLog,
+    mut tree: Frontier,
+    head: Sequence,
+    is_void: impl Fn(Sequence) -> Result<bool>,
+) -> Result<Frontier> {
+    runs_after(log, Sequence(tree.size()), head, async |run| {
         for stored in run {
-            frontier.push(leaf(stored, &is_void)?);
+            tree.push(leaf(stored, &is_void)?);
         }
         Ok(())
     })
     .await?;
-    Ok(frontier.root())
+    Ok(tree)
 }
 
-fn leaf(stored: &Stored, is_void: impl Fn(Sequence) -> Result<bool>) -> Result<[u8; 32]> {
+pub(super) fn leaf(stored: &Stored, is_void: impl Fn(Sequence) -> Result<bool>) -> Result<[u8; 32]> {
     Ok(match Frame::parse(&stored.bytes) {
         Ok(frame) if !is_void(stored.sequence)? => leaf_of_valid(&frame),
         _ => leaf_of_void(&stored.subject, &stored.bytes),
@@ -257,7 +288,7 @@ mod tests {
     async fn copy(from: &MemoryLog, to: &MemoryLog) -> Result<Digest> {
         let head = from.head().await?;
         let mut copier = Copier::new(to);
-        let mut compared = Compared::new(from, to, |_| Ok(false));
+        let mut compared = Compared::new(from, to, |_| Ok(false), Frontier::default());
         compared.beginning(head, |stored| copier.agreed(stored)).await?;
         runs_after(from, copier.head(), head, async |run| copier.append(run).await).await?;
         compared.up_to(head, |_| {}).await?;
@@ -282,6 +313,22 @@ mod tests {
         assert_eq!(Copier::new(&to).append_pipelined(&run).await.unwrap(), 1000, "an append came before the one that it expects");
         assert_eq!(to.read_range(Sequence(1), 1000).await.unwrap(), run);
         to.close().await;
+    }
+
+    #[tokio::test]
+    async fn a_copy_goes_on_behind_records_that_it_was_not_shown() {
+        let (from, to) = (filled(1000).await, filled(300).await);
+        let run = from.read_range(Sequence(301), 700).await.unwrap();
+        let mut copier = Copier::beginning_at(&to, Sequence(300));
+        for part in run.chunks(100) {
+            copier.append(part).await.unwrap();
+        }
+        assert_eq!(to.read_range(Sequence(1), 1000).await.unwrap(), from.read_range(Sequence(1), 1000).await.unwrap());
+        // Of another length than it was said to have, it is not written to.
+        let other = filled(301).await;
+        let refused = Copier::beginning_at(&other, Sequence(300)).append(&run).await.unwrap_err().to_string();
+        assert!(refused.contains("something else writes"), "{refused}");
+        assert_eq!(other.head().await.unwrap(), Sequence(301));
     }
 
     #[tokio::test]

@@ -13,7 +13,7 @@ use futures_util::TryStreamExt as _;
 use schemas::Sequence;
 use tokio_util::sync::CancellationToken;
 
-use super::Direction;
+use super::{Direction, prepared};
 
 /// The pause while the spool has no room: it has until what is in it was shipped.
 const ROOM_PAUSE: Duration = Duration::from_millis(100);
@@ -34,7 +34,7 @@ pub(super) async fn copy(nats: &Nats, data: &Path, direction: Direction) -> Resu
         anyhow::Ok((embedded, JetStreamUsage::open(client, &spool, replicas).context("the usage spool does not open")?))
     })
     .await??;
-    shared.prepare().await.context("the usage stream on NATS cannot be used")?;
+    prepared(async || shared.prepare().await).await.context("the usage stream on NATS cannot be used")?;
     let stop = CancellationToken::new();
     let shipping = shared.run(stop.clone());
     let copying = async {
