@@ -6,8 +6,8 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Component, Path, PathBuf};
 
 use thiserror::Error;
 use zeroize::Zeroizing;
@@ -19,6 +19,9 @@ const DIRECTORY_MODE: u32 = 0o700;
 const FILE_MODE: u32 = 0o600;
 /// What others than the owner may do.
 const OTHERS: u32 = 0o077;
+/// Where systemd puts the credentials of services, and the widest mode that they show there.
+const CREDENTIALS: &str = "/run/credentials";
+const CREDENTIAL_MODE: u32 = 0o440;
 
 /// Why a directory cannot hold secrets.
 #[derive(Debug, Error)]
@@ -142,7 +145,7 @@ pub fn read_secret(path: &Path) -> Result<Zeroizing<Vec<u8>>, ReadSecretError> {
         return Err(ReadSecretError::NotAFile { path: path.to_owned() });
     }
     let mode = metadata.permissions().mode() & 0o777;
-    if mode & OTHERS != 0 {
+    if mode & OTHERS != 0 && !is_handed_out(path, metadata.uid(), mode) {
         return Err(ReadSecretError::TooOpen { path: path.to_owned(), mode });
     }
     // One allocation for the longest file, so that growing leaves no copies.
@@ -161,6 +164,13 @@ pub fn read_secret(path: &Path) -> Result<Zeroizing<Vec<u8>>, ReadSecretError> {
     }
     bytes.truncate(length);
     Ok(bytes)
+}
+
+/// Whether systemd hands this file to a service as a credential. Newer releases do so by an access list that names the service's user alone; the
+/// file is root's, and where the group's bits stand the mode shows the list's mask.
+fn is_handed_out(path: &Path, owner: u32, mode: u32) -> bool {
+    let is_below = path.starts_with(CREDENTIALS) && path.components().all(|component| component != Component::ParentDir);
+    is_below && owner == 0 && mode & !CREDENTIAL_MODE == 0
 }
 
 fn found(read: Result<Zeroizing<Vec<u8>>, ReadSecretError>) -> Result<Option<Zeroizing<Vec<u8>>>, ReadSecretError> {
@@ -202,4 +212,21 @@ fn shell_word(path: &Path) -> String {
     let text = path.display().to_string();
     let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:@%".contains(c);
     if !text.is_empty() && text.chars().all(plain) { text } else { format!("'{}'", text.replace('\'', r"'\''")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_systemd_hands_out_is_taken_and_nothing_else_that_others_may_read() {
+        let credential = Path::new("/run/credentials/keyrelay.service/root.key");
+        assert!(is_handed_out(credential, 0, 0o440) && is_handed_out(credential, 0, 0o400));
+        for (owner, mode) in [(0, 0o444), (0, 0o460), (0, 0o640), (1000, 0o440)] {
+            assert!(!is_handed_out(credential, owner, mode), "{owner} {mode:o}");
+        }
+        for elsewhere in ["/etc/keyrelay/root.key", "/run/credentials/../keyrelay/root.key", "/run/credentials.d/root.key"] {
+            assert!(!is_handed_out(Path::new(elsewhere), 0, 0o440), "{elsewhere}");
+        }
+    }
 }
