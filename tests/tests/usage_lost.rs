@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 use serde_json::json;
-use tests::World;
+use tests::{World, wait};
 
 const FOUND: &str = "usage was lost";
 
@@ -16,7 +16,8 @@ async fn usage_models_are_folded_again_after_a_loss() -> Result<()> {
     world.admin.usage_of(&key.id, 3).await?;
 
     let world = world.restarted(|data| Ok(std::fs::remove_dir_all(data.join("usage-log"))?)).await?;
-    ensure!(world.node.stderr().contains(FOUND), "nobody is told of the loss:\n{}", world.node.stderr());
+    // What a node writes on one stream may be read later than what it wrote after that on the other.
+    wait::until("word of the loss", || async { Ok(world.node.stderr().contains(FOUND).then_some(())) }).await?;
     world.relay.chat(&key.secret, "hello again").await?.success()?;
     // One, and not four, nor none because it stands at a place where another stood before.
     let used = world.admin.usage_of(&key.id, 1).await?;

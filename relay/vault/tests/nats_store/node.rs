@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use vault::{Mirrored, NatsKeyStore, OpenNatsStoreError, RocksKeyStore};
 
-const WAIT: Duration = Duration::from_secs(30);
+const WAIT: Duration = Duration::from_secs(90);
 
 pub(crate) struct Node {
     pub(crate) store: Arc<NatsKeyStore>,
@@ -34,7 +34,7 @@ impl Node {
             let options = ConnectOptions::new().retry_on_initial_connect().reconnect_delay_callback(|_| Duration::from_millis(50));
             let client = options.connect(servers).await.unwrap();
             // A client that retries from the start gives no word of its first connection.
-            for _ in 0..40 {
+            for _ in 0..100 {
                 if client.connection_state() == async_nats::connection::State::Connected {
                     break;
                 }
