@@ -32,6 +32,9 @@ const FILE: &str = "log.ahead";
 /// Runs of records between the export and the servers.
 const RUNS_HELD: usize = 2;
 
+/// The end of a reading.
+type Reading = JoinHandle<Result<(), StreamError>>;
+
 /// What the target was seen to hold.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Ahead {
@@ -113,7 +116,7 @@ impl Migration {
 }
 
 /// The runs of an export from its beginning on. Who takes no more of them ends the reading.
-fn each_run(export: &mut File) -> Result<(JoinHandle<Result<(), StreamError>>, mpsc::Receiver<Vec<Stored>>)> {
+fn each_run(export: &mut File) -> Result<(Reading, mpsc::Receiver<Vec<Stored>>)> {
     export.rewind()?;
     let export = BufReader::new(export.try_clone()?);
     let (sender, runs) = mpsc::channel(RUNS_HELD);
