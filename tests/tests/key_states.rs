@@ -1,10 +1,13 @@
 //! The rarer turns of a key's life: first use, early end of an overlap, archive, restore and purge, metadata, a dedicated upstream.
 
+use std::path::Path;
+
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 use tests::admin::IssuedKey;
 use tests::http::Answer;
 use tests::{ScriptedUpstream, World, cli, wait};
+use vault::{Entry, KeyStore as _, RocksKeyStore, Slot};
 
 fn refused(answer: &Answer, status: u16, reason: &str) -> Result<()> {
     answer.expect(status)?;
@@ -133,6 +136,44 @@ async fn a_key_is_put_away_taken_back_and_purged() -> Result<()> {
         })
         .await?;
     world.admin.get(&format!("/keys/{}", key.id)).await?.expect(404)?;
+    Ok(())
+}
+
+/// The keys of keys' texts in the key store of a stopped node.
+fn text_keys(data: &Path) -> Result<Vec<(Slot, Vec<u8>)>> {
+    let keys = RocksKeyStore::open(&data.join("keys"))?;
+    Ok(keys.scan(Entry::Wrapped, None, 1000)?.into_iter().filter(|(slot, _)| &*slot.owner_kind == "subject/key").collect())
+}
+
+#[tokio::test]
+async fn texts_that_a_purge_left_behind_are_destroyed_by_the_node() -> Result<()> {
+    let world = World::start().await?;
+    let (gone, kept) = (world.key(json!({ "description": "of Ada" })).await?, world.key(json!({ "description": "of Bob" })).await?);
+    let mut before = Vec::new();
+    let world = world
+        .restarted(|data| {
+            before = text_keys(data)?;
+            Ok(())
+        })
+        .await?;
+    ensure!(before.len() == 2, "{before:?}");
+    step(&world, &gone, "archive", json!({})).await?;
+    step(&world, &gone, "purge", json!({})).await?;
+    // As if the node had gone between the record and the key store.
+    let world = world
+        .restarted(|data| {
+            ensure!(text_keys(data)?.len() == 1);
+            let keys = RocksKeyStore::open(&data.join("keys"))?;
+            for (slot, bytes) in &before {
+                keys.swap_wrapped(slot, None, Some(bytes))?;
+            }
+            Ok(())
+        })
+        .await?;
+    wait::until("the sweep", async || Ok(world.node.stderr().contains("secrets that nothing refers to were destroyed").then_some(())))
+        .await?;
+    ensure!(world.admin.key(&kept.id).await?["description"] == "of Bob");
+    world.restarted(|data| Ok(ensure!(text_keys(data)?.len() == 1))).await?;
     Ok(())
 }
 

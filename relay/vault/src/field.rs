@@ -7,7 +7,9 @@
 //! ```
 //! Associated data: the domain, the format and nonce, the subject's stream.
 
-use schemas::{Sealed, Stream, Timestamp};
+use std::sync::atomic::Ordering;
+
+use schemas::{Sealed, Stream, StreamKind, Timestamp};
 use thiserror::Error;
 use zeroize::{Zeroize, Zeroizing};
 
@@ -85,9 +87,10 @@ impl Vault {
         unseal(&key, &sealed.subject, &sealed.bytes).map_err(|Forged| UnsealFieldError::Tampered)
     }
 
-    /// Destroys the subject's key, and with it every personal field of the subject. Doing it again is safe.
+    /// Destroys the subject's key, and with it every personal field of the subject. Doing it again is safe; what failed is left to
+    /// [`Vault::sweep_subjects`].
     pub fn erase_subject(&self, subject: &Stream) -> Result<(), StoreError> {
-        self.erase_slots(&[slot(subject)])
+        self.erase_slots(&[slot(subject)]).inspect_err(|_| self.is_erase_unfinished.store(true, Ordering::Relaxed))
     }
 
     fn subject_key(&self, subject: &Stream) -> Result<DataKey, SealFieldError> {
@@ -118,6 +121,13 @@ fn slot(subject: &Stream) -> Slot {
         field: "key".into(),
         version: 1,
     }
+}
+
+/// The subject whose key lies in this slot; none for any other secret.
+pub(crate) fn subject(slot: &Slot) -> Option<Stream> {
+    let kind = slot.owner_kind.strip_prefix(OWNER_KIND_PREFIX)?;
+    let kind = StreamKind::ALL.into_iter().find(|known| known.as_str() == kind)?;
+    Stream::new(slot.tenant.clone(), kind, slot.owner_id).ok()
 }
 
 fn seal(key: &DataKey, subject: &Stream, text: &str) -> Result<Vec<u8>, NoRandomness> {

@@ -1,6 +1,8 @@
 //! Sweeping: removing secrets that no one will ask for. What is known to the log is the caller's to say; the time is an argument.
 
-use schemas::Timestamp;
+use std::sync::atomic::Ordering;
+
+use schemas::{Stream, Timestamp};
 
 use crate::address::Slot;
 use crate::cluster_secrets;
@@ -30,6 +32,28 @@ impl Vault {
     /// Removes secrets whose time is over. Gives their number. Until then they unseal, so the caller runs this often enough.
     pub fn sweep_expired(&self, now: Timestamp) -> Result<usize, StoreError> {
         self.sweep_wrapped(|_, times| times.expires_at.is_some_and(|time| time <= now))
+    }
+
+    /// Destroys the keys of subjects that are gone, where that was not done when they went: the store was away, or the node was. Gives
+    /// their number. `is_gone` is asked about every subject that has a key.
+    pub fn sweep_subjects(&self, is_gone: impl Fn(&Stream) -> bool) -> Result<usize, StoreError> {
+        let mut gone = Vec::new();
+        // Whatever fails from here on is for the next sweep.
+        self.is_erase_unfinished.store(false, Ordering::Relaxed);
+        let swept = self.each(Entry::Wrapped, |slot, _| {
+            if field::subject(slot).is_some_and(|subject| is_gone(&subject)) {
+                gone.push(slot.clone());
+            }
+            Ok(())
+        });
+        let swept = swept.and_then(|()| self.erase_slots(&gone));
+        swept.inspect_err(|_| self.is_erase_unfinished.store(true, Ordering::Relaxed))?;
+        Ok(gone.len())
+    }
+
+    /// Whether [`Vault::sweep_subjects`] has something left to do that this vault knows of.
+    pub fn is_erase_unfinished(&self) -> bool {
+        self.is_erase_unfinished.load(Ordering::Relaxed)
     }
 
     fn sweep_wrapped(&self, is_over: impl Fn(&Slot, &Times) -> bool) -> Result<usize, StoreError> {

@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -116,6 +117,8 @@ pub struct Vault {
     pub(crate) store: Arc<dyn KeyStore>,
     pub(crate) pepper: Pepper,
     pub(crate) salts: Salts,
+    /// Whether a subject's key was to be destroyed since the last [`Vault::sweep_subjects`], and was not.
+    pub(crate) is_erase_unfinished: AtomicBool,
 }
 
 impl Vault {
@@ -133,7 +136,8 @@ impl Vault {
 
     fn with_pepper(root: RootKey, store: Arc<dyn KeyStore>, pepper: fn(&Self) -> Result<Pepper, OpenError>) -> Result<Self, OpenError> {
         let wrapping = WrappingKey::of(&root);
-        let mut vault = Self { wrapping, store, pepper: Pepper::none(), salts: Salts::default() };
+        let is_erase_unfinished = AtomicBool::new(false);
+        let mut vault = Self { wrapping, store, pepper: Pepper::none(), salts: Salts::default(), is_erase_unfinished };
         vault.pepper = pepper(&vault)?;
         Ok(vault)
     }

@@ -156,6 +156,44 @@ async fn each_item_fails_by_itself_and_a_dry_run_tells_the_difference() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn keys_are_put_away_taken_back_and_purged_together() {
+    let (world, node, _data) = one_node().await;
+    let made = batch(&node, creation(5), "five").await;
+    let ids: Vec<Value> = column(&made.items, "id").into_iter().cloned().collect();
+    let archive = json!({ "archive": { "reason": "left" }, "filter": { "tag": "ci", "sort": "name" } });
+    let archived = batch(&node, archive.clone(), "archive").await;
+    assert_eq!((&archived.end["counts"]["changed"], &archived.items[0]["state"]), (&json!(5), &json!("archived")));
+    assert_eq!(batch(&node, archive, "once more").await.end["counts"]["unchanged"], json!(5));
+    let shown = node.get(&format!("/api/v1/keys/{}", ids[0].as_str().unwrap())).await.body;
+    assert_eq!(shown["key"]["archived"]["reason"], json!("left"));
+
+    let restored = batch(&node, json!({ "restore": {}, "keys": ids[..2] }), "restore").await;
+    assert_eq!((&restored.end["counts"]["changed"], &restored.items[1]["state"]), (&json!(2), &json!("active")));
+
+    let head = world.log.true_head().await;
+    let purge = json!({ "purge": {}, "keys": [ids[0], ids[2], ids[3], "key_nobody"] });
+    let mut rehearsal = purge.clone();
+    rehearsal["dry_run"] = json!(true);
+    let rehearsed = batch(&node, rehearsal, "purge").await;
+    assert_eq!(world.log.true_head().await, head);
+    assert_eq!(column(&rehearsed.items, "status"), [409, 200, 200, 404]);
+    assert_eq!((&rehearsed.items[1]["difference"]["events"], &rehearsed.items[1]["name"]), (&json!(["KeyPurged"]), &json!("ci-010")));
+
+    let purged = batch(&node, purge.clone(), "purge").await;
+    assert_eq!(column(&purged.items, "code"), [&json!("key_not_archived"), &Value::Null, &Value::Null, &json!("not_found")]);
+    assert_eq!(purged.end["counts"], json!({ "changed": 2, "repeated": 0, "unchanged": 0, "failed": 2, "not_begun": 0 }));
+    assert_eq!((&purged.items[1]["erased"], &purged.items[1]["name"]), (&json!(true), &json!("ci-010")));
+    let again = batch(&node, purge.clone(), "purge").await;
+    assert_eq!(again.end["counts"], json!({ "changed": 0, "repeated": 2, "unchanged": 0, "failed": 2, "not_begun": 0 }));
+    let other = batch(&node, purge, "another").await;
+    assert_eq!(other.end["counts"], json!({ "changed": 0, "repeated": 0, "unchanged": 2, "failed": 2, "not_begun": 0 }));
+    assert_eq!(names(&node, "tag=ci&sort=name").await, ["ci-008", "ci-009", "ci-012"]);
+    // What is archived takes no renewal, and the others are done.
+    let renewed = batch(&node, json!({ "renew": { "expires": "never" }, "filter": { "tag": "ci", "sort": "name" } }), "renew").await;
+    assert_eq!(column(&renewed.items, "status"), [200, 200, 409]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_batch_that_makes_no_sense_is_refused_whole() {
     let (world, node, _data) = one_node().await;
     let head = world.log.true_head().await;
@@ -165,6 +203,7 @@ async fn a_batch_that_makes_no_sense_is_refused_whole() {
         (json!({ "enable": {}, "revoke": {}, "keys": ["x"] }), "exactly one of"),
         (json!({ "enable": {} }), "either keys or a filter"),
         (json!({ "enable": {}, "keys": ["x"], "filter": {} }), "either keys or a filter"),
+        (json!({ "archive": {}, "purge": {}, "keys": ["x"] }), "exactly one of"),
         (json!({ "enable": {}, "keys": [] }), "1 to 10000 ids"),
         (json!({ "enable": {}, "filter": { "tga": "ci" } }), "unknown field"),
         (json!({ "enable": {}, "filter": { "cursor": "x" } }), "no cursor"),

@@ -13,7 +13,7 @@ use super::client::{Call, Client};
 use super::failure::Failure;
 use super::output::Output;
 use super::render::{self, Field};
-use super::resource::{Because, list_where, read_secret, rows};
+use super::resource::{list_where, read_secret, rows};
 use batch::{Count, Many};
 use choice::KeyListing;
 
@@ -61,12 +61,12 @@ pub(super) enum KeysCommand {
         #[arg(long, conflicts_with_all = ["filters", "ids_file"])]
         wait: bool,
     },
-    /// Put a key away: it is refused until it is restored
-    Archive(Because),
-    /// Take an archived key back; what else is true of it stays true
-    Restore { id: String },
-    /// Take an archived key out of everything for good; what happened to it stays in the log
-    Purge { id: String },
+    /// Put a key away, or many: it is refused until it is restored
+    Archive(BecauseOf),
+    /// Take an archived key back, or many; what else is true of it stays true
+    Restore(Target),
+    /// Take an archived key out of everything for good, or many; what happened to it stays in the log
+    Purge(Target),
 }
 
 /// A key, or many.
@@ -268,19 +268,12 @@ pub(super) async fn run(command: KeysCommand, client: &Client, output: &mut Outp
             issued(&act(client, &id, "rotate", body).await?, output)
         }
         KeysCommand::FinishRotation { id } => shown(&act(client, &id, "finish-rotation", json!({})).await?, output),
-        KeysCommand::Archive(Because { id, reason }) => shown(&act(client, &id, "archive", json!({ "reason": reason })).await?, output),
-        KeysCommand::Restore { id } => shown(&act(client, &id, "restore", json!({})).await?, output),
-        KeysCommand::Purge { id } => purged(&act(client, &id, "purge", json!({})).await?, output),
-        KeysCommand::Disable(BecauseOf { target: Target { id, many }, reason }) => {
-            let body = json!({ "reason": reason });
-            if many.is_meant() {
-                many.run("disable", body, client, output).await
-            } else {
-                shown(&act(client, &id, "disable", body).await?, output)
-            }
-        }
-        KeysCommand::Enable(Target { many, .. }) if many.is_meant() => many.run("enable", json!({}), client, output).await,
-        KeysCommand::Enable(Target { id, .. }) => shown(&act(client, &id, "enable", json!({})).await?, output),
+        KeysCommand::Archive(BecauseOf { target, reason }) => target.run("archive", json!({ "reason": reason }), client, output).await,
+        KeysCommand::Restore(target) => target.run("restore", json!({}), client, output).await,
+        KeysCommand::Purge(Target { many, .. }) if many.is_meant() => many.run("purge", json!({}), client, output).await,
+        KeysCommand::Purge(Target { id, .. }) => purged(&act(client, &id, "purge", json!({})).await?, output),
+        KeysCommand::Disable(BecauseOf { target, reason }) => target.run("disable", json!({ "reason": reason }), client, output).await,
+        KeysCommand::Enable(target) => target.run("enable", json!({}), client, output).await,
         KeysCommand::Revoke { because: BecauseOf { target: Target { id, many }, reason }, wait } => {
             if many.is_meant() {
                 return many.run("revoke", json!({ "reason": reason }), client, output).await;
@@ -324,7 +317,7 @@ fn purged(answer: &Value, output: &mut Output) -> Result<(), Failure> {
     output.answer(answer, |answer| render::block(answer, &PURGED))?;
     if answer["erased"] != json!(true) {
         output.note(
-            "The key is gone, but its description and reasons are not destroyed yet: the key store could not be reached. Purge again.",
+            "The key is gone, but its description and reasons are not destroyed yet: the key store could not be reached. A node does that once it is back.",
         );
     }
     Ok(())
@@ -349,6 +342,17 @@ fn issued(answer: &Value, output: &mut Output) -> Result<(), Failure> {
         None => output.note("The secret was shown more than 24 hours ago and is not kept. Rotate the key for a new one."),
     }
     Ok(())
+}
+
+impl Target {
+    /// Does one thing to the key, or to all of them.
+    async fn run(self, verb: &str, body: Value, client: &Client, output: &mut Output) -> Result<(), Failure> {
+        let Self { id, many } = self;
+        if many.is_meant() {
+            return many.run(verb, body, client, output).await;
+        }
+        shown(&act(client, &id, verb, body).await?, output)
+    }
 }
 
 impl Details {

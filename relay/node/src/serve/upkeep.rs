@@ -12,23 +12,41 @@ use tokio_util::sync::CancellationToken;
 use vault::{Slot, Vault};
 
 const INTERVAL: Duration = Duration::from_secs(15 * 60);
+/// How soon an erase is tried again that the key store was away for.
+const RETRY: Duration = Duration::from_secs(60);
+/// Turns of the shorter interval in one of the longer.
+const TURNS: u64 = INTERVAL.as_secs() / RETRY.as_secs();
 /// An entry without a record may belong to a command that is still under way; after a day it does not.
 const ORPHAN_SECONDS: u64 = 24 * 3600;
+/// How often all subjects are asked after: another node may have gone between a purge and its erase.
+const SUBJECTS_SECONDS: u64 = 24 * 3600;
 
 /// Sweeps the vault until the node stops, from when the read models have caught up: what they have not folded yet would look like
 /// nothing refers to it. A sweep that fails, or finds the read models behind, is tried again at the next turn.
 pub(super) async fn sweep_vault(vault: Arc<Vault>, models: ReadModels, clock: Clock, stop: CancellationToken) {
-    let mut turns = tokio::time::interval(INTERVAL);
-    loop {
+    let mut turns = tokio::time::interval(RETRY);
+    let mut subjects_at: Option<Timestamp> = None;
+    for turn in 0_u64.. {
         tokio::select! {
             () = stop.cancelled() => return,
             _ = turns.tick() => {}
         }
-        let (vault, models, now) = (vault.clone(), models.clone(), clock());
-        let swept = tokio::task::spawn_blocking(move || sweep(&vault, &models, now));
+        let (is_whole, now) = (turn % TURNS == 0, clock());
+        let is_subjects_turn =
+            vault.is_erase_unfinished() || is_whole && subjects_at.is_none_or(|at| at.plus_seconds(SUBJECTS_SECONDS) <= now);
+        if !is_whole && !is_subjects_turn {
+            continue;
+        }
+        let (vault, models) = (vault.clone(), models.clone());
+        let swept = tokio::task::spawn_blocking(move || sweep(&vault, &models, now, is_subjects_turn));
         match swept.await {
-            Ok(Ok(0)) | Err(_) => {}
-            Ok(Ok(count)) => tracing::info!(count, "secrets that nothing refers to were destroyed"),
+            Ok(Ok(Some(count))) => {
+                subjects_at = if is_subjects_turn { Some(now) } else { subjects_at };
+                if count > 0 {
+                    tracing::info!(count, "secrets that nothing refers to were destroyed");
+                }
+            }
+            Ok(Ok(None)) | Err(_) => {}
             Ok(Err(error)) => tracing::warn!(error = &error as &dyn std::error::Error, "the vault could not be swept"),
         }
     }
@@ -43,22 +61,30 @@ enum SweepError {
     Store(#[from] vault::StoreError),
 }
 
-/// Destroys what has expired and what no record refers to; gives how many secrets.
-fn sweep(vault: &Vault, models: &ReadModels, now: Timestamp) -> Result<usize, SweepError> {
+/// Destroys what has expired and what no record refers to, and where they are asked after the keys of subjects that are gone; gives how
+/// many secrets, or none where the read models are behind.
+fn sweep(vault: &Vault, models: &ReadModels, now: Timestamp, with_subjects: bool) -> Result<Option<usize>, SweepError> {
     let status = models.status();
     if !status.is_ready() || status.lag > 0 {
-        return Ok(0);
+        return Ok(None);
     }
     let unreadable = RefCell::new(None);
-    let keep = |slot: &Slot| match is_kept(models, slot) {
-        Ok(kept) => kept,
-        Err(error) => {
+    let or_kept = |answer: Result<bool, ReadError>, kept: bool| {
+        answer.unwrap_or_else(|error| {
             unreadable.replace(Some(error));
-            true
-        }
+            kept
+        })
     };
-    let swept = vault.sweep_expired(now)? + vault.sweep(now, ORPHAN_SECONDS, keep)?;
-    unreadable.into_inner().map_or(Ok(swept), |error| Err(error.into()))
+    let mut swept = vault.sweep_expired(now)? + vault.sweep(now, ORPHAN_SECONDS, |slot| or_kept(is_kept(models, slot), true))?;
+    if with_subjects {
+        swept += vault.sweep_subjects(|subject| or_kept(is_gone(models, subject), false))?;
+    }
+    unreadable.into_inner().map_or(Ok(Some(swept)), |error| Err(error.into()))
+}
+
+/// Whether the log says that a subject's texts are to be no more.
+fn is_gone(models: &ReadModels, subject: &Stream) -> Result<bool, ReadError> {
+    Ok(matches!(models.load(subject)?.0, Some(Aggregate::Key(key)) if key.is_purged()))
 }
 
 /// Only secrets of credentials can be orphans; all else goes by its own time. One that cannot be asked after is kept.

@@ -1,5 +1,7 @@
 //! What is erased, swept or expired is gone, and nothing else is.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use super::*;
 
 #[test]
@@ -73,4 +75,65 @@ fn a_secret_that_expires_is_swept_then_and_not_as_an_orphan() {
     assert_eq!(vault.sweep_expired(NOW.plus_seconds(DAY)).unwrap(), 1);
     assert!(matches!(vault.unseal(&record(1)), Err(UnsealError::Missing)));
     assert!(vault.unseal(&address(1)).is_ok());
+}
+
+/// A store that lets nothing be removed while it is away.
+#[derive(Default)]
+struct Shaky {
+    store: MemoryKeyStore,
+    is_away: AtomicBool,
+}
+
+impl KeyStore for Shaky {
+    fn put_sealed(&self, slot: &Slot, bytes: &[u8]) -> Result<Put, StoreError> {
+        self.store.put_sealed(slot, bytes)
+    }
+
+    fn delete_sealed(&self, slot: &Slot, bytes: &[u8]) -> Result<(), StoreError> {
+        self.store.delete_sealed(slot, bytes)
+    }
+
+    fn swap_wrapped(&self, slot: &Slot, from: Option<&[u8]>, to: Option<&[u8]>) -> Result<Swap, StoreError> {
+        if self.is_away.load(Ordering::Relaxed) {
+            return Err(StoreError::Unavailable { reason: "a test asked for this".to_owned() });
+        }
+        self.store.swap_wrapped(slot, from, to)
+    }
+
+    fn read(&self, entry: Entry, slot: &Slot) -> Result<Option<Vec<u8>>, StoreError> {
+        self.store.read(entry, slot)
+    }
+
+    fn scan(&self, entry: Entry, after: Option<&Slot>, limit: usize) -> Result<Vec<(Slot, Vec<u8>)>, StoreError> {
+        self.store.scan(entry, after, limit)
+    }
+
+    fn owner_slots(&self, tenant: &TenantId, owner_kind: &str, owner_id: &[u8; 16]) -> Result<Vec<Slot>, StoreError> {
+        self.store.owner_slots(tenant, owner_kind, owner_id)
+    }
+
+    fn scrub(&self, slots: &[Slot]) -> Result<(), StoreError> {
+        self.store.scrub(slots)
+    }
+}
+
+#[test]
+fn a_subject_that_could_not_be_erased_is_erased_by_a_later_sweep_and_no_other_is() {
+    let store = Arc::new(Shaky::default());
+    let vault = Vault::open(root(), store.clone()).unwrap();
+    let texts = [1, 2].map(|id| vault.seal_field(&key_stream(id), "for Ada").unwrap());
+    assert_eq!(vault.seal(&address(1), b"sk-secret", LASTING).unwrap(), Sealing::Sealed);
+    assert!(!vault.is_erase_unfinished());
+    let is_gone = |subject: &Stream| *subject == key_stream(1);
+
+    store.is_away.store(true, Ordering::Relaxed);
+    assert!(vault.erase_subject(&key_stream(1)).is_err() && vault.is_erase_unfinished());
+    assert!(vault.sweep_subjects(is_gone).is_err() && vault.is_erase_unfinished());
+    assert!(vault.unseal_field(&texts[0]).is_ok());
+
+    store.is_away.store(false, Ordering::Relaxed);
+    assert_eq!((vault.sweep_subjects(is_gone).unwrap(), vault.is_erase_unfinished()), (1, false));
+    assert!(matches!(vault.unseal_field(&texts[0]), Err(UnsealFieldError::Erased)));
+    assert!(vault.unseal_field(&texts[1]).is_ok() && vault.unseal(&address(1)).is_ok());
+    assert_eq!(vault.sweep_subjects(is_gone).unwrap(), 0);
 }

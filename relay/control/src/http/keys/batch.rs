@@ -55,6 +55,13 @@ pub(in crate::http) struct Batch {
     enable: Option<Nothing>,
     #[serde(default)]
     revoke: Option<Reason>,
+    #[serde(default)]
+    archive: Option<Reason>,
+    #[serde(default)]
+    restore: Option<Nothing>,
+    /// Archived keys only; any other fails by itself.
+    #[serde(default)]
+    purge: Option<Nothing>,
     /// Ids, at most 10,000.
     #[serde(default)]
     keys: Option<Vec<String>>,
@@ -127,6 +134,9 @@ pub(in crate::http) struct ItemLine {
     /// Of a key that was created: `sk-kr-…`, shown to whoever sends this batch under its `Idempotency-Key` within 24 hours.
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "secret_text")]
     secret: Option<Zeroizing<String>>,
+    /// Of a purge: whether the key's texts are destroyed already. Where false, the key store was away, and a node destroys them once it is back.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    erased: Option<bool>,
     /// Of a dry run: what would change, member by member.
     #[serde(skip_serializing_if = "Option::is_none")]
     difference: Option<rehearsal::Difference>,
@@ -156,7 +166,7 @@ pub(in crate::http) struct Counts {
     not_begun: u64,
 }
 
-/// Create, change, renew, disable, enable or revoke many keys. The answer is a stream of lines, each one JSON object. What fails, fails by
+/// Create, change, renew, disable, enable, revoke, archive, restore or purge many keys. The answer is a stream of lines, each one JSON object. What fails, fails by
 /// itself: its line says why, and the others are done.
 #[utoipa::path(post, path = "/keys/batch", tag = "keys", operation_id = "batch_keys", request_body = Batch,
     params(("Idempotency-Key" = Option<String>, Header, description = "Makes the batch resumable; one is drawn and told if none is sent")),

@@ -3,11 +3,12 @@
 use axum::Json;
 use axum::extract::{Path, State};
 use schemas::key::KeyCommand;
-use schemas::{Aggregate, Command, KeyId, Sequence, Stream};
+use schemas::{Aggregate, Command, Head, KeyId, Sequence, Stream};
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::{KeyAnswer, execute, parse_id, seal_reason};
+use crate::commands::{Receipt, Request};
 use crate::http::app::App;
 use crate::http::conventions::{Mutation, Nothing, Reason};
 use crate::http::error::{ApiError, MutationProblems};
@@ -16,8 +17,8 @@ use crate::http::error::{ApiError, MutationProblems};
 #[derive(Debug, Serialize, ToSchema)]
 pub(in crate::http) struct PurgedKey {
     id: KeyId,
-    /// Whether its personal fields are destroyed in the key store already; where false, the key store was
-    /// away: purge again.
+    /// Whether its personal fields are destroyed in the key store already; where false, the key store was away, and a node destroys them once
+    /// it is back.
     erased: bool,
     sequence: Sequence,
     applied: bool,
@@ -57,8 +58,8 @@ pub(in crate::http) async fn restore(
     execute(&app, &mutation, &id, KeyCommand::Restore).await
 }
 
-/// Take an archived key out of everything for good, and destroy its description and reasons; doing it again finishes what is left. What happened to it stays in the log and can be
-/// proved; what it used stays counted under its id.
+/// Take an archived key out of everything for good, and destroy its description and reasons. What happened to it stays in the log and can be proved; what
+/// it used stays counted under its id.
 #[utoipa::path(post, path = "/keys/{id}/purge", tag = "keys", operation_id = "purge_key", request_body = Nothing, params(("id" = KeyId, Path)),
     responses((status = 200, body = PurgedKey), MutationProblems))]
 pub(in crate::http) async fn purge(
@@ -68,20 +69,30 @@ pub(in crate::http) async fn purge(
 ) -> Result<Json<PurgedKey>, ApiError> {
     let id = parse_id(&id)?;
     let stream = Stream::key(mutation.caller.tenant.clone(), id);
-    let (sequence, applied) = match app.models.load(&stream)? {
-        // It is gone already; what may be left to do is to destroy.
-        (Some(Aggregate::Key(key)), head) if key.is_purged() => (head.sequence, true),
-        _ => {
-            let receipt = app.commands.execute(mutation.request(stream.clone(), Command::Key(KeyCommand::Purge))).await?;
-            (receipt.sequence, receipt.applied)
+    let (receipt, erased) = purged(&app, mutation.request(stream, Command::Key(KeyCommand::Purge))).await?;
+    let (sequence, applied) = (receipt.sequence, receipt.applied);
+    Ok(Json(PurgedKey { id, erased, sequence, applied }))
+}
+
+/// Purges a key and destroys its texts; gives whether those are destroyed already. Of a key that is gone, only that may be left to do.
+pub(super) async fn purged(app: &App, request: Request) -> Result<(Receipt, bool), ApiError> {
+    let stream = request.stream.clone();
+    let receipt = match app.models.load(&stream)? {
+        (Some(Aggregate::Key(key)), Head { version, sequence })
+            if key.is_purged() && app.models.command(&request.command_id)?.is_none() =>
+        {
+            let (before, aggregate) = (Some(Aggregate::Key(key.clone())), Aggregate::Key(key));
+            Receipt { before, aggregate, version, sequence, applied: true, repeated: false, recorded: false }
         }
+        _ => app.commands.execute(request).await?,
     };
-    let erased = match app.vault(move |vault| vault.erase_subject(&stream)).await? {
+    let subject = stream.clone();
+    let erased = match app.vault(move |vault| vault.erase_subject(&subject)).await? {
         Ok(()) => true,
         Err(error) => {
-            tracing::warn!(key.id = %id, error = &error as &dyn std::error::Error, "the personal fields of a purged key are not destroyed yet");
+            tracing::warn!(stream = %stream, error = &error as &dyn std::error::Error, "the personal fields of a purged key are not destroyed yet");
             false
         }
     };
-    Ok(Json(PurgedKey { id, erased, sequence, applied }))
+    Ok((receipt, erased))
 }

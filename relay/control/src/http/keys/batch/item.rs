@@ -2,16 +2,17 @@
 
 use projector::Versioned;
 use schemas::key::{Expiry, Key, KeyCommand, KeyState, NewSecret, SecretScheme, Term};
-use schemas::{Actor, Command, CommandId, Digest, KeyId, Sequence, Stream, TenantId, Timestamp, Version, client_key};
+use schemas::{Actor, Aggregate, Command, CommandId, Digest, KeyId, Sequence, Stream, TenantId, Timestamp, Version, client_key};
 use serde::Serialize;
 use zeroize::Zeroizing;
 
 use super::pattern::NamePattern;
 use super::{Batch, ITEMS_MAX, ItemLine, Outcome};
-use crate::commands::{Commands, Request};
+use crate::commands::{Commands, Receipt, Request};
 use crate::http::app::App;
 use crate::http::conventions::{Mutation, Reason, term};
 use crate::http::error::ApiError;
+use crate::http::keys::life::purged;
 use crate::http::keys::listing::KeyChoice;
 use crate::http::keys::{KeyChange, NewKey, Renewal, change, creation, key_of, parse_id, seal_text};
 use crate::secrets::BatchSeed;
@@ -28,6 +29,9 @@ pub(super) enum Deed {
     Disable(Option<String>),
     Enable,
     Revoke(Option<String>),
+    Archive(Option<String>),
+    Restore,
+    Purge,
 }
 
 /// A batch that was found to make sense.
@@ -80,7 +84,7 @@ pub(in crate::http) struct After {
 impl Plan {
     pub(super) async fn of(app: &App, mutation: Mutation<Batch>) -> Result<Self, ApiError> {
         let Mutation { caller, body, command_id: batch, request_digest, .. } = mutation;
-        let Batch { create, change, renew, disable, enable, revoke, keys, filter, dry_run } = body;
+        let Batch { create, change, renew, disable, enable, revoke, archive, restore, purge, keys, filter, dry_run } = body;
         let renewal = |to: Renewal| {
             let term = term(app.now(), to.expires_in, to.expires_at, to.expires, to.expires_after_first_use)?;
             Ok::<_, ApiError>(Deed::Renew { term, enable: to.enable })
@@ -102,10 +106,13 @@ impl Plan {
             disable.map(|why| Deed::Disable(reason(why))),
             enable.map(|_| Deed::Enable),
             revoke.map(|why| Deed::Revoke(reason(why))),
+            archive.map(|why| Deed::Archive(reason(why))),
+            restore.map(|_| Deed::Restore),
+            purge.map(|_| Deed::Purge),
         ];
         let mut deeds = deeds.into_iter().flatten();
         let (Some(deed), None) = (deeds.next(), deeds.next()) else {
-            return Err(bad("give exactly one of create, change, renew, disable, enable and revoke"));
+            return Err(bad("give exactly one of create, change, renew, disable, enable, revoke, archive, restore and purge"));
         };
         let targets = match (new, keys, filter) {
             (Some((count, ..)), None, None) if !(1..=ITEMS_MAX).contains(&count) => {
@@ -153,6 +160,10 @@ impl Plan {
 
     /// The id of an item's command: what the item is about decides, not its place.
     pub(super) fn command_id(&self, item: &Item) -> CommandId {
+        #[cfg(feature = "faults")]
+        if crate::faults::is_planted("batch-by-place") {
+            return self.batch.step(&format!("item {}", item.index));
+        }
         match &item.target {
             Target::New { number, .. } => self.batch.step(&format!("key {number}")),
             Target::Key(id) => self.batch.step(&id.to_string()),
@@ -186,6 +197,9 @@ impl Plan {
             Deed::Disable(reason) => KeyCommand::Disable { reason: seal_text(app, stream, reason.as_deref()).await? },
             Deed::Enable => KeyCommand::Enable,
             Deed::Revoke(reason) => KeyCommand::Revoke { reason: seal_text(app, stream, reason.as_deref()).await? },
+            Deed::Archive(reason) => KeyCommand::Archive { reason: seal_text(app, stream, reason.as_deref()).await? },
+            Deed::Restore => KeyCommand::Restore,
+            Deed::Purge => KeyCommand::Purge,
         })
     }
 
@@ -204,12 +218,11 @@ impl Plan {
             if_version: None,
             deadline: Commands::deadline(),
         };
+        if matches!(self.deed, Deed::Purge) {
+            return purge(app, id, request).await;
+        }
         let receipt = app.commands.execute(request).await?;
-        let outcome = match (receipt.recorded, receipt.repeated) {
-            (false, _) => Outcome::Unchanged,
-            (true, true) => Outcome::Repeated,
-            (true, false) => Outcome::Changed,
-        };
+        let outcome = outcome(&receipt);
         let (sequence, applied) = (receipt.sequence, receipt.applied);
         let secret = match secret {
             // Once the 24 hours are over, the seed is another one, and its secrets are no key's.
@@ -224,6 +237,25 @@ impl Plan {
 
     fn shown_again(&self, app: &App, secret: Zeroizing<String>) -> Result<Option<Zeroizing<String>>, ApiError> {
         Ok(app.models.key_by_hash(&client_key::hash(&secret))?.map(|_| secret))
+    }
+}
+
+/// Purges one key, as the command alone does.
+async fn purge(app: &App, id: KeyId, request: Request) -> Result<ItemLine, ApiError> {
+    let (receipt, erased) = purged(app, request).await?;
+    // Nothing is left of it but that it was there.
+    let name = match &receipt.before {
+        Some(Aggregate::Key(before)) if !before.is_purged() => Some(before.details.name.clone()),
+        _ => None,
+    };
+    Ok(ItemLine { id: Some(id), name, status: 200, outcome: outcome(&receipt), erased: Some(erased), ..ItemLine::default() })
+}
+
+const fn outcome(receipt: &Receipt) -> Outcome {
+    match (receipt.recorded, receipt.repeated) {
+        (false, _) => Outcome::Unchanged,
+        (true, true) => Outcome::Repeated,
+        (true, false) => Outcome::Changed,
     }
 }
 

@@ -57,6 +57,9 @@ async fn difference(app: &App, plan: &Plan, item: &Item) -> Result<ItemLine, Api
         (Deed::Disable(_), _) => KeyCommand::Disable { reason: None },
         (Deed::Enable, _) => KeyCommand::Enable,
         (Deed::Revoke(_), _) => KeyCommand::Revoke { reason: None },
+        (Deed::Archive(_), _) => KeyCommand::Archive { reason: None },
+        (Deed::Restore, _) => KeyCommand::Restore,
+        (Deed::Purge, _) => KeyCommand::Purge,
     };
     let (now, actor, is_new) = (app.now(), plan.actor, matches!(plan.deed, Deed::Create(_)));
     let worked_out = app.blocking(move |app| -> Result<ItemLine, ApiError> {
@@ -64,6 +67,10 @@ async fn difference(app: &App, plan: &Plan, item: &Item) -> Result<ItemLine, Api
         let before = match &state {
             Some(Aggregate::Key(key)) => members(app, key, head.version)?,
             _ => BTreeMap::new(),
+        };
+        let name_before = match &state {
+            Some(Aggregate::Key(key)) => Some(key.details.name.clone()),
+            _ => None,
         };
         let events = decide(state.as_ref(), &Command::Key(command), &Context { now, actor }).map_err(ExecuteError::Rejected)?;
         tenants::check_expiry(&app.models, &stream, &events, now)?;
@@ -81,7 +88,9 @@ async fn difference(app: &App, plan: &Plan, item: &Item) -> Result<ItemLine, Api
         let members: BTreeMap<_, _> = changes.collect();
         let outcome = if events.is_empty() && members.is_empty() { Outcome::Unchanged } else { Outcome::Changed };
         let difference = Difference { events: events.iter().map(schemas::Event::name).collect(), members };
-        let (name, status) = (Some(key.details.name), if is_new { 201 } else { 200 });
+        // Of a key that would be purged nothing else is left.
+        let name = if key.is_purged() { name_before } else { Some(key.details.name) };
+        let status = if is_new { 201 } else { 200 };
         Ok(ItemLine { id: (!is_new).then_some(id), name, status, outcome, difference: Some(difference), ..ItemLine::default() })
     });
     worked_out.await?
