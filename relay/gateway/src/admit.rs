@@ -42,12 +42,12 @@ async fn find(state: &State, text: &str) -> Result<Shown, Refusal> {
         return look_up(state, &hash)?.map(|key| shown(key, hash)).ok_or(Refusal::KeyUnknown);
     }
     let (hash, pepper) = state.vault.client_key_hash(text);
-    if let Some(key) = look_up(state, &hash)? {
-        return Ok(shown(key, hash));
-    }
+    let found = look_up(state, &hash)?;
+    let is_present = found.as_ref().is_some_and(|key| key.secrets.iter().any(|secret| secret.hash == hash));
     let salts = state.models.salts();
-    if salts.is_empty() {
-        return Err(Refusal::KeyUnknown);
+    // A key that had the hash may be known by the older one again: an import set it back.
+    if is_present || salts.is_empty() {
+        return found.map(|key| shown(key, hash)).ok_or(Refusal::KeyUnknown);
     }
     match Box::pin(older_key::find(state, text, &salts)).await? {
         Some((key, older)) => Ok(Shown { key, hash: older, upgrade: Some((hash, pepper)) }),

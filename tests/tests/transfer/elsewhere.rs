@@ -170,6 +170,16 @@ async fn accounts_with_an_api_key_become_upstreams() -> Result<()> {
     ensure!(left(&done, "/data/claudeConsoleAccounts/0") == ["model fast as claude-haiku", "maxConcurrentTasks"], "{done}");
     ensure!(left(&done, "/data/claudeConsoleAccounts/0/credentials") == ["user_agent"], "{done}");
     ensure!(left(&done, "/data/openaiResponsesAccounts/0") == ["proxy"], "{done}");
+
+    // A later file binds a key to one of them.
+    let bound =
+        json!({ "id": "two", "name": "bound", "apiKey": KEYS[0], "claudeConsoleAccountId": "b4e1c3d5-0000-4000-8000-000000000002" });
+    let file = world.directory.path().join("bound.json");
+    std::fs::write(&file, json!({ "metadata": {}, "data": { "apiKeys": [bound] } }).to_string())?;
+    let done = import(&world, "claude-relay-service", &file, &[])?;
+    ensure!(done["result"]["created"] == 1 && left(&done, "/data/apiKeys/0").is_empty(), "{done}");
+    let bound = key_named(&world, "bound").await?;
+    ensure!(bound["upstream"] == "console one" && bound["secrets"][0]["brought"] == true, "{bound}");
     Ok(())
 }
 

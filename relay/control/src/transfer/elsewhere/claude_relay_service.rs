@@ -111,7 +111,7 @@ fn api_account(place: &str, value: &Value, dialect: Dialect, draft: &mut Draft<'
     let (same, other): (Vec<_>, Vec<_>) =
         mapping.as_ref().and_then(Value::as_object).into_iter().flatten().partition(|(from, to)| to.as_str() == Some(from.as_str()));
     for (from, to) in &other {
-        draft.leave(place, format!("model {from} as {to}"), "models are not renamed here");
+        draft.leave(place, format!("model {from} as {}", to.as_str().unwrap_or_default()), "models are not renamed here");
     }
     let is_proxied = entry.value("proxy").is_some();
     if is_proxied {
@@ -290,16 +290,13 @@ fn bind(entry: &mut Entry, key: &mut KeyLine, draft: &mut Draft<'_>, accounts: &
     for member in BINDINGS {
         let Some(bound) = entry.text(member) else { continue };
         let account = bound.rsplit_once(':').map_or(&bound[..], |(_, id)| id);
-        match accounts.get(account) {
-            Some(upstream) if key.dedicated.is_none() => key.dedicated = Some(DedicatedLine { upstream: *upstream, fallback: false }),
+        let upstream = accounts.get(account).copied().or_else(|| draft.upstream_here(&[SYSTEM, account]));
+        match upstream {
+            Some(upstream) if key.dedicated.is_none() => key.dedicated = Some(DedicatedLine { upstream, fallback: false }),
             Some(_) => {
                 draft.leave(&entry.place, format!("{member} {bound}"), "a key is dedicated to one upstream here, and it is to another")
             }
-            None => draft.leave(
-                &entry.place,
-                format!("{member} {bound}"),
-                "the file has no such account that could be carried; the key uses its pool",
-            ),
+            None => draft.leave(&entry.place, format!("{member} {bound}"), "no such account was carried; the key uses its pool"),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use schemas::key::Limits;
+use schemas::key::{Limits, METADATA_BYTES_MAX};
 use schemas::upstream::Dialect;
 use schemas::{Digest, KeyId, PoolId, TenantId, Timestamp, UpstreamId, name};
 use serde_json::{Map, Value};
@@ -203,7 +203,19 @@ impl<'a> Draft<'a> {
         Some(id)
     }
 
-    pub(super) fn key(&mut self, place: &str, key: KeyLine) {
+    /// An upstream that a file before this one made.
+    pub(super) fn upstream_here(&self, parts: &[&str]) -> Option<UpstreamId> {
+        let id = UpstreamId::from_bytes(self.id("upstream", parts));
+        let routes = self.app.models.routes();
+        routes.upstreams.iter().any(|route| route.upstream.id == id && route.upstream.tenant == self.tenant).then_some(id)
+    }
+
+    pub(super) fn key(&mut self, place: &str, mut key: KeyLine) {
+        let bytes = policy_host::canonical_json(&Value::Object(key.metadata.clone())).len();
+        if bytes > METADATA_BYTES_MAX {
+            self.leave(place, "metadata", format!("it has {bytes} bytes, and a key's has at most {METADATA_BYTES_MAX}"));
+            key.metadata.clear();
+        }
         self.lines.0.push((place.to_owned(), Line::Key(Box::new(key))));
     }
 

@@ -69,7 +69,8 @@ impl Import {
         }
         let merge = before.map(|key| Command::Key(KeyCommand::Change(Box::new(merge_key(key, &import)))));
         let is_foreign = self.head().is_ours() && self.head().cluster_id != self.app.cluster_id;
-        let is_keyed = line.secrets.iter().any(|secret| secret.scheme != SchemeText::Issued);
+        let is_keyed = |secret: &SecretLine| secret.scheme != SchemeText::Issued && secret.scheme != SecretScheme::UNSALTED.into();
+        let is_keyed = line.secrets.iter().any(is_keyed);
         self.settle(stream, &here, Command::Key(KeyCommand::Import(Box::new(import))), merge, prepared)?;
         if prepared.outcome == Outcome::Created && is_withheld {
             prepared.detail = Some("disabled: no secret opens it; rotate it for one, then enable it".to_owned());
