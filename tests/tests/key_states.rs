@@ -173,7 +173,12 @@ async fn texts_that_a_purge_left_behind_are_destroyed_by_the_node() -> Result<()
     wait::until("the sweep", async || Ok(world.node.stderr().contains("secrets that nothing refers to were destroyed").then_some(())))
         .await?;
     ensure!(world.admin.key(&kept.id).await?["description"] == "of Bob");
-    world.restarted(|data| Ok(ensure!(text_keys(data)?.len() == 1))).await?;
+    world
+        .restarted(|data| {
+            ensure!(text_keys(data)?.len() == 1);
+            Ok(())
+        })
+        .await?;
     Ok(())
 }
 
