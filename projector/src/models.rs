@@ -33,9 +33,10 @@ pub use whole::Whole;
 
 use crate::fold::SeenFinding;
 use crate::fold::rows::{
-    AGGREGATES, COMMANDS, CommandRow, FINDINGS, KEYS_BY_EXPIRY, KEYS_BY_HASH, StreamRow, VOIDS, of_command, of_expiry, of_hash, of_sequence,
+    AGGREGATES, COMMANDS, CommandRow, FINDINGS, KEYS_BY_EXPIRY, KEYS_BY_HASH, KEYS_BY_ROTATION, StreamRow, VOIDS, of_command, of_expiry,
+    of_hash, of_sequence,
 };
-use crate::store::{ReadError, Row, key};
+use crate::store::{Family, ReadError, Row, key};
 
 /// A place in the log and the Merkle root of everything up to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -166,13 +167,33 @@ impl ReadModels {
         after: Option<&(Timestamp, Stream)>,
         limit: usize,
     ) -> Result<Vec<(Timestamp, Stream)>, ReadError> {
+        self.keys_due_by(KEYS_BY_EXPIRY, moment, after, limit)
+    }
+
+    /// Keys of all tenants whose own rotation schedule is due by a moment, in the same way.
+    pub fn keys_to_rotate_by(
+        &self,
+        moment: Timestamp,
+        after: Option<&(Timestamp, Stream)>,
+        limit: usize,
+    ) -> Result<Vec<(Timestamp, Stream)>, ReadError> {
+        self.keys_due_by(KEYS_BY_ROTATION, moment, after, limit)
+    }
+
+    fn keys_due_by(
+        &self,
+        family: Family,
+        moment: Timestamp,
+        after: Option<&(Timestamp, Stream)>,
+        limit: usize,
+    ) -> Result<Vec<(Timestamp, Stream)>, ReadError> {
         let view = self.shared.view();
         let prefix = key::cluster_wide(&[]);
         let from = after.map_or_else(|| prefix.clone(), |(at, stream)| key::after(of_expiry(*at, stream)));
-        let rows = view.store.scan::<Stream>(KEYS_BY_EXPIRY, &from, prefix.clone());
+        let rows = view.store.scan::<Stream>(family, &from, prefix.clone());
         let due = rows.map(|row| {
             let (key, stream) = row?;
-            let micros = key[prefix.len()..].first_chunk::<8>().ok_or(ReadError::Row { family: KEYS_BY_EXPIRY })?;
+            let micros = key[prefix.len()..].first_chunk::<8>().ok_or(ReadError::Row { family })?;
             Ok((Timestamp::from_micros(u64::from_be_bytes(*micros)), stream))
         });
         due.take_while(|row| row.as_ref().map_or(true, |(at, _)| *at <= moment)).take(limit).collect()

@@ -108,6 +108,8 @@ events! {
     /// The tenant's keys are refused until it is resumed.
     0x0903 TenantSuspended(tenant::TenantSuspended) of Tenant, version 1;
     0x0904 TenantResumed(tenant::TenantResumed) of Tenant, version 1;
+    /// How often keys with certain tags get a new secret by themselves.
+    0x0905 TenantRotationsSet(tenant::TenantRotationsSet) of Tenant, version 1;
     0x0201 KeyCreated(key::KeyCreated) of Key, version 1;
     /// The expiry was moved; a recorded expiry is lifted.
     0x0202 KeyRenewed(key::KeyRenewed) of Key, version 1;
@@ -140,6 +142,12 @@ events! {
     0x0213 KeyExpiryUnset(key::KeyExpiryUnset) of Key, version 1;
     /// A secret of the key was found in the open.
     0x0214 KeyLeakReported(key::KeyLeakReported) of Key, version 1;
+    /// The key gets new secrets by itself from here on.
+    0x0215 KeyRotationScheduled(key::KeyRotationScheduled) of Key, version 1;
+    0x0216 KeyRotationUnscheduled(key::KeyRotationUnscheduled) of Key, version 1;
+    /// The new secret of a rotation by schedule waits to be collected.
+    0x0217 KeySuccessorSealed(key::KeySuccessorSealed) of Key, version 1;
+    0x0218 KeySuccessorCollected(key::KeySuccessorCollected) of Key, version 1;
     /// The key was another cluster's, or another system's: its secrets by number and hash, and since when it is there.
     0x0220 KeyImported(key::KeyImported) of Key, version 1;
     0x0301 UpstreamAdded(upstream::UpstreamAdded) of Upstream, version 1;

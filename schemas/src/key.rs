@@ -24,12 +24,15 @@ pub use command::{KeyCommand, KeyError, KeyPatch, LeakAction, LeakReport, NewKey
 pub use event::{
     ImportedSecret, KeyActivated, KeyActivationAwaited, KeyArchived, KeyChanged, KeyCreated, KeyDisabled, KeyEnabled, KeyExpired,
     KeyExpiryUnset, KeyImported, KeyLeakReported, KeyMetadataSet, KeyOverlapFinished, KeyPurged, KeyRenewed, KeyRestored, KeyRevoked,
-    KeyRotated, KeySecretBrought, KeySecretUpgraded, KeyUpstreamDedicated,
+    KeyRotated, KeyRotationScheduled, KeyRotationUnscheduled, KeySecretBrought, KeySecretUpgraded, KeySuccessorCollected,
+    KeySuccessorSealed, KeyUpstreamDedicated,
 };
 pub use import::KeyImport;
 
 /// The longest overlap of two secrets, in seconds: 30 days.
 pub const OVERLAP_SECONDS_MAX: u64 = 30 * 86_400;
+/// The longest time between two rotations by a schedule, in seconds: ten years.
+pub const ROTATION_SECONDS_MAX: u64 = 10 * 365 * 86_400;
 /// The most bytes of a key's metadata.
 pub const METADATA_BYTES_MAX: usize = 4096;
 /// The metadata of a key that has none.
@@ -170,6 +173,19 @@ pub struct Key {
     pub purged_at: Option<Timestamp>,
     /// Of the secrets that the key has, those that were found in the open.
     pub leaks: Vec<Leak>,
+    /// Of its own; a tenant may have one for all keys with a tag.
+    pub rotation: Option<RotationSchedule>,
+    /// The number of the current secret while it waits in the vault: nobody has it yet.
+    pub successor: Option<u32>,
+}
+
+/// When a key gets a new secret by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RotationSchedule {
+    /// The age of the current secret at which the next one takes its place.
+    pub every_seconds: u64,
+    /// How long the secret before the new one stays good.
+    pub overlap_seconds: u64,
 }
 
 /// A secret that was found in the open: the first report of it.
@@ -265,6 +281,18 @@ impl Key {
     /// The secret with this hash, if it is one of the key's and good at this moment.
     pub fn secret(&self, hash: &Digest, now: Timestamp) -> Option<&KeySecret> {
         self.secrets.iter().find(|secret| secret.hash == *hash && secret.is_valid(now))
+    }
+
+    /// When the schedule, the key's own or another, gives the key its next secret. None where it must not: the key is out of use, or its
+    /// current secret still waits to be collected. Not before the overlap of the last rotation is over.
+    pub fn rotation_due_at(&self, schedule: RotationSchedule) -> Option<Timestamp> {
+        let is_held = self.revoked.is_some() || self.archived.is_some() || self.disabled.is_some() || self.expired_at.is_some();
+        if is_held || self.is_purged() || self.successor.is_some() {
+            return None;
+        }
+        let due = self.rotated_at.unwrap_or(self.created_at).plus_seconds(schedule.every_seconds);
+        let overlap_end = self.secrets.iter().filter_map(|secret| secret.valid_until).max();
+        Some(overlap_end.map_or(due, |end| end.max(due)))
     }
 
     /// The secret that new clients should have.

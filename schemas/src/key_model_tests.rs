@@ -33,23 +33,60 @@ struct Facts {
     dedicated: Option<u8>,
     /// Numbers of secrets that were found in the open.
     leaked: Vec<u32>,
+    /// How often it gets a new secret by itself.
+    every: Option<i64>,
+    waiting: Option<u32>,
 }
 
 /// A command in the model's words.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Ask {
-    Create { until: Term, brought: bool },
-    Renew { until: Term, enable: bool },
-    Rotate { hash: u8, overlap: i64, finish: bool },
+    Create {
+        until: Term,
+        brought: bool,
+    },
+    Renew {
+        until: Term,
+        enable: bool,
+    },
+    Rotate {
+        hash: u8,
+        overlap: i64,
+        finish: bool,
+    },
+    /// A rotation by schedule, with an overlap of 20.
+    Turn {
+        number: u32,
+        hash: u8,
+    },
+    Collect {
+        number: u32,
+    },
+    Schedule {
+        every: Option<i64>,
+    },
     Finish,
     Disable,
     Enable,
     Expire,
-    Activate { first: i64, since: i64 },
-    Upgrade { hash: u8, pepper: u32 },
+    Activate {
+        first: i64,
+        since: i64,
+    },
+    Upgrade {
+        hash: u8,
+        pepper: u32,
+    },
     Revoke,
-    Leak { hash: u8, revoke: bool },
-    Change { name: Option<&'static str>, metadata: Option<&'static str>, dedicated: Option<Option<u8>> },
+    Leak {
+        hash: u8,
+        revoke: bool,
+    },
+    Change {
+        name: Option<&'static str>,
+        metadata: Option<&'static str>,
+        dedicated: Option<Option<u8>>,
+    },
     Archive,
     Restore,
     Purge,
@@ -90,6 +127,7 @@ const RULES: &[Rule] = &[
     idle(|key, ask, _| *ask == Ask::Revoke && key.is_revoked),
     idle(|key, ask, now| matches!(ask, Ask::Leak { hash, .. } if key.is_revoked || leaking(key, *hash, now).is_none())),
     refuse(|key, ask, _| key.is_revoked && !matches!(ask, Ask::Archive | Ask::Restore | Ask::Purge), "revoked"),
+    refuse(|key, ask, _| key.is_archived && matches!(ask, Ask::Turn { .. } | Ask::Collect { .. } | Ask::Schedule { .. }), "archived"),
     refuse(
         |key, ask, _| key.is_archived && matches!(ask, Ask::Renew { .. } | Ask::Rotate { .. } | Ask::Enable | Ask::Change { .. }),
         "archived",
@@ -98,10 +136,18 @@ const RULES: &[Rule] = &[
         |_, ask, now| matches!(ask, Ask::Create { until: Term::At(at), .. } | Ask::Renew { until: Term::At(at), .. } if seconds(*at) <= now),
         "past",
     ),
-    refuse(|key, ask, now| matches!(ask, Ask::Rotate { .. }) && is_past(key, now), "expired"),
+    idle(|key, ask, _| matches!(ask, Ask::Turn { number, .. } if key.waiting.is_some() || key.secrets.last().unwrap().0 + 1 != *number)),
+    refuse(|key, ask, now| matches!(ask, Ask::Rotate { .. } | Ask::Turn { .. }) && is_past(key, now), "expired"),
     refuse(|_, ask, _| matches!(ask, Ask::Rotate { overlap, .. } if *overlap > 30 * 86_400), "overlap too long"),
-    refuse(|key, ask, _| matches!(ask, Ask::Rotate { hash, .. } if key.secrets.iter().any(|secret| secret.1 == *hash)), "same secret"),
-    refuse(|key, ask, now| matches!(ask, Ask::Rotate { finish: false, .. }) && overlap_until(key, now).is_some(), "rotation running"),
+    refuse(
+        |key, ask, _| matches!(ask, Ask::Rotate { hash, .. } | Ask::Turn { hash, .. } if key.secrets.iter().any(|secret| secret.1 == *hash)),
+        "same secret",
+    ),
+    refuse(
+        |key, ask, now| matches!(ask, Ask::Rotate { finish: false, .. } | Ask::Turn { .. }) && overlap_until(key, now).is_some(),
+        "rotation running",
+    ),
+    refuse(|key, ask, _| matches!(ask, Ask::Collect { number } if key.waiting != Some(*number)), "no successor"),
     idle(|key, ask, now| *ask == Ask::Finish && overlap_until(key, now).is_none()),
     idle(|key, ask, _| *ask == Ask::Disable && key.is_disabled),
     idle(|key, ask, _| *ask == Ask::Enable && !key.is_disabled),
@@ -170,7 +216,19 @@ impl Facts {
                     said.push("KeyEnabled");
                 }
             }
+            Ask::Turn { hash, .. } => {
+                said = self.change(&Ask::Rotate { hash, overlap: 20, finish: false }, now);
+                self.waiting = self.secrets.last().map(|secret| secret.0);
+                said.push("KeySuccessorSealed");
+            }
+            Ask::Collect { .. } => (self.waiting, said) = (None, vec!["KeySuccessorCollected"]),
+            Ask::Schedule { every } if every == self.every => {}
+            Ask::Schedule { every } => {
+                self.every = every;
+                said.push(if every.is_some() { "KeyRotationScheduled" } else { "KeyRotationUnscheduled" });
+            }
             Ask::Rotate { hash, overlap, .. } => {
+                self.waiting = None;
                 let (number, present, _, pepper) = *self.secrets.last().unwrap();
                 let end = self.good_until.map_or(now + overlap, |until| until.min(now + overlap));
                 self.secrets = vec![(number, present, Some(end), pepper), (number + 1, hash, None, 0)];
@@ -289,6 +347,8 @@ impl Facts {
             metadata: key.metadata.clone(),
             dedicated: key.dedicated.map(|dedicated| dedicated.upstream.as_bytes()[0]),
             leaked: key.leaks.iter().map(|leak| leak.number).collect(),
+            every: key.rotation.map(|rotation| rotation.every_seconds as i64),
+            waiting: key.successor,
         }
     }
 }
@@ -311,6 +371,12 @@ impl Ask {
             Self::Rotate { hash: n, overlap, finish } => {
                 KeyCommand::Rotate { hash: hash(n), overlap_seconds: overlap as u64, finish_previous: finish }
             }
+            Self::Turn { number, hash: n } => KeyCommand::RotateBySchedule { number, hash: hash(n), overlap_seconds: 20 },
+            Self::Collect { number } => KeyCommand::CollectSuccessor { number },
+            Self::Schedule { every } => KeyCommand::Change(Box::new(KeyPatch {
+                rotation: Some(every.map(|every| RotationSchedule { every_seconds: every as u64, overlap_seconds: 1 })),
+                ..KeyPatch::default()
+            })),
             Self::Finish => KeyCommand::FinishOverlap,
             Self::Disable => KeyCommand::Disable { reason: None },
             Self::Enable => KeyCommand::Enable,
@@ -374,6 +440,7 @@ impl Real {
                 KeyError::OverlapTooLong => "overlap too long",
                 KeyError::SameSecret => "same secret",
                 KeyError::NoSuchSecret => "no such secret",
+                KeyError::NoSuccessor => "no successor",
                 KeyError::Name(_) => "name",
                 other => panic!("no rule of the model says {other}"),
             }),
@@ -561,7 +628,10 @@ impl Chance {
     }
 
     fn ask(&mut self, now: i64) -> Ask {
-        match self.below(40) {
+        match self.below(44) {
+            40..=41 => Ask::Turn { number: 2 + self.below(3) as u32, hash: self.below(6) as u8 },
+            42 => Ask::Collect { number: 2 + self.below(3) as u32 },
+            43 => Ask::Schedule { every: [None, Some(30), Some(60)][self.below(3) as usize] },
             0..=2 => Ask::Create { until: self.term(now), brought: self.below(2) == 0 },
             3..=7 => Ask::Renew { until: self.term(now), enable: self.below(3) == 0 },
             8..=12 => Ask::Rotate { hash: self.below(6) as u8, overlap: self.below(40) as i64, finish: self.below(2) == 0 },

@@ -653,3 +653,62 @@ fn a_leak_is_forgotten_with_its_secret() {
     assert_eq!(leaks(leaked().when(rotate(2, 0)).accepted().after(1).when(rotate(3, 0)).accepted()), []);
     assert_eq!(leaks(leaked().when(ARCHIVE).accepted().when(PURGE).accepted()), []);
 }
+
+const EVERY_WEEK: RotationSchedule = RotationSchedule { every_seconds: 7 * DAY, overlap_seconds: DAY };
+
+fn schedule(rotation: Option<RotationSchedule>) -> Command {
+    change(KeyPatch { rotation: Some(rotation), ..KeyPatch::default() })
+}
+
+fn scheduled() -> Event {
+    Event::KeyRotationScheduled(KeyRotationScheduled { every_seconds: 7 * DAY, overlap_seconds: DAY })
+}
+
+fn turn(number: u32, hash_number: u8) -> Command {
+    Command::Key(KeyCommand::RotateBySchedule { number, hash: hash(hash_number), overlap_seconds: DAY })
+}
+
+fn collect(number: u32) -> Command {
+    Command::Key(KeyCommand::CollectSuccessor { number })
+}
+
+#[test]
+fn a_rotation_by_schedule_gives_one_successor_however_often_it_is_asked() {
+    let sealed = |number| Event::KeySuccessorSealed(KeySuccessorSealed { number });
+    let set = given([created(Expiry::Never)]).when(schedule(Some(EVERY_WEEK))).then([scheduled()]);
+    let rotated_once = set.after(7 * DAY).when(turn(2, 2)).then([rotated(2, 2, later(8 * DAY)), sealed(2)]);
+    let waits = rotated_once.when(turn(2, 2)).then_nothing().when(turn(2, 9)).then_nothing();
+    // A secret that nobody has is not followed by another.
+    let waits = waits.after(8 * DAY).when(turn(3, 3)).then_nothing().when(collect(1)).then_refused(KeyError::NoSuccessor);
+    let collected = waits.when(collect(2)).then([Event::KeySuccessorCollected(KeySuccessorCollected { number: 2 })]);
+    let collected = collected.when(collect(2)).then_refused(KeyError::NoSuccessor);
+    collected.when(turn(3, 3)).then([rotated(3, 3, later(16 * DAY)), sealed(3)]);
+}
+
+#[test]
+fn a_rotation_by_hand_takes_the_place_of_one_that_waits() {
+    let waits = given([created(Expiry::Never)]).when(turn(2, 2)).accepted();
+    let by_hand = waits.when(rotate_and_finish(3, 0)).accepted().when(collect(2)).then_refused(KeyError::NoSuccessor);
+    assert_eq!(key(by_hand).successor, None);
+}
+
+#[test]
+fn a_rotation_is_due_when_the_secret_is_old_enough_and_the_last_overlap_is_over() {
+    let due = |given: Given| key(given).rotation_due_at(EVERY_WEEK);
+    assert_eq!(due(given([created(Expiry::Never)])), Some(later(7 * DAY)));
+    assert_eq!(due(given([created(Expiry::Never), rotated(2, 2, later(30 * DAY))])), Some(later(30 * DAY)));
+    for held in [disabled(), revoked(), archived(), expired(NOW), Event::KeySuccessorSealed(KeySuccessorSealed { number: 1 })] {
+        assert_eq!(due(given([created(Expiry::Never), held])), None);
+    }
+}
+
+#[test]
+fn a_schedule_must_leave_room_for_its_overlap_and_can_be_taken_away() {
+    let of = |every_seconds, overlap_seconds| Some(RotationSchedule { every_seconds, overlap_seconds });
+    for wrong in [of(0, 0), of(DAY, DAY + 1), of(90 * DAY, 31 * DAY), of(ROTATION_SECONDS_MAX + 1, 0)] {
+        given([created(Expiry::Never)]).when(schedule(wrong)).then_refused(KeyError::RotationSchedule);
+    }
+    let set = given([created(Expiry::Never), scheduled()]).when(schedule(Some(EVERY_WEEK))).then_nothing();
+    let unset = set.when(schedule(None)).then([Event::KeyRotationUnscheduled(KeyRotationUnscheduled {})]);
+    unset.when(schedule(None)).then_nothing();
+}

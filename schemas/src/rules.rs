@@ -140,7 +140,8 @@ fn any_tenant_command() -> impl Strategy<Value = TenantCommand> {
             |(name, default_expiry_seconds, expiry_seconds_max)| TenantCommand::Change(TenantPatch {
                 name,
                 default_expiry_seconds,
-                expiry_seconds_max
+                expiry_seconds_max,
+                rotations: None,
             })
         ),
         Just(TenantCommand::Suspend { reason: None }),

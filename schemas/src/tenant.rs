@@ -9,7 +9,7 @@ use thiserror::Error;
 use crate::aggregate::At;
 use crate::event::Event;
 use crate::id::TenantId;
-use crate::key::Fact;
+use crate::key::{Fact, Key, KeyError, RotationSchedule};
 use crate::name::{self, NameError};
 use crate::sealed::Sealed;
 use crate::stream::Stream;
@@ -39,6 +39,21 @@ pub struct TenantSuspended {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct TenantResumed {}
 
+/// How often keys with a tag get a new secret by themselves.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct TagRotation {
+    pub tag: String,
+    pub every_seconds: u64,
+    /// How long the secret before the new one stays good.
+    pub overlap_seconds: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct TenantRotationsSet {
+    /// All of them, after the change.
+    pub rotations: Vec<TagRotation>,
+}
+
 /// The state of a tenant.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tenant {
@@ -47,6 +62,8 @@ pub struct Tenant {
     pub created_at: Timestamp,
     /// Its keys are refused until it is resumed.
     pub suspended: Option<Fact>,
+    /// For keys without a schedule of their own; of those that fit, the one with the shortest time.
+    pub rotations: Vec<TagRotation>,
 }
 
 /// A change; an absent field stays as it is, a present inner `None` clears.
@@ -55,6 +72,7 @@ pub struct TenantPatch {
     pub name: Option<String>,
     pub default_expiry_seconds: Option<Option<u64>>,
     pub expiry_seconds_max: Option<Option<u64>>,
+    pub rotations: Option<Vec<TagRotation>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -82,6 +100,8 @@ pub enum TenantError {
     ExpiryZero,
     #[error("the default expiry is longer than the maximum")]
     DefaultBeyondMaximum,
+    #[error("the schedule of a tag cannot be")]
+    Rotation(#[source] KeyError),
     #[error(transparent)]
     Name(#[from] NameError),
 }
@@ -134,7 +154,12 @@ impl Tenant {
             TenantCommand::Change(patch) => {
                 let details = patch.applied_to(&tenant.details);
                 details.check()?;
-                Ok(if details == tenant.details { vec![] } else { vec![Event::TenantChanged(details)] })
+                let mut events = if details == tenant.details { vec![] } else { vec![Event::TenantChanged(details)] };
+                if let Some(rotations) = patch.rotations.as_ref().filter(|rotations| **rotations != tenant.rotations) {
+                    check_rotations(rotations)?;
+                    events.push(Event::TenantRotationsSet(TenantRotationsSet { rotations: rotations.clone() }));
+                }
+                Ok(events)
             }
             TenantCommand::Suspend { .. } if tenant.suspended.is_some() => Ok(vec![]),
             TenantCommand::Suspend { reason } => Ok(vec![Event::TenantSuspended(TenantSuspended { reason: reason.clone() })]),
@@ -159,6 +184,12 @@ impl Tenant {
         Ok(events)
     }
 
+    /// The schedule of a key: its own, else the shortest of those for its tags.
+    pub fn rotation_of(&self, key: &Key) -> Option<RotationSchedule> {
+        let of_tags = self.rotations.iter().filter(|rotation| key.details.tags.contains(&rotation.tag)).map(TagRotation::schedule);
+        key.rotation.or_else(|| of_tags.min_by_key(|schedule| schedule.every_seconds))
+    }
+
     pub(crate) fn apply(state: Option<Self>, stream: &Stream, event: &Event, at: &At) -> Option<Self> {
         match (state, event) {
             (None, Event::TenantCreated(created)) => Some(Self {
@@ -166,15 +197,29 @@ impl Tenant {
                 details: TenantChanged::named(created.name.clone()),
                 created_at: at.time,
                 suspended: None,
+                rotations: vec![],
             }),
             (Some(tenant), Event::TenantChanged(details)) => Some(Self { details: details.clone(), ..tenant }),
             (Some(tenant), Event::TenantSuspended(suspended)) => {
                 Some(Self { suspended: Some(Fact { at: at.time, by: at.actor, reason: suspended.reason.clone() }), ..tenant })
             }
+            (Some(tenant), Event::TenantRotationsSet(set)) => Some(Self { rotations: set.rotations.clone(), ..tenant }),
             (Some(tenant), Event::TenantResumed(_)) => Some(Self { suspended: None, ..tenant }),
             _ => None,
         }
     }
+}
+
+impl TagRotation {
+    pub const fn schedule(&self) -> RotationSchedule {
+        RotationSchedule { every_seconds: self.every_seconds, overlap_seconds: self.overlap_seconds }
+    }
+}
+
+fn check_rotations(rotations: &[TagRotation]) -> Result<(), TenantError> {
+    let tags: Vec<String> = rotations.iter().map(|rotation| rotation.tag.clone()).collect();
+    name::check_list("rotations", &tags)?;
+    rotations.iter().try_for_each(|rotation| rotation.schedule().check()).map_err(TenantError::Rotation)
 }
 
 #[cfg(test)]
@@ -249,7 +294,7 @@ mod tests {
             .then_nothing()
             .when(max(Some(30)))
             .then_refused(TenantError::DefaultBeyondMaximum)
-            .when(change(TenantPatch { default_expiry_seconds: Some(None), expiry_seconds_max: Some(Some(30)), name: None }))
+            .when(change(TenantPatch { default_expiry_seconds: Some(None), expiry_seconds_max: Some(Some(30)), ..TenantPatch::default() }))
             .then([changed(None, Some(30))])
             .when(max(None))
             .then([changed(None, None)]);
@@ -286,5 +331,22 @@ mod tests {
         let given = given.when(import(&plain, true)).then_nothing();
         let given = given.when(import(&bound, false)).then([Event::TenantChanged(bound.clone()), Event::TenantResumed(TenantResumed {})]);
         given.when(import(&bound, false)).then_nothing();
+    }
+
+    fn rotation(tag: &str, every_seconds: u64) -> TagRotation {
+        TagRotation { tag: tag.into(), every_seconds, overlap_seconds: 1 }
+    }
+
+    #[test]
+    fn the_keys_of_a_tag_have_one_schedule() {
+        let set = |rotations: &[TagRotation]| change(TenantPatch { rotations: Some(rotations.to_vec()), ..TenantPatch::default() });
+        let both = [rotation("ci", 60), rotation("eu", 30)];
+        let told = given([created()]).when(set(&both)).then([Event::TenantRotationsSet(TenantRotationsSet { rotations: both.to_vec() })]);
+        let told = told.when(set(&both)).then_nothing();
+        told.when(set(&[])).then([Event::TenantRotationsSet(TenantRotationsSet { rotations: vec![] })]);
+        let wrong = given([created()]).when(set(&[rotation("ci", 0)]));
+        wrong.then_refused(TenantError::Rotation(KeyError::RotationSchedule));
+        let twice = given([created()]).when(set(&[rotation("ci", 60), rotation("ci", 30)]));
+        twice.then_refused(TenantError::Name(NameError::Twice { field: "rotations", entry: "ci".into() }));
     }
 }

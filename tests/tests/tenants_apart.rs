@@ -84,6 +84,7 @@ fn rows() -> Vec<(&'static str, Asked)> {
         ("POST /keys/{id}/renew", InTenant("/keys/$key/renew", json!({ "expires_in": "5d" }), 404)),
         ("POST /keys/{id}/rotate", InTenant("/keys/$key/rotate", json!({}), 404)),
         ("POST /keys/{id}/finish-rotation", InTenant("/keys/$key/finish-rotation", json!({}), 404)),
+        ("POST /keys/{id}/successor", InTenant("/keys/$key/successor", json!({}), 404)),
         ("POST /keys/{id}/disable", InTenant("/keys/$key/disable", json!({ "reason": "mine now" }), 404)),
         ("POST /keys/{id}/enable", InTenant("/keys/$key/enable", json!({}), 404)),
         ("POST /keys/batch", batch(json!({ "keys": ["$key"], "disable": {} }))),

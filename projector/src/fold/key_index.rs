@@ -1,4 +1,5 @@
-//! The rows by which keys are found: by the hash of a secret, and by the time at which an expiry is due to be recorded.
+//! The rows by which keys are found: by the hash of a secret, and by the time at which an expiry is due to be recorded or
+//! a rotation to be done.
 //!
 //! They follow from a key's state before and after a record. What a batch changes lies over what the store holds, until it is written.
 
@@ -8,7 +9,8 @@ use schemas::key::{Key, KeySecret, SecretScheme};
 use schemas::{Aggregate, Digest, Stream, Timestamp};
 
 use super::rows::{
-    KEYS_BY_EXPIRY, KEYS_BY_HASH, KEYS_BY_SALT, KEYS_FORMER_HASHES, of_expiry, of_former_hash, of_former_hashes, of_hash, of_salt,
+    KEYS_BY_EXPIRY, KEYS_BY_HASH, KEYS_BY_ROTATION, KEYS_BY_SALT, KEYS_FORMER_HASHES, of_expiry, of_former_hash, of_former_hashes, of_hash,
+    of_salt,
 };
 use crate::store::{Batch, ReadError, Store};
 
@@ -21,6 +23,7 @@ pub(super) struct KeyIndex {
     by_expiry: BTreeMap<(Timestamp, Stream), bool>,
     /// How many more secrets there are under a salt, or fewer.
     by_salt: BTreeMap<u32, i64>,
+    by_rotation: BTreeMap<(Timestamp, Stream), bool>,
 }
 
 impl KeyIndex {
@@ -34,11 +37,8 @@ impl KeyIndex {
     ) -> Result<(), ReadError> {
         let (before, after) = (as_key(before), as_key(after));
         let Some(after) = after else { return Ok(()) };
-        let due = (before.and_then(Key::expiry_due_at), after.expiry_due_at());
-        if due.0 != due.1 {
-            self.by_expiry.extend(due.0.map(|at| ((at, stream.clone()), false)));
-            self.by_expiry.extend(due.1.map(|at| ((at, stream.clone()), true)));
-        }
+        move_due(&mut self.by_expiry, stream, before.and_then(Key::expiry_due_at), after.expiry_due_at());
+        move_due(&mut self.by_rotation, stream, before.and_then(rotation_due_at), rotation_due_at(after));
         let has = |key: Option<&Key>, hash: &Digest| key.is_some_and(|key| key.secrets.iter().any(|secret| secret.hash == *hash));
         for secret in after.secrets.iter().filter(|secret| !has(before, &secret.hash)) {
             self.claim(store, secret.hash, stream)?;
@@ -117,9 +117,11 @@ impl KeyIndex {
             let key = of_former_hash(stream, hash);
             if *is_there { batch.put(KEYS_FORMER_HASHES, &key, hash) } else { batch.delete(KEYS_FORMER_HASHES, &key) }
         }
-        for ((at, stream), is_due) in &self.by_expiry {
-            let key = of_expiry(*at, stream);
-            if *is_due { batch.put(KEYS_BY_EXPIRY, &key, stream) } else { batch.delete(KEYS_BY_EXPIRY, &key) }
+        for (family, index) in [(KEYS_BY_EXPIRY, &self.by_expiry), (KEYS_BY_ROTATION, &self.by_rotation)] {
+            for ((at, stream), is_due) in index {
+                let key = of_expiry(*at, stream);
+                if *is_due { batch.put(family, &key, stream) } else { batch.delete(family, &key) }
+            }
         }
         for (salt, step) in self.by_salt.iter().filter(|(_, step)| **step != 0) {
             let key = of_salt(*salt);
@@ -145,6 +147,19 @@ pub(super) fn salt(secret: &KeySecret) -> Option<u32> {
 /// knows its salt could learn from it is gone.
 fn is_upgraded(secret: &KeySecret, after: &Key) -> bool {
     salt(secret).is_some() && after.secrets.iter().any(|other| other.number == secret.number)
+}
+
+/// Moves a key in an index of due times.
+fn move_due(index: &mut BTreeMap<(Timestamp, Stream), bool>, stream: &Stream, before: Option<Timestamp>, after: Option<Timestamp>) {
+    if before != after {
+        index.extend(before.map(|at| ((at, stream.clone()), false)));
+        index.extend(after.map(|at| ((at, stream.clone()), true)));
+    }
+}
+
+/// When the key's own schedule is due.
+fn rotation_due_at(key: &Key) -> Option<Timestamp> {
+    key.rotation.and_then(|schedule| key.rotation_due_at(schedule))
 }
 
 fn as_key(aggregate: Option<&Aggregate>) -> Option<&Key> {

@@ -25,6 +25,8 @@ pub(crate) const KEYS_FORMER_HASHES: Family = "keys_former_hashes";
 pub(crate) const KEYS_BY_EXPIRY: Family = "keys_by_expiry";
 /// Salt of an older scheme -> how many secrets of present keys are known by a hash under it. No row stands for none.
 pub(crate) const KEYS_BY_SALT: Family = "keys_by_salt";
+/// (Due time, stream) -> stream: keys with a rotation schedule of their own.
+pub(crate) const KEYS_BY_ROTATION: Family = "keys_by_rotation";
 /// Sequence of a void record -> reason.
 pub(crate) const VOIDS: Family = "voids";
 /// Sequence modulo [`super::ROOTS_KEPT`] -> (sequence, root).
@@ -41,6 +43,7 @@ pub(crate) const FAMILIES: &[Family] = &[
     KEYS_FORMER_HASHES,
     KEYS_BY_EXPIRY,
     KEYS_BY_SALT,
+    KEYS_BY_ROTATION,
     VOIDS,
     ROOTS,
     FINDINGS,

@@ -1,5 +1,5 @@
-//! Recording that keys have expired. Requests are refused from the second on at which a key expires, whoever has recorded it; this is what makes
-//! the log say so.
+//! What is done about keys as time goes by: recording that they have expired, and rotating those whose schedule is due. Requests are refused from the second on at which a key expires, whoever has recorded it; this is what makes
+//! the log say so. [`Rotations`] says how a rotation by schedule is done.
 //!
 //! One node of the cluster does it at a time, by lease, and not more often than the interval says. What expired while no node ran is found by
 //! the first sweep after that: the index of the read model holds every expiry that is due and not recorded.
@@ -19,6 +19,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use crate::commands::{Commands, ExecuteError, Request};
+use crate::rotations::{RotationError, Rotations};
 use crate::{Clock, secrets};
 
 const LEASE: &str = "key-expiry";
@@ -41,6 +42,7 @@ pub struct ExpirySweeper {
     pub clock: Clock,
     /// Between two sweeps.
     pub interval: Duration,
+    pub rotations: Arc<Rotations>,
 }
 
 /// Why a sweep did not come to its end. The next one goes on.
@@ -52,6 +54,8 @@ enum SweepError {
     LeaseLost,
     #[error("the log does not take records")]
     Execute(#[source] ExecuteError),
+    #[error("keys cannot be rotated")]
+    Rotate(#[from] RotationError),
 }
 
 impl ExpirySweeper {
@@ -80,8 +84,15 @@ impl ExpirySweeper {
             return;
         }
         let (begun, recorded) = (Instant::now(), AtomicUsize::new(0));
-        let swept = self.sweep(&recorded).await;
-        let count = recorded.into_inner();
+        let rotated = AtomicUsize::new(0);
+        let swept = match self.sweep(&recorded).await {
+            Ok(()) => self.rotate(&rotated).await,
+            failed => failed,
+        };
+        let (count, rotated) = (recorded.into_inner(), rotated.into_inner());
+        if rotated > 0 {
+            tracing::info!(count = rotated, "keys were rotated by schedule; their new secrets wait to be collected");
+        }
         match swept {
             Ok(()) => {
                 // Whether others hear of it or not: sweeping too often costs one look at the index.
@@ -126,6 +137,49 @@ impl ExpirySweeper {
             }
             after = Some(last);
         }
+    }
+
+    /// Rotates all keys whose schedule is due, page by page.
+    async fn rotate(&self, rotated: &AtomicUsize) -> Result<(), SweepError> {
+        let (now, mut after) = ((self.clock)(), None);
+        loop {
+            let (models, from) = (self.models.clone(), after.take());
+            let page = tokio::task::spawn_blocking(move || models.keys_to_rotate_by(now, from.as_ref(), PAGE)).await;
+            let page: Vec<(Timestamp, Stream)> = page.map_err(|_| SweepError::LeaseLost)??;
+            let Some(last) = page.last().cloned() else { break };
+            if !self.holds_lease().await {
+                return Err(SweepError::LeaseLost);
+            }
+            self.rotate_all(page.into_iter().map(|(_, stream)| stream), now, rotated).await?;
+            after = Some(last);
+        }
+        self.rotate_by_tag(now, rotated).await
+    }
+
+    /// The same for keys that have no schedule of their own, in tenants that have one for their tags.
+    async fn rotate_by_tag(&self, now: Timestamp, rotated: &AtomicUsize) -> Result<(), SweepError> {
+        for tenant in self.rotations.tenants() {
+            let mut after = None;
+            loop {
+                let (rotations, of) = (Arc::clone(&self.rotations), tenant.clone());
+                let page = tokio::task::spawn_blocking(move || rotations.of_tags(&of, after, now)).await;
+                let Some((due, last)) = page.map_err(|_| SweepError::LeaseLost)?? else { break };
+                if !self.holds_lease().await {
+                    return Err(SweepError::LeaseLost);
+                }
+                self.rotate_all(due.into_iter(), now, rotated).await?;
+                after = Some(last);
+            }
+        }
+        Ok(())
+    }
+
+    async fn rotate_all(&self, keys: impl Iterator<Item = Stream>, now: Timestamp, rotated: &AtomicUsize) -> Result<(), SweepError> {
+        let mut outcomes = stream::iter(keys).map(|stream| self.rotations.rotate(stream, now)).buffer_unordered(COMMANDS_AT_ONCE);
+        while let Some(outcome) = outcomes.next().await {
+            rotated.fetch_add(usize::from(outcome?), Ordering::Relaxed);
+        }
+        Ok(())
     }
 
     /// Whether the key's expiry was recorded by this.

@@ -89,6 +89,7 @@ fn routes() -> OpenApiRouter<App> {
         .routes(routes!(keys::enable))
         .routes(routes!(keys::revoke))
         .routes(routes!(keys::life::finish_rotation))
+        .routes(routes!(keys::rotation::collect))
         .routes(routes!(keys::life::archive))
         .routes(routes!(keys::life::restore))
         .routes(routes!(keys::life::purge))

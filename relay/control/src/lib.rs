@@ -18,6 +18,7 @@ pub mod leaks;
 mod metrics;
 pub mod policies;
 mod rebuilds;
+mod rotations;
 mod secrets;
 mod tenants;
 pub mod transfer;
@@ -34,6 +35,8 @@ pub use http::{App, AppParts, Probe, ProbeOutcome, Stop, openapi, router};
 pub use leaks::{LeakConfig, LeakIntake};
 pub use metrics::Metrics;
 pub use rebuilds::Rebuilds;
+pub use rotations::Rotations;
+pub use secrets::SUCCESSOR_OWNER;
 pub use writer::Writer;
 
 /// Where the time comes from: the system's clock in a node, a hand-moved one in tests.

@@ -11,6 +11,9 @@ const REPEAT_SECONDS: u64 = 24 * 3600;
 const CLIENT_KEY: &str = "client_key";
 const BATCH_SEED: &str = "batch_seed";
 
+/// The owner of secrets that wait for whoever a key belongs to: the key, by its id. The version is the secret's number.
+pub const SUCCESSOR_OWNER: &str = "key";
+
 /// Whether the key store may answer later.
 pub(crate) fn is_away(error: &StoreError) -> bool {
     matches!(error, StoreError::Unavailable { .. })
@@ -54,13 +57,69 @@ pub(crate) fn repeatable_client_key(
 /// The client key that was given out by the command of this record; none once its 24 hours are over.
 pub(crate) fn sealed_client_key(vault: &Vault, tenant: &TenantId, record: RecordId) -> Result<Option<Zeroizing<String>>, RepeatError> {
     match vault.unseal(&address(tenant, record, CLIENT_KEY)) {
-        Ok(bytes) => {
-            let text = std::str::from_utf8(&bytes).map_err(|_| RepeatError::Unseal(UnsealError::Tampered))?;
-            Ok(Some(Zeroizing::new(text.to_owned())))
-        }
+        Ok(bytes) => client_key_of(&bytes).map(Some),
         Err(UnsealError::Missing | UnsealError::Erased) => Ok(None),
         Err(error) => Err(error.into()),
     }
+}
+
+/// Where the secret of a rotation by schedule waits to be collected. Its number is the version, so that no two are ever at one place.
+fn successor_address(tenant: &TenantId, id: KeyId, number: u32) -> SecretAddress {
+    SecretAddress {
+        tenant: tenant.clone(),
+        owner_kind: SUCCESSOR_OWNER,
+        owner_id: *id.as_bytes(),
+        field: "successor",
+        version: number,
+        origin: String::new(),
+    }
+}
+
+/// The secret of this number that a schedule gives a key, the same however often it is asked for. Durable before the key is rotated to it.
+pub(crate) fn sealed_successor(
+    vault: &Vault,
+    tenant: &TenantId,
+    id: KeyId,
+    number: u32,
+    now: Timestamp,
+) -> Result<Zeroizing<String>, RepeatError> {
+    let (address, text) = (successor_address(tenant, id, number), new_client_key(id));
+    match vault.seal(&address, text.as_bytes(), Lifetime::lasting(now))? {
+        Sealing::Sealed => Ok(text),
+        Sealing::Exists => client_key_of(&vault.unseal(&address)?),
+    }
+}
+
+/// The secret that waits, sealed once more for the retries of the command that collects it, where there may be any. None where it was
+/// collected in the meantime.
+pub(crate) fn waiting_successor(
+    vault: &Vault,
+    tenant: &TenantId,
+    id: KeyId,
+    number: u32,
+    record: Option<RecordId>,
+    now: Timestamp,
+) -> Result<Option<Zeroizing<String>>, RepeatError> {
+    let text = match vault.unseal(&successor_address(tenant, id, number)) {
+        Ok(bytes) => client_key_of(&bytes)?,
+        Err(UnsealError::Missing | UnsealError::Erased) => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    if let Some(record) = record {
+        // One that is there already is the same secret, from an attempt that went no further.
+        let _ = vault.seal(&address(tenant, record, CLIENT_KEY), text.as_bytes(), Lifetime::of_seconds(now, REPEAT_SECONDS))?;
+    }
+    Ok(Some(text))
+}
+
+/// Destroys a secret that was collected. Doing it again is safe.
+pub(crate) fn erase_successor(vault: &Vault, tenant: &TenantId, id: KeyId, number: u32) -> Result<(), StoreError> {
+    vault.erase(&successor_address(tenant, id, number))
+}
+
+fn client_key_of(bytes: &[u8]) -> Result<Zeroizing<String>, RepeatError> {
+    let text = std::str::from_utf8(bytes).map_err(|_| RepeatError::Unseal(UnsealError::Tampered))?;
+    Ok(Zeroizing::new(text.to_owned()))
 }
 
 /// What the client keys of a batch come from: 256 random bits, the same for every retry within 24 hours. One seal does for ten thousand keys.

@@ -18,7 +18,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
 use control::founding::{self, Foundation, Sources};
-use control::{App, AppParts, Clock, Commands, CommandsParts, ExpirySweeper, Metrics, ProbeOutcome, Rebuilds};
+use control::{App, AppParts, Clock, Commands, CommandsParts, ExpirySweeper, Metrics, ProbeOutcome, Rebuilds, Rotations};
 use event_log::artefacts::Snapshots;
 use event_log::{EventLog, ReadError};
 use gateway::{DecisionSink, Gateway, GatewayParts, GatewayTasks};
@@ -269,6 +269,7 @@ impl Node {
             coordination: coordination.clone(),
             clock: self.clock.clone(),
             interval: self.config.control.expiry_interval,
+            rotations: Arc::new(Rotations { commands: commands.clone(), models: self.models.clone(), vault: vault.clone() }),
         };
         let start = async {
             catch_up(&self.models, head_at_start).await?;

@@ -2,7 +2,10 @@
 
 use thiserror::Error;
 
-use super::{Dedicated, Endpoint, Expiry, KeyDetails, KeyImport, Limits, METADATA_BYTES_MAX, SecretScheme};
+use super::{
+    Dedicated, Endpoint, Expiry, KeyDetails, KeyImport, Limits, METADATA_BYTES_MAX, OVERLAP_SECONDS_MAX, ROTATION_SECONDS_MAX,
+    RotationSchedule, SecretScheme,
+};
 use crate::id::{Digest, PoolId};
 use crate::name::{self, NameError};
 use crate::sealed::Sealed;
@@ -76,6 +79,7 @@ pub struct KeyPatch {
     pub limits: Option<Limits>,
     pub metadata: Option<String>,
     pub dedicated: Option<Option<Dedicated>>,
+    pub rotation: Option<Option<RotationSchedule>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -93,6 +97,16 @@ pub enum KeyCommand {
         hash: Digest,
         overlap_seconds: u64,
         finish_previous: bool,
+    },
+    /// Gives the key the secret that a schedule sealed for it. Nothing to do where the key has another secret of that number, or one that waits.
+    RotateBySchedule {
+        number: u32,
+        hash: Digest,
+        overlap_seconds: u64,
+    },
+    /// Takes the secret that waits out of the vault.
+    CollectSuccessor {
+        number: u32,
     },
     /// Ends an overlap that is still running.
     FinishOverlap,
@@ -151,6 +165,10 @@ pub enum KeyError {
     RotationRunning { valid_until: Timestamp },
     #[error("an overlap is at most 30 days")]
     OverlapTooLong,
+    #[error("a rotation is scheduled every second to ten years, with an overlap of 30 days at most that is no longer than that")]
+    RotationSchedule,
+    #[error("the key has no secret that waits to be collected")]
+    NoSuccessor,
     #[error("the new secret is the old one")]
     SameSecret,
     #[error("the key has no brought secret of that number")]
@@ -200,6 +218,14 @@ impl Term {
             Self::AfterFirstUse { seconds } if !(1..=ACTIVATION_SECONDS_MAX).contains(seconds) => Err(KeyError::ActivationLength),
             Self::Never | Self::At(_) | Self::AfterFirstUse { .. } | Self::Unset => Ok(()),
         }
+    }
+}
+
+impl RotationSchedule {
+    pub fn check(&self) -> Result<(), KeyError> {
+        let Self { every_seconds, overlap_seconds } = *self;
+        let fits = (1..=ROTATION_SECONDS_MAX).contains(&every_seconds) && overlap_seconds <= every_seconds.min(OVERLAP_SECONDS_MAX);
+        if fits { Ok(()) } else { Err(KeyError::RotationSchedule) }
     }
 }
 

@@ -4,8 +4,9 @@ use super::command::{check_details, check_metadata};
 use super::{
     Activation, Expiry, Fact, Key, KeyActivated, KeyActivationAwaited, KeyArchived, KeyChanged, KeyCommand, KeyCreated, KeyDetails,
     KeyDisabled, KeyEnabled, KeyError, KeyExpired, KeyExpiryUnset, KeyLeakReported, KeyMetadataSet, KeyOverlapFinished, KeyPatch,
-    KeyPurged, KeyRenewed, KeyRestored, KeyRevoked, KeyRotated, KeySecret, KeySecretBrought, KeySecretUpgraded, KeyUpstreamDedicated, Leak,
-    LeakAction, LeakReport, METADATA_EMPTY, NewKey, OVERLAP_SECONDS_MAX, SecretScheme, Term,
+    KeyPurged, KeyRenewed, KeyRestored, KeyRevoked, KeyRotated, KeyRotationScheduled, KeyRotationUnscheduled, KeySecret, KeySecretBrought,
+    KeySecretUpgraded, KeySuccessorCollected, KeySuccessorSealed, KeyUpstreamDedicated, Leak, LeakAction, LeakReport, METADATA_EMPTY,
+    NewKey, OVERLAP_SECONDS_MAX, RotationSchedule, SecretScheme, Term,
 };
 use crate::aggregate::{At, Context};
 use crate::event::Event;
@@ -52,6 +53,17 @@ impl Key {
             KeyCommand::Rotate { hash, overlap_seconds, finish_previous } => {
                 key.decide_rotate(*hash, *overlap_seconds, *finish_previous, now)
             }
+            KeyCommand::RotateBySchedule { number, hash, overlap_seconds } => {
+                let is_turn = *number == key.current_secret().number.saturating_add(1) && key.successor.is_none();
+                if !is_turn {
+                    return Ok(vec![]);
+                }
+                let mut events = key.decide_rotate(*hash, *overlap_seconds, false, now)?;
+                events.push(Event::KeySuccessorSealed(KeySuccessorSealed { number: *number }));
+                Ok(events)
+            }
+            KeyCommand::CollectSuccessor { number } if key.successor != Some(*number) => Err(KeyError::NoSuccessor),
+            KeyCommand::CollectSuccessor { number } => Ok(vec![Event::KeySuccessorCollected(KeySuccessorCollected { number: *number })]),
             KeyCommand::FinishOverlap if key.overlap_end(now).is_none() => Ok(vec![]),
             KeyCommand::FinishOverlap => Ok(vec![Event::KeyOverlapFinished(KeyOverlapFinished {})]),
             KeyCommand::Disable { .. } if key.disabled.is_some() => Ok(vec![]),
@@ -162,6 +174,16 @@ impl Key {
         if let Some(dedicated) = patch.dedicated.filter(|dedicated| *dedicated != self.dedicated) {
             events.push(Event::KeyUpstreamDedicated(KeyUpstreamDedicated { dedicated }));
         }
+        if let Some(rotation) = patch.rotation.filter(|rotation| *rotation != self.rotation) {
+            events.push(match rotation {
+                None => Event::KeyRotationUnscheduled(KeyRotationUnscheduled {}),
+                Some(schedule) => {
+                    schedule.check()?;
+                    let RotationSchedule { every_seconds, overlap_seconds } = schedule;
+                    Event::KeyRotationScheduled(KeyRotationScheduled { every_seconds, overlap_seconds })
+                }
+            });
+        }
         Ok(events)
     }
 
@@ -193,6 +215,8 @@ impl Key {
                 archived: None,
                 purged_at: None,
                 leaks: vec![],
+                rotation: None,
+                successor: None,
             }),
             (Some(key), _) if key.is_purged() => None,
             (Some(key), Event::KeyRenewed(renewed)) => Some(Self {
@@ -218,7 +242,7 @@ impl Key {
                 let previous = KeySecret { valid_until: Some(rotated.previous_valid_until), ..key.current_secret().clone() };
                 let current = KeySecret { number: rotated.number, hash: rotated.hash, scheme: SecretScheme::Issued, valid_until: None };
                 let leaks = key.leaks.into_iter().filter(|leak| leak.number == previous.number).collect();
-                Some(Self { secrets: vec![previous, current], rotated_at: Some(at.time), leaks, ..key })
+                Some(Self { secrets: vec![previous, current], rotated_at: Some(at.time), leaks, successor: None, ..key })
             }
             (Some(mut key), Event::KeyOverlapFinished(_)) => {
                 let older = key.secrets.iter_mut().filter_map(|secret| secret.valid_until.as_mut());
@@ -236,6 +260,7 @@ impl Key {
             }
             (Some(key), Event::KeyImported(imported)) => Some(Self {
                 leaks: key.leaks_among(imported.secrets()),
+                successor: key.successor.filter(|_| imported.secrets().last() == key.secrets.last()),
                 secrets: imported.secrets(),
                 created_at: imported.created_at,
                 renewed_at: imported.renewed_at,
@@ -247,6 +272,13 @@ impl Key {
                 key.leaks.push(Leak { number, at: at.time, scanner, source, url });
                 Some(key)
             }
+            (Some(key), Event::KeyRotationScheduled(scheduled)) => {
+                let KeyRotationScheduled { every_seconds, overlap_seconds } = *scheduled;
+                Some(Self { rotation: Some(RotationSchedule { every_seconds, overlap_seconds }), ..key })
+            }
+            (Some(key), Event::KeyRotationUnscheduled(_)) => Some(Self { rotation: None, ..key }),
+            (Some(key), Event::KeySuccessorSealed(sealed)) => Some(Self { successor: Some(sealed.number), ..key }),
+            (Some(key), Event::KeySuccessorCollected(_)) => Some(Self { successor: None, ..key }),
             (Some(key), Event::KeyMetadataSet(set)) => Some(Self { metadata: set.metadata.clone(), ..key }),
             (Some(key), Event::KeyUpstreamDedicated(set)) => Some(Self { dedicated: set.dedicated, ..key }),
             (Some(key), Event::KeyDisabled(disabled)) => Some(Self { disabled: fact(&disabled.reason), ..key }),
@@ -290,6 +322,8 @@ impl Key {
             archived: None,
             purged_at: Some(at),
             leaks: vec![],
+            rotation: None,
+            successor: None,
         }
     }
 }
@@ -298,7 +332,14 @@ impl KeyCommand {
     /// Whether an archived key refuses this. What only narrows it, or tells what a client did, is taken.
     const fn may_widen(&self) -> bool {
         match self {
-            Self::Renew { .. } | Self::Rotate { .. } | Self::Enable | Self::Change(_) | Self::Create(_) | Self::Import(_) => true,
+            Self::Renew { .. }
+            | Self::Rotate { .. }
+            | Self::RotateBySchedule { .. }
+            | Self::CollectSuccessor { .. }
+            | Self::Enable
+            | Self::Change(_)
+            | Self::Create(_)
+            | Self::Import(_) => true,
             Self::FinishOverlap
             | Self::Disable { .. }
             | Self::Expire

@@ -149,3 +149,27 @@ pub struct KeyLeakReported {
     /// Where it was found.
     pub url: Option<Sealed>,
 }
+
+/// The key gets a new secret by itself whenever its secret has reached this age.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct KeyRotationScheduled {
+    pub every_seconds: u64,
+    /// How long the secret before the new one stays good.
+    pub overlap_seconds: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct KeyRotationUnscheduled {}
+
+/// Beside `KeyRotated` by a schedule: the new secret waits in the vault for whoever the key belongs to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct KeySuccessorSealed {
+    /// The new secret's number.
+    pub number: u32,
+}
+
+/// The secret that waited was given out, and is in the vault no more.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct KeySuccessorCollected {
+    pub number: u32,
+}

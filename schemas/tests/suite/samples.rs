@@ -8,12 +8,13 @@ use schemas::credential::{CredentialAdded, CredentialReplaced, CredentialRevoked
 use schemas::key::{
     Dedicated, Endpoint, Expiry, ImportedSecret, KeyActivated, KeyActivationAwaited, KeyArchived, KeyChanged, KeyCreated, KeyDetails,
     KeyDisabled, KeyEnabled, KeyExpired, KeyExpiryUnset, KeyImported, KeyLeakReported, KeyMetadataSet, KeyOverlapFinished, KeyPurged,
-    KeyRenewed, KeyRestored, KeyRevoked, KeyRotated, KeySecretBrought, KeySecretUpgraded, KeyUpstreamDedicated, Limits, SecretScheme,
+    KeyRenewed, KeyRestored, KeyRevoked, KeyRotated, KeyRotationScheduled, KeyRotationUnscheduled, KeySecretBrought, KeySecretUpgraded,
+    KeySuccessorCollected, KeySuccessorSealed, KeyUpstreamDedicated, Limits, SecretScheme,
 };
 use schemas::policy::{PolicyClass, PolicyKind, PolicyUploaded};
 use schemas::pool::{ModelPrice, PoolChanged, PoolCreated, PoolPriced, PoolRemoved};
 use schemas::record::{Header, Seen};
-use schemas::tenant::{TenantChanged, TenantCreated, TenantResumed, TenantSuspended};
+use schemas::tenant::{TagRotation, TenantChanged, TenantCreated, TenantResumed, TenantRotationsSet, TenantSuspended};
 use schemas::upstream::{
     Dialect, UpstreamAdded, UpstreamChanged, UpstreamDetails, UpstreamDisabled, UpstreamEnabled, UpstreamLabelled, UpstreamLabels,
     UpstreamRemoved,
@@ -166,6 +167,9 @@ pub(crate) fn events() -> Vec<Event> {
         }),
         Event::TenantSuspended(TenantSuspended { reason: Some(sealed()) }),
         Event::TenantResumed(TenantResumed {}),
+        Event::TenantRotationsSet(TenantRotationsSet {
+            rotations: vec![TagRotation { tag: "nightly".into(), every_seconds: 2_592_000, overlap_seconds: 604_800 }],
+        }),
         Event::KeyCreated(KeyCreated { details: key_details(), hash: digest(0x02), expiry: Expiry::At(TIME.plus_seconds(86_400)) }),
         Event::KeyRenewed(KeyRenewed { expiry: Expiry::Never }),
         Event::KeyRotated(KeyRotated { number: 300, hash: digest(0x03), previous_valid_until: TIME.plus_seconds(3_600) }),
@@ -191,6 +195,10 @@ pub(crate) fn events() -> Vec<Event> {
             source: Some("content".into()),
             url: Some(sealed()),
         }),
+        Event::KeyRotationScheduled(KeyRotationScheduled { every_seconds: 2_592_000, overlap_seconds: 604_800 }),
+        Event::KeyRotationUnscheduled(KeyRotationUnscheduled {}),
+        Event::KeySuccessorSealed(KeySuccessorSealed { number: 300 }),
+        Event::KeySuccessorCollected(KeySuccessorCollected { number: 300 }),
         Event::KeyImported(KeyImported {
             secrets: vec![
                 ImportedSecret {

@@ -347,6 +347,8 @@ fn rejection_status(rejection: &Rejection) -> (StatusCode, &'static str) {
             KeyError::Expired => (CLASH, "key_expired"),
             KeyError::RotationRunning { .. } => (CLASH, "rotation_running"),
             KeyError::OverlapTooLong => (BAD, "overlap_too_long"),
+            KeyError::RotationSchedule => (BAD, "bad_rotation_schedule"),
+            KeyError::NoSuccessor => (CLASH, "no_successor"),
             KeyError::SameSecret => (CLASH, "same_secret"),
             KeyError::NoSuchSecret => (CLASH, "no_such_secret"),
             KeyError::Imported => (BAD, "bad_import"),
@@ -390,6 +392,7 @@ fn rejection_status(rejection: &Rejection) -> (StatusCode, &'static str) {
             TenantError::Exists => (CLASH, "exists"),
             TenantError::NotFound => (GONE, TENANT_NOT_FOUND),
             TenantError::ExpiryZero | TenantError::DefaultBeyondMaximum => (BAD, "bad_expiry"),
+            TenantError::Rotation(_) => (BAD, "bad_rotation_schedule"),
             TenantError::Name(_) => (BAD, "bad_request"),
         },
         Rejection::Writer(error) => match error {

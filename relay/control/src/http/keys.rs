@@ -5,6 +5,7 @@ pub(crate) mod brought;
 mod choices;
 pub(super) mod life;
 pub(super) mod listing;
+pub(super) mod rotation;
 
 use axum::Json;
 use axum::extract::{Path, State};
@@ -125,6 +126,10 @@ pub(super) struct KeyChange {
     upstream: Option<Option<String>>,
     #[serde(default)]
     upstream_fallback: Option<bool>,
+    /// From now on the key gets a new secret by itself; `null` ends that.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<rotation::Schedule>)]
+    rotation: Option<Option<rotation::Schedule>>,
 }
 
 /// A new expiry; exactly one of `expires_in`, `expires_at`, `expires_after_first_use` and `expires` is given.
@@ -193,6 +198,10 @@ pub(super) struct KeyView {
     disabled: Option<FactView>,
     revoked: Option<FactView>,
     archived: Option<FactView>,
+    /// When the key gets a new secret by itself.
+    rotation: Option<rotation::ScheduleView>,
+    /// The number of its current secret while that waits to be collected: nobody has it yet.
+    successor: Option<u32>,
     /// Those of its secrets that a scanner found in the open.
     leaks: Vec<LeakView>,
     version: Version,
@@ -447,6 +456,7 @@ async fn change(app: &App, stream: &Stream, body: &KeyChange) -> Result<KeyComma
         limits: body.limits.clone(),
         metadata: body.metadata.as_ref().map(|metadata| choices::metadata(metadata.as_ref())),
         dedicated: choices::changed(app, stream, body.upstream.as_ref().map(Option::as_deref), body.upstream_fallback)?,
+        rotation: body.rotation.as_ref().map(|rotation| rotation.as_ref().map(rotation::Schedule::schedule)),
     };
     Ok(KeyCommand::Change(Box::new(patch)))
 }
@@ -591,6 +601,8 @@ fn view(app: &App, key: &Versioned<Key>) -> Result<KeyView, ApiError> {
         disabled: fact_view(app, key.disabled.as_ref())?,
         revoked: fact_view(app, key.revoked.as_ref())?,
         archived: fact_view(app, key.archived.as_ref())?,
+        rotation: key.rotation.map(|schedule| rotation::schedule_view(key, schedule)),
+        successor: key.successor,
         leaks: key.leaks.iter().map(|leak| leak_view(app, leak)).collect::<Result<_, _>>()?,
         version: *version,
     })

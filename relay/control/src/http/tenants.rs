@@ -4,7 +4,8 @@ use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use projector::Versioned;
-use schemas::tenant::{Tenant, TenantChanged, TenantCommand, TenantPatch};
+use schemas::key::RotationSchedule;
+use schemas::tenant::{TagRotation, Tenant, TenantChanged, TenantCommand, TenantPatch};
 use schemas::{Aggregate, Command, Context, DurationText, Sequence, Stream, TenantId, Timestamp, Version, decide};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
@@ -13,6 +14,7 @@ use utoipa::ToSchema;
 use super::app::App;
 use super::conventions::{Caller, Fenced, Mutation, Nothing, Page, Params, Reason, present};
 use super::error::{ApiError, MutationProblems, ReadProblems};
+use super::keys::rotation::schedule_of;
 use super::keys::{FactView, fact_view, seal_text};
 use crate::fence::{Applied, Fence};
 use crate::{ExecuteError, Receipt};
@@ -48,6 +50,29 @@ pub(super) struct TenantChange {
     #[serde(default, deserialize_with = "present")]
     #[schema(value_type = Option<DurationText>)]
     expiry_max: Option<Option<DurationText>>,
+    /// How often keys with certain tags get a new secret by themselves; replaced whole. A key's own schedule comes before these, and of these the
+    /// one with the shortest time.
+    #[serde(default)]
+    rotations: Option<Vec<TagSchedule>>,
+}
+
+/// The rotation schedule of a tenant's keys with a tag.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct TagSchedule {
+    tag: String,
+    /// The age of a secret at which the next one takes its place, such as `30d`.
+    every: DurationText,
+    /// As for a key's own schedule.
+    #[serde(default)]
+    overlap: Option<DurationText>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+struct TagScheduleView {
+    tag: String,
+    every: DurationText,
+    overlap: DurationText,
 }
 
 /// Whether a tenant's keys are served.
@@ -66,6 +91,7 @@ pub(super) struct TenantView {
     default_expiry: Option<DurationText>,
     expiry_max: Option<DurationText>,
     suspended: Option<FactView>,
+    rotations: Vec<TagScheduleView>,
     created_at: Timestamp,
     version: Version,
 }
@@ -149,12 +175,13 @@ pub(super) async fn update(
     Path(id): Path<String>,
     mutation: Mutation<TenantChange>,
 ) -> Result<Json<TenantAnswer>, ApiError> {
-    let TenantChange { name, default_expiry, expiry_max } = &mutation.body;
+    let TenantChange { name, default_expiry, expiry_max, rotations } = &mutation.body;
     let seconds = |expiry: &Option<DurationText>| expiry.map(|expiry| expiry.as_seconds());
     let patch = TenantPatch {
         name: name.clone(),
         default_expiry_seconds: default_expiry.as_ref().map(seconds),
         expiry_seconds_max: expiry_max.as_ref().map(seconds),
+        rotations: rotations.as_ref().map(|rotations| rotations.iter().map(TagSchedule::rotation).collect()),
     };
     execute(&app, &mutation, stream(id)?, TenantCommand::Change(patch)).await.map(Json)
 }
@@ -212,7 +239,7 @@ async fn answer(app: &App, receipt: Receipt) -> Result<TenantAnswer, ApiError> {
 
 /// Blocks on the key store.
 fn view(app: &App, tenant: &Versioned<Tenant>) -> Result<TenantView, ApiError> {
-    let Versioned { value: Tenant { id, details, created_at, suspended }, version } = tenant;
+    let Versioned { value: Tenant { id, details, created_at, suspended, rotations }, version } = tenant;
     Ok(TenantView {
         id: id.clone(),
         name: details.name.clone(),
@@ -220,7 +247,23 @@ fn view(app: &App, tenant: &Versioned<Tenant>) -> Result<TenantView, ApiError> {
         default_expiry: details.default_expiry_seconds.map(DurationText::from_seconds),
         expiry_max: details.expiry_seconds_max.map(DurationText::from_seconds),
         suspended: fact_view(app, suspended.as_ref())?,
+        rotations: rotations.iter().map(TagScheduleView::of).collect(),
         created_at: *created_at,
         version: *version,
     })
+}
+
+impl TagSchedule {
+    fn rotation(&self) -> TagRotation {
+        let RotationSchedule { every_seconds, overlap_seconds } = schedule_of(self.every, self.overlap);
+        TagRotation { tag: self.tag.clone(), every_seconds, overlap_seconds }
+    }
+}
+
+impl TagScheduleView {
+    fn of(rotation: &TagRotation) -> Self {
+        let TagRotation { tag, every_seconds, overlap_seconds } = rotation;
+        let (every, overlap) = (DurationText::from_seconds(*every_seconds), DurationText::from_seconds(*overlap_seconds));
+        Self { tag: tag.clone(), every, overlap }
+    }
 }

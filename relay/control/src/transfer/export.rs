@@ -170,7 +170,7 @@ impl Writer<'_> {
 
     fn tenant(&self, aggregate: Aggregate) -> Result<Option<Line>, ExportError> {
         let Aggregate::Tenant(tenant) = aggregate else { return Ok(None) };
-        let Tenant { id, details, created_at, suspended } = *tenant;
+        let Tenant { id, details, created_at, suspended, rotations: _ } = *tenant;
         let suspended = suspended.map(|fact| self.fact("tenant", &id, "suspended", &fact)).transpose()?;
         let TenantChanged { name, default_expiry_seconds, expiry_seconds_max } = details;
         Ok(Some(Line::Tenant(TenantLine { tenant: id, name, default_expiry_seconds, expiry_seconds_max, suspended, created_at })))

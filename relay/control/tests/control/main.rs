@@ -11,6 +11,7 @@ mod nodes;
 mod policies;
 mod rebuild;
 mod registry;
+mod rotations;
 mod shaky;
 mod shelf;
 mod world;

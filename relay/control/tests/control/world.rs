@@ -33,7 +33,7 @@ use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
-use vault::{MemoryKeyStore, RootKey};
+use vault::{MemoryKeyStore, RootKey, Vault};
 use zeroize::Zeroizing;
 
 use crate::registry::Registry;
@@ -57,6 +57,8 @@ pub(crate) struct World {
 pub(crate) struct Node {
     pub(crate) id: WriterId,
     pub(crate) models: ReadModels,
+    pub(crate) commands: Commands,
+    pub(crate) vault: Arc<Vault>,
     pub(crate) is_stopped: Arc<AtomicBool>,
     /// Its way to the artefacts.
     pub(crate) reach: Reach,
@@ -145,11 +147,11 @@ impl World {
         let (log, is_stopped) = (self.log.clone(), Arc::new(AtomicBool::new(false)));
         let stopped = is_stopped.clone();
         let router = control::router(App::new(AppParts {
-            commands,
+            commands: commands.clone(),
             models: models.clone(),
             usage,
             decisions,
-            vault,
+            vault: vault.clone(),
             log: Arc::new(self.log.clone()),
             backup: BackupSources {
                 keys: self.store.clone(),
@@ -177,7 +179,7 @@ impl World {
             openapi_json: "{}".into(),
         }));
         self.registry.hear(id, models.position().sequence, true);
-        Node { id, models, is_stopped, reach, modules, active, router, tasks, stop: stop.drop_guard() }
+        Node { id, models, commands, vault, is_stopped, reach, modules, active, router, tasks, stop: stop.drop_guard() }
     }
 
     /// A node that founds or joins under this root key, in a directory of its own.

@@ -47,6 +47,8 @@ pub(super) enum KeysCommand {
         #[arg(long)]
         finish_previous: bool,
     },
+    /// Take the secret that a rotation by schedule left for the key; shown this once
+    Collect { id: String },
     /// End the overlap of a rotation early: the secret before the current one is refused from now on
     FinishRotation { id: String },
     /// Refuse a key until it is enabled again
@@ -119,6 +121,15 @@ pub(super) struct Update {
     /// Send requests to the key's pools again
     #[arg(long, conflicts_with_all = ["upstream", "upstream_fallback"])]
     no_upstream: bool,
+    /// Give the key a new secret by itself whenever its secret is so old, such as 30d; `keys collect` gives it out
+    #[arg(long, value_name = "DURATION")]
+    rotate_every: Option<String>,
+    /// How long the secret before it stays good, at most 30d [default: 7d]
+    #[arg(long, value_name = "DURATION", requires = "rotate_every")]
+    rotate_overlap: Option<String>,
+    /// Rotate the key by hand only
+    #[arg(long, conflicts_with = "rotate_every")]
+    no_rotation: bool,
     /// Change this version only
     #[arg(long, value_name = "VERSION", conflicts_with_all = ["filters", "ids_file"])]
     if_version: Option<u64>,
@@ -188,7 +199,7 @@ pub(super) struct Expiry {
 
 const COLUMNS: [Field; 6] =
     [("id", "/id"), ("name", "/name"), ("state", "/state"), ("expires", "/expires_at"), ("pools", "/pools"), ("version", "/version")];
-const FIELDS: [Field; 25] = [
+const FIELDS: [Field; 28] = [
     ("id", "/id"),
     ("name", "/name"),
     ("state", "/state"),
@@ -207,6 +218,9 @@ const FIELDS: [Field; 25] = [
     ("upstream", "/upstream"),
     ("or its pools", "/upstream_fallback"),
     ("secrets", "/secrets"),
+    ("rotation", "/rotation"),
+    ("to be collected", "/successor"),
+    ("leaks", "/leaks"),
     ("created", "/created_at"),
     ("renewed", "/renewed_at"),
     ("rotated", "/rotated_at"),
@@ -242,11 +256,27 @@ pub(super) async fn run(command: KeysCommand, client: &Client, output: &mut Outp
         }
         KeysCommand::Show { id } => shown(&client.send(Call::get(&["keys", &id])).await?, output),
         KeysCommand::Update(update) => {
-            let Update { target: Target { id, many }, name, details, no_limits, no_upstream, if_version } = *update;
+            let Update {
+                target: Target { id, many },
+                name,
+                details,
+                no_limits,
+                no_upstream,
+                rotate_every,
+                rotate_overlap,
+                no_rotation,
+                if_version,
+            } = *update;
             let mut body = details.body();
             body.extend(name.map(|name| ("name".to_owned(), name.into())));
             body.extend(no_limits.then(|| ("limits".to_owned(), json!({}))));
             body.extend(no_upstream.then(|| ("upstream".to_owned(), Value::Null)));
+            body.extend(no_rotation.then(|| ("rotation".to_owned(), Value::Null)));
+            if let Some(every) = rotate_every {
+                let overlap = rotate_overlap.map(|overlap| ("overlap".to_owned(), overlap.into()));
+                let schedule: Map<String, Value> = [("every".to_owned(), every.into())].into_iter().chain(overlap).collect();
+                body.insert("rotation".to_owned(), schedule.into());
+            }
             if many.is_meant() {
                 return many.run("change", body.into(), client, output).await;
             }
@@ -267,6 +297,7 @@ pub(super) async fn run(command: KeysCommand, client: &Client, output: &mut Outp
             }
             issued(&act(client, &id, "rotate", body).await?, output)
         }
+        KeysCommand::Collect { id } => issued(&act(client, &id, "successor", json!({})).await?, output),
         KeysCommand::FinishRotation { id } => shown(&act(client, &id, "finish-rotation", json!({})).await?, output),
         KeysCommand::Archive(BecauseOf { target, reason }) => target.run("archive", json!({ "reason": reason }), client, output).await,
         KeysCommand::Restore(target) => target.run("restore", json!({}), client, output).await,

@@ -65,17 +65,24 @@ pub(super) struct Update {
     /// Allow any time, and for ever
     #[arg(long)]
     no_expiry_max: bool,
+    /// Give keys with a tag a new secret by themselves whenever theirs is so old, such as 'ci=30d' or, with an overlap, 'ci=30d/7d'; all at once
+    #[arg(long = "rotate-tag", value_name = "TAG=EVERY", value_parser = rotation, conflicts_with = "no_rotations")]
+    rotate_tags: Vec<Value>,
+    /// Rotate keys by hand, or by schedules of their own
+    #[arg(long)]
+    no_rotations: bool,
     /// Change this version only
     #[arg(long, value_name = "VERSION")]
     if_version: Option<u64>,
 }
 
-const FIELDS: [Field; 8] = [
+const FIELDS: [Field; 9] = [
     ("id", "/id"),
     ("name", "/name"),
     ("state", "/state"),
     ("default expiry", "/default_expiry"),
     ("expiry max", "/expiry_max"),
+    ("rotations", "/rotations"),
     ("suspended", "/suspended"),
     ("created", "/created_at"),
     ("version", "/version"),
@@ -135,8 +142,20 @@ impl Update {
         let mut body = members([("name", self.name), ("default_expiry", self.default_expiry), ("expiry_max", self.expiry_max)]);
         body.extend(self.no_default_expiry.then(|| ("default_expiry".to_owned(), Value::Null)));
         body.extend(self.no_expiry_max.then(|| ("expiry_max".to_owned(), Value::Null)));
+        if self.no_rotations || !self.rotate_tags.is_empty() {
+            body.insert("rotations".to_owned(), self.rotate_tags.into());
+        }
         body.into()
     }
+}
+
+/// `TAG=EVERY` or `TAG=EVERY/OVERLAP`.
+fn rotation(text: &str) -> Result<Value, String> {
+    let (tag, times) = text.rsplit_once('=').ok_or("expected TAG=EVERY or TAG=EVERY/OVERLAP")?;
+    Ok(match times.split_once('/') {
+        None => json!({ "tag": tag, "every": times }),
+        Some((every, overlap)) => json!({ "tag": tag, "every": every, "overlap": overlap }),
+    })
 }
 
 fn members<const N: usize>(given: [(&str, Option<String>); N]) -> Map<String, Value> {

@@ -4,9 +4,9 @@ use std::cell::RefCell;
 use std::sync::Arc;
 use std::time::Duration;
 
-use control::Clock;
+use control::{Clock, SUCCESSOR_OWNER};
 use projector::{ReadError, ReadModels};
-use schemas::{Aggregate, CredentialId, Stream, Timestamp};
+use schemas::{Aggregate, CredentialId, KeyId, Stream, Timestamp};
 use thiserror::Error;
 use tokio_util::sync::CancellationToken;
 use vault::{Slot, Vault};
@@ -87,8 +87,13 @@ fn is_gone(models: &ReadModels, subject: &Stream) -> Result<bool, ReadError> {
     Ok(matches!(models.load(subject)?.0, Some(Aggregate::Key(key)) if key.is_purged()))
 }
 
-/// Only secrets of credentials can be orphans; all else goes by its own time. One that cannot be asked after is kept.
+/// Only secrets of credentials, and those that wait for whoever a key belongs to, can be orphans; all else goes by its own time. One that cannot
+/// be asked after is kept.
 fn is_kept(models: &ReadModels, slot: &Slot) -> Result<bool, ReadError> {
+    if slot.owner_kind == SUCCESSOR_OWNER {
+        let stream = Stream::key(slot.tenant.clone(), KeyId::from_bytes(slot.owner_id));
+        return Ok(matches!(models.load(&stream)?.0, Some(Aggregate::Key(key)) if key.successor == Some(slot.version)));
+    }
     if slot.owner_kind != "credential" {
         return Ok(true);
     }
