@@ -22,7 +22,7 @@ use crate::{Admin, Launch, Node, Relay, ScriptedUpstream, wait};
 /// The log's stream.
 pub const EVENTS: &str = "KEYRELAY_EVENTS";
 /// For a cluster to come to rest: elections, reconnects with back-off, and what was spooled meanwhile.
-pub const SETTLE: Duration = Duration::from_secs(120);
+pub const SETTLE: Duration = Duration::from_secs(90);
 
 /// Lines of a node's log that are told with a failure.
 const WORDS: usize = 30;
