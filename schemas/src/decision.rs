@@ -74,9 +74,10 @@ pub struct DecisionRecord {
 }
 
 impl DecisionRecord {
-    /// Whether it is one of many like it, which may be lost under pressure. Denials and faults are not.
+    /// Whether it is one of many like it, which may be lost under pressure. Denials and faults are not, and neither is what had a part in one.
     pub const fn is_sample(&self) -> bool {
         matches!(self.effect, DecisionEffect::Permit | DecisionEffect::NotApplicable)
+            && matches!(self.combined, DecisionEffect::Permit | DecisionEffect::NotApplicable)
     }
 
     /// About what it takes in memory and when encoded.

@@ -127,6 +127,15 @@ impl PolicyDenial {
         let text = first.filter(|reason| reason.is_public).and_then(|reason| reason.text.clone());
         Box::new(Self { code: first.map(|reason| reason.code.clone()), text, retry_ms: denial.retry_ms })
     }
+
+    /// That of a stage which chooses upstreams: without a reason, it is that none was left.
+    pub(crate) fn of_route(denial: &Denial) -> Box<Self> {
+        let mut told = Self::new(denial);
+        if told.code.is_none() {
+            told.text = Some("no upstream is left that the policies allow".to_owned());
+        }
+        told
+    }
 }
 
 /// What follows the relay's own words.

@@ -41,6 +41,25 @@ async fn failover_keeps_what_policies_decided() -> Result<()> {
 }
 
 #[tokio::test]
+async fn policies_that_permit_but_have_no_upstream_in_common_are_told_of_and_written_down() -> Result<()> {
+    let bench = Bench::start().await?;
+    bench.bind(&picks(&[&bench.first]), json!({})).await?;
+    bench.bind(&picks(&[&bench.spare]), json!({})).await?;
+    let answer = bench.chat().await?;
+    refused(&answer, 403, "policy_denied")?;
+    ensure!(answer.text().contains("no upstream is left that the policies allow"), "{}", answer.text());
+    let query = format!("/decisions?request={}", answer.header("x-request-id"));
+    let decisions = wait::until("both decisions", || async {
+        let page = bench.world.admin.get(&query).await?.success()?;
+        Ok(page["decisions"].as_array().filter(|decisions| decisions.len() == 2).cloned())
+    });
+    for decision in decisions.await? {
+        ensure!((&decision["effect"], &decision["combined"]) == (&json!("permit"), &json!("deny")), "{decision}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_quota_refuses_with_the_time_to_come_again_and_models_are_listed_all_the_same() -> Result<()> {
     let bench = Bench::start().await?;
     bench.bind(&denying(PolicyKind::Quota, Some(7_000)), json!({})).await?;

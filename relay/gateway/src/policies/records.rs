@@ -53,12 +53,13 @@ impl Lot {
 }
 
 impl Recorder {
-    /// Records what the members of a stage said, as far as it is to be: denials, faults and tags always, the rest of sampled requests.
+    /// Records what the members of a stage said, as far as it is to be: denials, faults and tags always, the rest of sampled requests. A request
+    /// may be refused though everybody permits it, for no upstream suits all of them: then all of them are denials.
     pub(super) fn record(&self, occasion: &Occasion, evaluated: &[Evaluated], outcome: &Outcome) {
+        let combined = outcome.effect();
         for one in evaluated {
-            let is_always = matches!(one.effect(), DecisionEffect::Deny | DecisionEffect::Fault) || one.tags_usage();
-            if is_always || occasion.is_sampled {
-                self.decisions.offer(self.decision(occasion, one, outcome.effect()));
+            if occasion.is_sampled || is_refusal(combined) || is_refusal(one.effect()) || one.tags_usage() {
+                self.decisions.offer(self.decision(occasion, one, combined));
             }
         }
     }
@@ -93,6 +94,10 @@ impl Recorder {
             engine: self.engine.to_string(),
         }
     }
+}
+
+const fn is_refusal(effect: DecisionEffect) -> bool {
+    matches!(effect, DecisionEffect::Deny | DecisionEffect::Fault)
 }
 
 #[cfg(test)]

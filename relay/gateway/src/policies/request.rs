@@ -403,7 +403,8 @@ fn wants_price(policy: &ActivePolicy) -> bool {
 fn refusal(kind: PolicyKind, denial: &Denial) -> Refusal {
     match kind {
         PolicyKind::Expiry if denial.is_expired => Refusal::KeyExpired,
-        PolicyKind::Expiry | PolicyKind::Route => Refusal::PolicyDenied(PolicyDenial::new(denial)),
+        PolicyKind::Expiry => Refusal::PolicyDenied(PolicyDenial::new(denial)),
+        PolicyKind::Route => Refusal::PolicyDenied(PolicyDenial::of_route(denial)),
         PolicyKind::Quota => Refusal::QuotaDenied(PolicyDenial::new(denial)),
     }
 }
