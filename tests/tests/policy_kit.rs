@@ -113,9 +113,62 @@ fn what_a_node_would_not_take_is_refused_with_the_reason() -> Result<()> {
     policy("check", &path, &["--kind", "route"])?.expect(1)?;
     let missing = policy("check", &directory.path().join("missing"), &["--kind", "route"])?.expect(2)?;
     ensure!(missing.stderr.contains("missing"), "{}", missing.stderr);
-    let unsaid = policy("check", &module("money-quota")?, &[])?.expect(2)?;
-    ensure!(unsaid.stderr.contains("--kind"), "{}", unsaid.stderr);
+    // Without a word on it, a module is what it exports.
+    for (name, kind) in STOCK {
+        let unsaid = policy("check", &module(name)?, &[])?.expect(0)?.json()?;
+        ensure!(unsaid["kind"] == kind, "{name}: {unsaid}");
+    }
+    let other = policy("check", &module("money-quota")?, &["--kind", "route"])?.expect(1)?.json()?;
+    ensure!(other["refused"] == "the component decides on quota, not on route", "{other}");
+    // Larger than the class allows, whatever it is.
+    fs::write(&path, [&b"\0asm\x0d\0\x01\0"[..], &vec![0; 1 << 20]].concat())?;
+    let large = policy("check", &path, &["--kind", "route"])?.expect(1)?.json()?;
+    ensure!(large["refused"].as_str().is_some_and(|why| why.contains("class slow")), "{large}");
     Ok(())
+}
+
+#[test]
+fn a_component_is_compiled_once_and_its_machine_code_kept_for_the_next_command() -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let (path, folder) = (directory.path().join("policy.wasm"), directory.path().join("keyrelay/policy-code"));
+    fs::write(&path, component("expire-unused")?)?;
+    let check = || -> Result<u64> {
+        let mut command = cli::command("keyrelay")?;
+        command.args(["policy", "check", "--json"]).arg(&path).env("XDG_CACHE_HOME", directory.path());
+        let checked = cli::run(&mut command)?.expect(0)?.json()?;
+        ensure!(checked["manifest"]["name"] == "expire-unused", "{checked}");
+        let entries = fs::read_dir(&folder)?.collect::<std::io::Result<Vec<_>>>()?;
+        let code: Vec<_> = entries.iter().filter(|entry| entry.path().extension().is_some_and(|extension| extension == "code")).collect();
+        ensure!(code.len() == 1, "{code:?}");
+        // What is compiled is written as a file of its own, and put in the place of the other.
+        Ok(std::os::unix::fs::MetadataExt::ino(&code[0].metadata()?))
+    };
+    let first = check()?;
+    ensure!(check()? == first, "it was compiled again");
+    // What somebody changed is not run.
+    let code = fs::read_dir(&folder)?.flatten().find(|entry| entry.path().extension().is_some_and(|extension| extension == "code"));
+    let code = code.context("machine code")?.path();
+    let mut bytes = fs::read(&code)?;
+    *bytes.last_mut().context("bytes")? ^= 1;
+    fs::write(&code, &bytes)?;
+    check()?;
+    ensure!(fs::read(&code)? != bytes, "the changed machine code was left");
+    Ok(())
+}
+
+/// A stock policy as a node stores it.
+fn component(name: &str) -> Result<Vec<u8>> {
+    let directory = tempfile::tempdir()?;
+    let config = policy_host::HostConfig {
+        cache: directory.path().to_owned(),
+        compiler: policy_host::Compiler::InProcess,
+        fast_slots: 1,
+        fast_resident_bytes: 0,
+        slow_threads: 1,
+    };
+    let uploaded = fs::read(module(name)?)?;
+    let kind = policy_host::kind_of(&uploaded).context("a policy")?;
+    Ok(policy_host::Host::new(config)?.admit(&uploaded, kind, schemas::policy::PolicyClass::Fast)?.component)
 }
 
 #[test]
@@ -132,7 +185,11 @@ fn one_question_is_answered_the_same_every_time() -> Result<()> {
         ensure!(one[member] == other[member] && !one[member].is_null(), "{member}: {one} {other}");
     }
     let refused = ask(r#"{"tag":{}}"#)?.expect(1)?;
-    ensure!(refused.stderr.contains("settings.invalid"), "{}", refused.stderr);
+    ensure!(refused.stderr.contains("settings.schema: /tag: is not known, expected `others`, `tags`"), "{}", refused.stderr);
+    let file = directory.path().join("settings.json");
+    fs::write(&file, settings)?;
+    let from_file = ask(&format!("@{}", file.display()))?.expect(0)?.json()?;
+    ensure!(from_file["input_digest"] == one["input_digest"], "{from_file}");
     Ok(())
 }
 

@@ -58,6 +58,7 @@ async fn run(heading: &str, prepare: impl FnOnce(&Path, &mut Command) -> Result<
     shell.env("PATH", path).env("KEYRELAY_ADMIN_URL", world.admin.origin());
     let token = fs::read_to_string(world.directory.path().join("data/owner.token"))?;
     shell.env("KEYRELAY_TOKEN", token.trim()).env("RELAY", &world.node.relay_origin).env("KEY", &key.secret).env("KEY_ID", &key.id);
+    shell.env("XDG_CACHE_HOME", directory.path().join("caches"));
     prepare(directory.path(), &mut shell)?;
     let ran = tokio::time::timeout(PATIENCE, tokio::task::spawn_blocking(move || cli::run(&mut shell))).await;
     ran.context("the tutorial does not end")???.expect(0)?;

@@ -16,7 +16,7 @@ export const setup = {
       effects: ["deny", "not_applicable"],
       reasons: [{ code: DAY, text: "the day's requests are used up" }],
       meters: [METER],
-      settings: { type: "object", required: ["requests_per_day"], properties: { requests_per_day: { type: "integer", minimum: 0 } } },
+      settings: { type: "object", additionalProperties: false, required: ["requests_per_day"], properties: { requests_per_day: { type: "integer", minimum: 0 } } },
     });
   },
 

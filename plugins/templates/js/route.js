@@ -14,7 +14,7 @@ export const setup = {
       description: "Keeps requests in one region.",
       effects: ["permit", "deny"],
       reasons: [{ code: NO_REGION, text: "no upstream stands in the region" }],
-      settings: { type: "object", required: ["region"], properties: { region: { type: "string" } } },
+      settings: { type: "object", additionalProperties: false, required: ["region"], properties: { region: { type: "string" } } },
     });
   },
 

@@ -20,7 +20,7 @@ class Setup(exports.Setup):
             "description": "A key is good for so many days after it was made.",
             "effects": ["permit", "deny"],
             "reasons": [{"code": TOO_OLD, "text": "the key is too old"}],
-            "settings": {"type": "object", "required": ["days"], "properties": {"days": {"type": "integer", "minimum": 0}}},
+            "settings": {"type": "object", "additionalProperties": False, "required": ["days"], "properties": {"days": {"type": "integer", "minimum": 0}}},
         })
 
     def configure(self, settings: str) -> None:

@@ -23,6 +23,7 @@ class Setup(exports.Setup):
             "meters": [METER],
             "settings": {
                 "type": "object",
+                "additionalProperties": False,
                 "required": ["requests_per_day"],
                 "properties": {"requests_per_day": {"type": "integer", "minimum": 0}},
             },

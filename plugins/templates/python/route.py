@@ -19,7 +19,7 @@ class Setup(exports.Setup):
             "description": "Keeps requests in one region.",
             "effects": ["permit", "deny"],
             "reasons": [{"code": NO_REGION, "text": "no upstream stands in the region"}],
-            "settings": {"type": "object", "required": ["region"], "properties": {"region": {"type": "string"}}},
+            "settings": {"type": "object", "additionalProperties": False, "required": ["region"], "properties": {"region": {"type": "string"}}},
         })
 
     def configure(self, settings: str) -> None:

@@ -152,13 +152,13 @@ fn execute(cli: Cli, environment: BTreeMap<String, String>, output: &mut Output)
         Command::Export(export::ExportArgs { command: Some(export::ExportCommand::Inspect { file }), .. }) => {
             export::inspect(&file, output)
         }
-        Command::Policy(policy::PolicyCommand::Author(command)) => policy::author(command, output),
+        Command::Policy(policy::PolicyCommand::Author(command)) => policy::author(command, &policy::CodeFolder::of(&environment), output),
         Command::Log(log::LogCommand::Verify(args)) if args.offline => {
             runtime(false)?.block_on(log::verify_offline(&args, &access::layout(&global, &environment), output))
         }
         Command::Policy(command) => {
             let connect = || Ok(Client::new(Access::find(&global, &environment)?)?);
-            runtime(false)?.block_on(policy::run(command, connect, output))
+            runtime(false)?.block_on(policy::run(command, policy::CodeFolder::of(&environment), connect, output))
         }
         Command::Log(log::LogCommand::Migrate(args)) => runtime(true)?.block_on(migrate::run(args, &global, environment, output)),
         command => {

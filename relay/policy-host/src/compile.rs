@@ -6,12 +6,13 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 
 use rustix::process::{Resource, Rlimit, setrlimit};
-use schemas::policy::PolicyClass;
+use schemas::policy::{PolicyClass, PolicyKind};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use wasmparser::{Parser, Payload};
 use wit_component::ComponentEncoder;
 
+use crate::contract::{PACKAGE, VERSION};
 use crate::engine;
 use crate::limits::{CompileLimits, Limits};
 use crate::manifest::shown;
@@ -33,7 +34,7 @@ pub enum CompileError {
     Malformed(String),
     #[error("the module cannot be made a component: {0}")]
     Encode(String),
-    #[error("the component has more than {max} bytes")]
+    #[error("the component has more than {max} bytes{}", other_class(*max))]
     TooLarge { max: usize },
     #[error("the component has more than {max} functions")]
     TooManyFunctions { max: u32 },
@@ -43,6 +44,38 @@ pub enum CompileError {
     Overrun,
     #[error("the compiler could not be run: {0}")]
     Child(String),
+}
+
+/// What to do about a module that is too large for the class that it was uploaded as.
+fn other_class(max: usize) -> &'static str {
+    let is_fast = max == Limits::of(PolicyClass::Fast).component_bytes_max;
+    if is_fast { ", the most of the class fast; one of JavaScript or Python needs the class slow" } else { "" }
+}
+
+/// What a module decides on, by the world whose exports it has; none if it is no policy's. Reads names only.
+pub fn kind_of(uploaded: &[u8]) -> Option<PolicyKind> {
+    if uploaded.len() > Limits::of(PolicyClass::Slow).component_bytes_max {
+        return None;
+    }
+    let component = component(uploaded).ok()?;
+    let mut depth = 0_usize;
+    for payload in Parser::new(0).parse_all(&component) {
+        match payload.ok()? {
+            Payload::ModuleSection { .. } | Payload::ComponentSection { .. } => depth += 1,
+            Payload::End(_) => depth = depth.saturating_sub(1),
+            Payload::ComponentExportSection(exports) if depth == 0 => {
+                for export in exports {
+                    let name = export.ok()?.name.name;
+                    let is_of = |kind: &PolicyKind| name == format!("{PACKAGE}/{}-policy@{VERSION}", kind.as_str());
+                    if let Some(kind) = PolicyKind::ALL.into_iter().find(is_of) {
+                        return Some(kind);
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    None
 }
 
 /// Compiles on this thread, without any limit but those on size.

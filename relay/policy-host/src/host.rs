@@ -16,6 +16,7 @@ use crate::code_cache::CodeCache;
 use crate::compile::{self, Compiled};
 use crate::engine::{self, Running, SLOW_RESIDENT_BYTES, Ticker};
 use crate::instance::Template;
+use crate::schema::{Schema, SchemaError};
 use crate::slow::Pool;
 use crate::{Manifest, ManifestError, Module, PolicyFault};
 
@@ -109,6 +110,8 @@ pub enum AdmissionError {
     Describe(#[source] PolicyFault),
     #[error(transparent)]
     Manifest(#[from] ManifestError),
+    #[error("the schema of the settings is not understood, {0}")]
+    Schema(#[from] SchemaError),
     #[error("machine code is not taken back by the engine")]
     Engine(#[source] EngineError),
     #[error("the cache of machine code cannot be used")]
@@ -122,7 +125,7 @@ impl AdmissionError {
             Self::Compile(error) => matches!(error, CompileError::Child(_)),
             Self::World(WorldError::Instance(fault)) | Self::Describe(fault) => !fault.is_replayable(),
             Self::Cache(_) => true,
-            Self::World(_) | Self::Manifest(_) | Self::Engine(_) => false,
+            Self::World(_) | Self::Manifest(_) | Self::Schema(_) | Self::Engine(_) => false,
         }
     }
 }
@@ -155,12 +158,23 @@ impl Host {
 
     /// Judges what a user uploads: a component, or a core module that describes its world. Blocks, for as long as compiling takes.
     pub fn admit(&self, uploaded: &[u8], kind: PolicyKind, class: PolicyClass) -> Result<Admitted, AdmissionError> {
-        let Compiled { component, machine_code } = self.compile(uploaded, class)?;
-        let digest = Digest::blake3(&component);
+        let uploaded_digest = Digest::blake3(uploaded);
+        // Machine code under the digest of these very bytes was made of them as a component, within the limits of the class.
+        let kept = self.0.cache.get(&uploaded_digest, class).map_err(AdmissionError::Cache)?;
+        let (digest, component, machine_code, is_new) = match kept {
+            Some(machine_code) => (uploaded_digest, uploaded.to_vec(), machine_code, false),
+            None => {
+                let Compiled { component, machine_code } = self.compile(uploaded, class)?;
+                (Digest::blake3(&component), component, machine_code, true)
+            }
+        };
         let module = Arc::new(self.module(&digest, kind, class, &machine_code)?);
-        self.0.cache.put(&digest, class, &machine_code).map_err(AdmissionError::Cache)?;
+        Schema::parse(&module.manifest().settings)?;
+        if is_new {
+            self.0.cache.put(&digest, class, &machine_code).map_err(AdmissionError::Cache)?;
+        }
         let manifest = module.manifest().clone();
-        Ok(Admitted { component, digest, uploaded_digest: Digest::blake3(uploaded), manifest, module })
+        Ok(Admitted { component, digest, uploaded_digest, manifest, module })
     }
 
     /// Loads an admitted component, from the cache of machine code or by compiling it. Blocks.

@@ -36,6 +36,8 @@ pub enum WorldError {
     Imports(String),
     #[error("the component does not export {0}")]
     Missing(String),
+    #[error("the component decides on {}, not on {}", found.as_str(), asked.as_str())]
+    OtherKind { asked: PolicyKind, found: PolicyKind },
     #[error("{function} of the component has another type than the contract's: {detail}")]
     Type { function: &'static str, detail: String },
     #[error("the component needs more than a pool's instance has: {0}")]
@@ -60,7 +62,10 @@ impl Template {
         };
         let describe = function("setup", "describe")?;
         let configure = function("setup", "configure")?;
-        let decide = function(&format!("{}-policy", kind.as_str()), "decide")?;
+        let decide = function(&format!("{}-policy", kind.as_str()), "decide").map_err(|missing| {
+            let has = |other: &PolicyKind| function(&format!("{}-policy", other.as_str()), "decide").is_ok();
+            PolicyKind::ALL.into_iter().find(has).map_or(missing, |found| WorldError::OtherKind { asked: kind, found })
+        })?;
         let pre = Linker::new(engine).instantiate_pre(component);
         let pre = pre.map_err(|error| WorldError::TooLarge(crate::manifest::shown(&format!("{error:#}"))))?;
         let template = Self { running, pre, describe, configure, decide };

@@ -24,12 +24,13 @@ pub mod module;
 pub mod replay;
 
 pub use canonical::canonical_json;
-pub use compile::{SUBCOMMAND as COMPILE_SUBCOMMAND, compile_child};
+pub use compile::{SUBCOMMAND as COMPILE_SUBCOMMAND, compile_child, kind_of};
 pub use exchange::{Input, Output};
 pub use fault::{InvalidOutput, PolicyFault, Trapped};
 pub use host::{AdmissionError, Admitted, CompileError, Compiler, EngineError, Host, HostConfig, HostError, LoadError, WorldError};
 pub use manifest::{DeclaredReason, Manifest, ManifestError};
-pub use module::{ConfigureError, Evaluation, Module};
+pub use module::{ConfigureError, Evaluation, Module, SettingsFault};
+pub use schema::{SCHEMA_CODE, SchemaError};
 
 mod checks;
 mod clock;
@@ -37,4 +38,5 @@ mod code_cache;
 mod compile;
 mod engine;
 mod instance;
+mod schema;
 mod slow;

@@ -5,11 +5,13 @@ use std::time::{Duration, Instant};
 
 use schemas::Digest;
 use schemas::policy::{PolicyClass, PolicyKind};
+use serde::Serialize;
 use thiserror::Error;
 
 use crate::contract::Fault;
 use crate::engine::Ticker;
 use crate::instance::{Spent, Template};
+use crate::schema::Schema;
 use crate::slow::Pool;
 use crate::{Input, Manifest, Output, PolicyFault};
 use crate::{checks, limits};
@@ -48,12 +50,46 @@ pub struct Evaluation {
     pub elapsed: Duration,
 }
 
+/// One thing that is wrong with settings.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct SettingsFault {
+    /// [`crate::SCHEMA_CODE`], or one of the policy's own.
+    pub code: String,
+    /// The place in the settings, as a JSON pointer, empty for all of them; only what the schema finds has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+    pub detail: String,
+}
+
+impl SettingsFault {
+    /// Where it is, if that is known, and what it is.
+    pub(crate) fn place_and_detail(&self) -> String {
+        match self.path.as_deref() {
+            None => self.detail.clone(),
+            Some("") => format!("settings: {}", self.detail),
+            Some(path) => format!("{path}: {}", self.detail),
+        }
+    }
+}
+
+impl std::fmt::Display for SettingsFault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}", self.code, self.place_and_detail())
+    }
+}
+
+impl From<Fault> for SettingsFault {
+    fn from(Fault { code, detail }: Fault) -> Self {
+        Self { code, path: None, detail }
+    }
+}
+
 /// Why settings are not taken.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum ConfigureError {
-    /// The policy says what is wrong with them, all at once.
-    #[error("the policy refuses the settings")]
-    Refused(Vec<Fault>),
+    /// All that is wrong with them at once: what the manifest's schema finds, or else what the policy says.
+    #[error("the settings are refused: {}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    Refused(Vec<SettingsFault>),
     #[error(transparent)]
     Fault(PolicyFault),
 }
@@ -82,15 +118,26 @@ impl Module {
         &self.manifest
     }
 
-    /// Asks the policy whether it takes these settings, which are canonical JSON. Blocks for up to the class's time.
+    /// Judges settings, which are canonical JSON, by the manifest's schema, and asks the policy itself about those that fit it. Blocks for up
+    /// to the class's time.
     pub fn configure(&self, settings: &str) -> Result<(), ConfigureError> {
         if settings.len() > schemas::binding::SETTINGS_BYTES_MAX {
             return Err(ConfigureError::Fault(PolicyFault::InvalidInput));
         }
+        // A policy that was admitted before schemas were looked at may have one that is not understood: then it alone is asked.
+        if let (Ok(schema), Ok(value)) = (Schema::parse(&self.manifest.settings), serde_json::from_str(settings)) {
+            let faults = schema.faults(&value);
+            if !faults.is_empty() {
+                return Err(ConfigureError::Refused(faults));
+            }
+        }
         match self.template.configure(settings) {
             Err(fault) => Err(ConfigureError::Fault(fault)),
             Ok(Ok(())) => Ok(()),
-            Ok(Err(faults)) => Err(ConfigureError::Refused(faults.into_iter().take(limits::FAULTS_MAX).map(checks::shown_fault).collect())),
+            Ok(Err(faults)) => {
+                let faults = faults.into_iter().take(limits::FAULTS_MAX).map(checks::shown_fault);
+                Err(ConfigureError::Refused(faults.map(SettingsFault::from).collect()))
+            }
         }
     }
 

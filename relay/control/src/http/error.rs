@@ -5,7 +5,6 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use event_log::artefacts::ArtefactError;
 use event_log::{AppendError, ReadError};
-use policy_host::contract::Fault;
 use policy_host::{AdmissionError, PolicyFault};
 use schemas::binding::BindingError;
 use schemas::credential::CredentialError;
@@ -49,7 +48,7 @@ pub(crate) struct Problem {
     /// With `version_mismatch`: the version there is.
     #[serde(skip_serializing_if = "Option::is_none")]
     version: Option<Version>,
-    /// With `settings_refused`: everything that the policy finds wrong with the settings.
+    /// With `settings_refused`: everything that is wrong with the settings.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     faults: Vec<SettingsFault>,
     /// With `import_invalid` and `import_conflicts`: the first lines that are at fault, or in conflict.
@@ -57,10 +56,14 @@ pub(crate) struct Problem {
     lines: Vec<LineFault>,
 }
 
-/// One thing that is wrong with a binding's settings, in the policy's own words.
+/// One thing that is wrong with a binding's settings: what the manifest's schema finds, or else what the policy says.
 #[derive(Debug, Serialize, ToSchema)]
 struct SettingsFault {
+    /// `settings.schema`, or a code of the policy.
     code: String,
+    /// With `settings.schema`: the place of the wrong value in the settings, as a JSON pointer; empty for all of them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    path: Option<String>,
     detail: String,
 }
 
@@ -107,8 +110,8 @@ pub(crate) enum ApiError {
     SecretTaken,
     #[error("settings have at most {} bytes", schemas::binding::SETTINGS_BYTES_MAX)]
     SettingsTooLarge,
-    #[error("the policy refuses the settings: {}", policies::listed(.0))]
-    SettingsRefused(Vec<Fault>),
+    #[error("the settings are refused: {}", policies::listed(.0))]
+    SettingsRefused(Vec<policy_host::SettingsFault>),
     #[error("the policy failed when it was asked about the settings: {0}")]
     PolicyFault(PolicyFault),
     #[error("this node is still compiling policy {0}; try again later")]
@@ -174,7 +177,7 @@ impl ApiError {
             Self::WeakSecret => (StatusCode::BAD_REQUEST, "weak_secret"),
             Self::SecretTaken => (StatusCode::CONFLICT, "secret_taken"),
             Self::SettingsTooLarge => (StatusCode::BAD_REQUEST, "settings_too_large"),
-            Self::SettingsRefused(_) => (StatusCode::BAD_REQUEST, "settings_refused"),
+            Self::SettingsRefused(_) => (StatusCode::UNPROCESSABLE_ENTITY, "settings_refused"),
             Self::PolicyFault(fault) => fault_status(fault),
             Self::ModuleLoading(_) => (StatusCode::SERVICE_UNAVAILABLE, "policy_loading"),
             Self::Admission(error) => admission_status(error),
@@ -493,8 +496,8 @@ pub(crate) enum MutationProblems {
     /// The request body is too large.
     #[response(status = 413, content_type = "application/problem+json")]
     BodyTooLarge(Problem),
-    /// The idempotency key was used for another request (`idempotency_key_reused`), or the expiry of a key lies beyond its tenant's maximum
-    /// (`expiry_beyond_maximum`; `detail` names it).
+    /// The idempotency key was used for another request (`idempotency_key_reused`), the expiry of a key lies beyond its tenant's maximum
+    /// (`expiry_beyond_maximum`; `detail` names it), or a policy does not take the settings (`settings_refused`; `faults` name what is wrong).
     #[response(status = 422, content_type = "application/problem+json")]
     IdempotencyKeyReused(Problem),
     /// Something inside failed; the node's log says what.

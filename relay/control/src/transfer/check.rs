@@ -313,9 +313,7 @@ impl Import {
             }
         };
         module.configure(&policy_host::canonical_json(&line.settings)).map_err(|error| match error {
-            ConfigureError::Refused(faults) => {
-                fault(faults.iter().map(|fault| format!("{}: {}", fault.code, fault.detail)).collect::<Vec<_>>().join("; "))
-            }
+            ConfigureError::Refused(faults) => fault(faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")),
             ConfigureError::Fault(error) => fault(error.to_string()),
         })
     }

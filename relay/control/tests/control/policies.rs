@@ -226,7 +226,7 @@ async fn settings_are_asked_of_the_policy_which_says_all_that_is_wrong() {
     let head = world.log.true_head().await;
     let tenant = json!({ "tenant": "default" });
     let answer = bind(&node, json!({ "policy": policy, "scope": tenant, "settings": { "region": "x" } })).await;
-    refused(&answer, StatusCode::BAD_REQUEST, "settings_refused");
+    refused(&answer, StatusCode::UNPROCESSABLE_ENTITY, "settings_refused");
     let faults = json!([
         { "code": "region.unknown", "detail": "there is no region x" },
         { "code": "weight.range", "detail": "weights are below 10" },
@@ -240,8 +240,42 @@ async fn settings_are_asked_of_the_policy_which_says_all_that_is_wrong() {
     let both = update(&node, &id, json!({ "policy": free, "settings": { "region": "x" } })).await;
     assert_eq!(both.status, StatusCode::OK, "{}", both.body);
     let back = update(&node, &id, json!({ "policy": policy })).await;
-    refused(&back, StatusCode::BAD_REQUEST, "settings_refused");
+    refused(&back, StatusCode::UNPROCESSABLE_ENTITY, "settings_refused");
     assert_eq!(running(&node, &id), Some((free, true)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn settings_that_do_not_fit_the_manifests_schema_are_refused_with_their_places() {
+    let (world, node, _data) = one_node().await;
+    let mut said = manifest(PolicyKind::Route);
+    said["settings"] = json!({
+        "type": "object", "required": ["region"], "additionalProperties": false,
+        "properties": { "region": { "type": "string" }, "weights": { "items": { "type": "integer", "minimum": 1 } } },
+    });
+    let policy = uploaded(&node, PolicyKind::Route, described(&said)).await;
+    let head = world.log.true_head().await;
+    let asked = |settings: Value| json!({ "policy": policy, "scope": { "tenant": "default" }, "settings": settings });
+    let answer = bind(&node, asked(json!({ "weights": [1, 0], "regio": "eu" }))).await;
+    refused(&answer, StatusCode::UNPROCESSABLE_ENTITY, "settings_refused");
+    let fault = |path: &str, detail: &str| json!({ "code": "settings.schema", "path": path, "detail": detail });
+    let faults = json!([
+        fault("/region", "is missing"),
+        fault("/regio", "is not known, expected `region`, `weights`"),
+        fault("/weights/1", "0 is less than 1"),
+    ]);
+    assert_eq!(answer.body["faults"], faults);
+    assert_eq!(world.log.true_head().await, head, "nothing was recorded");
+
+    let bound = bind(&node, asked(json!({ "region": "eu", "weights": [1] }))).await;
+    assert_eq!(bound.status, StatusCode::CREATED, "{}", bound.body);
+    let id = bound.body["binding"]["id"].as_str().unwrap();
+    refused(&update(&node, id, json!({ "settings": {} })).await, StatusCode::UNPROCESSABLE_ENTITY, "settings_refused");
+
+    said["settings"] = json!({ "properties": { "region": { "type": "text" } } });
+    let body = described(&said);
+    let refusal = upload(&node, "kind=route", body).await;
+    refused(&refusal, StatusCode::BAD_REQUEST, "bad_manifest");
+    assert!(refusal.body["detail"].as_str().unwrap().contains("/properties/region/type"), "{}", refusal.body);
 }
 
 #[tokio::test(flavor = "multi_thread")]

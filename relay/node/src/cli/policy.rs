@@ -25,6 +25,8 @@ use http::Method;
 use schemas::policy::{PolicyClass, PolicyKind};
 use serde_json::Value;
 
+use self::bindings::settings;
+pub(super) use self::workbench::CodeFolder;
 use super::client::{Call, Client};
 use super::failure::Failure;
 use super::output::Output;
@@ -150,11 +152,12 @@ const FIELDS: [Field; 16] = [
 /// `connect` finds the node; what works on files alone does not ask for it.
 pub(super) async fn run(
     command: PolicyCommand,
+    folder: CodeFolder,
     connect: impl FnOnce() -> Result<Client, Failure>,
     output: &mut Output,
 ) -> Result<(), Failure> {
     match command {
-        PolicyCommand::Author(command) => author(command, output),
+        PolicyCommand::Author(command) => author(command, &folder, output),
         PolicyCommand::Upload(args) => upload(args, &connect()?, output).await,
         PolicyCommand::List(Listing { limit }) => {
             let page = list(&connect()?, "policies", limit).await?;
@@ -168,18 +171,18 @@ pub(super) async fn run(
         PolicyCommand::Rollback(back) => bindings::roll_back(back, &connect()?, output).await,
         PolicyCommand::Unbind(unbind) => bindings::unbind(unbind, &connect()?, output).await,
         PolicyCommand::Decisions(args) => records::run(args, &connect()?, output).await,
-        PolicyCommand::Replay(args) => replay::run(args, connect, output).await,
-        PolicyCommand::Diff(args) => diff::run(args, connect, output).await,
+        PolicyCommand::Replay(args) => replay::run(args, folder, connect, output).await,
+        PolicyCommand::Diff(args) => diff::run(args, folder, connect, output).await,
     }
 }
 
-pub(super) fn author(command: AuthorCommand, output: &mut Output) -> Result<(), Failure> {
+pub(super) fn author(command: AuthorCommand, folder: &CodeFolder, output: &mut Output) -> Result<(), Failure> {
     match command {
         AuthorCommand::New(args) => new::run(&args, output),
-        AuthorCommand::Check(args) => check::run(&args, output),
-        AuthorCommand::Test(args) => test::run(&args, output),
-        AuthorCommand::Run(args) => run::run(&args, output),
-        AuthorCommand::Bench(args) => bench::run(&args, output),
+        AuthorCommand::Check(args) => check::run(&args, folder, output),
+        AuthorCommand::Test(args) => test::run(&args, folder, output),
+        AuthorCommand::Run(args) => run::run(&args, folder, output),
+        AuthorCommand::Bench(args) => bench::run(&args, folder, output),
     }
 }
 

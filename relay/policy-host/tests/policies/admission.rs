@@ -1,9 +1,12 @@
 //! What is refused before it can be bound.
 
 use policy_host::host::{CompileError, WorldError};
-use policy_host::{AdmissionError, InvalidOutput, LoadError, ManifestError, PolicyFault, Trapped};
+use policy_host::{
+    AdmissionError, ConfigureError, InvalidOutput, LoadError, ManifestError, PolicyFault, SCHEMA_CODE, SettingsFault, Trapped, kind_of,
+};
 use schemas::Digest;
 use schemas::policy::{PolicyClass, PolicyKind};
+use serde_json::json;
 
 use crate::guest::{Guest, embed, manifest};
 use crate::world::{World, input};
@@ -97,7 +100,8 @@ fn what_is_no_policy_is_refused() {
         "a start that takes all memory": with_fields("(func $s (drop (memory.grow (i32.const 1000)))) (start $s)")
             => NoWorld(WorldError::Instance(PolicyFault::OutOfMemory)),
         "data beyond the memory": with_fields("(data (i32.const 0x1ffff) \"ab\")") => NoWorld(WorldError::Instance(PolicyFault::Trap(Trapped::MemoryOutOfBounds))),
-        "a policy of another kind": Guest::new(PolicyKind::Quota).module() => NoWorld(WorldError::Missing(_)),
+        "a policy of another kind": Guest::new(PolicyKind::Quota).module()
+            => NoWorld(WorldError::OtherKind { asked: PolicyKind::Route, found: PolicyKind::Quota }),
         "functions of other types": component(OTHER_TYPES) => NoWorld(WorldError::Type { function: "describe", .. }),
         "an asynchronous function": async_component() => Compile(_),
     };
@@ -134,7 +138,12 @@ fn what_a_policy_says_of_itself_is_hostile_input() {
     other["imports"] = serde_json::json!(["env"]);
     let deep = format!("{}{}", "{\"settings\":".repeat(2000), "}".repeat(2000));
     let wide = format!("{{\"effects\":[{}]}}", vec!["\"deny\""; 3000].join(","));
-    use AdmissionError::{Describe, Manifest};
+    let with_schema = |schema: serde_json::Value| {
+        let mut said = manifest(PolicyKind::Route);
+        said["settings"] = schema;
+        with(said.to_string())
+    };
+    use AdmissionError::{Describe, Manifest, Schema};
     let count = is_refused! { &world,
         "a loop": describing(HANG) => Describe(PolicyFault::OutOfFuel),
         "a trap": describing("unreachable") => Describe(PolicyFault::Trap(_)),
@@ -150,8 +159,55 @@ fn what_a_policy_says_of_itself_is_hostile_input() {
         "a list of great length": with(wide) => Manifest(ManifestError::Json(_)),
         "a member that nobody knows": with(other.to_string()) => Manifest(ManifestError::Json(_)),
         "another kind": with(manifest(PolicyKind::Expiry).to_string()) => Manifest(ManifestError::Kind { .. }),
+        "a schema that is no schema": with_schema(json!({ "properties": { "a": { "type": "text" } } })) => Schema(_),
+        "a schema of keywords that are not judged": with_schema(json!({ "dependentSchemas": {} })) => Schema(_),
     };
-    assert_eq!(count, 12);
+    assert_eq!(count, 14);
+}
+
+#[test]
+fn settings_are_judged_by_the_schema_before_the_policy_is_asked() {
+    let schema = json!({ "type": "object", "properties": { "limit": { "type": "integer", "minimum": 1 } } });
+    let of = |configure: &str| {
+        let mut said = manifest(PolicyKind::Route);
+        said["settings"] = schema.clone();
+        let guest = guest();
+        Guest {
+            manifest: said.to_string(),
+            configure: if configure.is_empty() { guest.configure.clone() } else { configure.into() },
+            ..guest
+        }
+    };
+    let world = World::new();
+    let (willing, trapping) = (world.module(&of("")), world.module(&of("unreachable")));
+    assert_eq!(willing.configure(r#"{"limit":1}"#), Ok(()));
+    let trapped = trapping.configure(r#"{"limit":1}"#);
+    assert!(matches!(trapped, Err(ConfigureError::Fault(PolicyFault::Trap(_)))), "{trapped:?}");
+    let fault = SettingsFault { code: SCHEMA_CODE.into(), path: Some("/limit".into()), detail: "0 is less than 1".into() };
+    for module in [&willing, &trapping] {
+        assert_eq!(module.configure(r#"{"limit":0}"#), Err(ConfigureError::Refused(vec![fault.clone()])));
+    }
+}
+
+#[test]
+fn a_module_says_itself_what_it_decides_on() {
+    let world = World::new();
+    for kind in PolicyKind::ALL {
+        let guest = Guest::new(kind);
+        assert_eq!(kind_of(&guest.module()), Some(kind));
+        assert_eq!(kind_of(&world.admit(&guest).unwrap().component), Some(kind));
+    }
+    let honest = guest().module();
+    let inner = r#"(component (component (export "keyrelay:policy/route-policy@1.0.0" (func (import "f" (func))))))"#;
+    for nothing in [
+        b"".as_slice(),
+        b"\0asm\x0d\0\x01\0\xff",
+        &honest[..honest.len() / 2],
+        &component("(module)"),
+        &wat::parse_str(inner).unwrap_or_default(),
+    ] {
+        assert_eq!(kind_of(nothing), None);
+    }
 }
 
 #[test]

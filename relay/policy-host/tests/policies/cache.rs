@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
+use policy_host::{AdmissionError, Compiler};
 use schemas::policy::{PolicyClass, PolicyKind};
 
 use crate::guest::Guest;
@@ -68,6 +69,22 @@ fn a_file_that_was_changed_or_came_from_elsewhere_is_thrown_away_and_compiled_an
         assert!(path.exists(), "compiled anew");
     }
     drop(other);
+}
+
+#[test]
+fn a_component_that_was_admitted_is_admitted_again_without_a_compiler() {
+    let world = World::new();
+    let admitted = world.admit(&Guest::new(PolicyKind::Quota)).unwrap();
+    let without = world.restarted_with(Compiler::Child { program: PathBuf::from("/nonexistent") });
+    let again = without.admit(&admitted.component, PolicyKind::Quota, PolicyClass::Fast).unwrap();
+    assert_eq!((again.digest, again.manifest, again.component), (admitted.digest, admitted.manifest, admitted.component.clone()));
+    // What it is admitted as is judged anew, and other bytes or another class are compiled.
+    let other = without.admit(&admitted.component, PolicyKind::Route, PolicyClass::Fast);
+    assert!(matches!(other, Err(AdmissionError::World(_))), "{other:?}");
+    for (bytes, class) in [(&Guest::new(PolicyKind::Expiry).module(), PolicyClass::Fast), (&admitted.component, PolicyClass::Slow)] {
+        let compiled = without.admit(bytes, PolicyKind::Quota, class);
+        assert!(matches!(compiled, Err(AdmissionError::Compile(_))), "{compiled:?}");
+    }
 }
 
 #[test]

@@ -29,7 +29,11 @@ impl World {
 
     /// Another host over the same cache, as after a restart.
     pub(crate) fn restarted(&self) -> Host {
-        host(self.directory.path().join("cache"), Compiler::InProcess)
+        self.restarted_with(Compiler::InProcess)
+    }
+
+    pub(crate) fn restarted_with(&self, compiler: Compiler) -> Host {
+        host(self.directory.path().join("cache"), compiler)
     }
 
     pub(crate) fn admit(&self, guest: &Guest) -> Result<Admitted, AdmissionError> {

@@ -2,7 +2,6 @@
 
 use axum::http::StatusCode;
 use event_log::artefacts::ArtefactError;
-use policy_host::contract::Fault;
 use policy_host::{AdmissionError, CompileError, LoadError, PolicyFault, WorldError};
 
 use super::{ARTEFACTS_UNAVAILABLE, INTERNAL, SettingsFault};
@@ -26,12 +25,12 @@ pub(super) fn admission_status(error: &AdmissionError) -> (StatusCode, &'static 
         },
         AdmissionError::World(error) => match error {
             WorldError::Imports(_) => (BAD, "policy_imports"),
-            WorldError::Missing(_) | WorldError::Type { .. } => (BAD, "policy_wrong_world"),
+            WorldError::Missing(_) | WorldError::OtherKind { .. } | WorldError::Type { .. } => (BAD, "policy_wrong_world"),
             WorldError::TooLarge(_) => (BAD, "policy_too_large"),
             WorldError::Instance(fault) => fault_status(fault),
         },
         AdmissionError::Describe(fault) => fault_status(fault),
-        AdmissionError::Manifest(_) => (BAD, "bad_manifest"),
+        AdmissionError::Manifest(_) | AdmissionError::Schema(_) => (BAD, "bad_manifest"),
         AdmissionError::Engine(_) | AdmissionError::Cache(_) => (OURS, INTERNAL),
     }
 }
@@ -68,12 +67,13 @@ pub(super) fn artefact_status(error: &ArtefactError) -> (StatusCode, &'static st
 }
 
 /// Faults as one text.
-pub(super) fn listed(faults: &[Fault]) -> String {
-    faults.iter().map(|fault| format!("{}: {}", fault.code, fault.detail)).collect::<Vec<_>>().join("; ")
+pub(super) fn listed(faults: &[policy_host::SettingsFault]) -> String {
+    faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }
 
-pub(super) fn shown(fault: &Fault) -> SettingsFault {
-    SettingsFault { code: fault.code.clone(), detail: fault.detail.clone() }
+pub(super) fn shown(fault: &policy_host::SettingsFault) -> SettingsFault {
+    let policy_host::SettingsFault { code, path, detail } = fault.clone();
+    SettingsFault { code, path, detail }
 }
 
 /// An error and its sources in one line: what an author has to know is often in the source.

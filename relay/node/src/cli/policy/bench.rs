@@ -12,6 +12,7 @@ use super::super::output::Output;
 use super::super::render;
 use super::run::Question;
 use super::vectors::told;
+use super::workbench::CodeFolder;
 
 /// Evaluations before those that count: code and pages are touched for the first time.
 const WARM_UP_SHARE: u32 = 10;
@@ -25,8 +26,8 @@ pub(in crate::cli) struct Bench {
     runs: u32,
 }
 
-pub(super) fn run(args: &Bench, output: &mut Output) -> Result<(), Failure> {
-    let (trial, input) = args.question.ask(output)?;
+pub(super) fn run(args: &Bench, folder: &CodeFolder, output: &mut Output) -> Result<(), Failure> {
+    let (trial, input) = args.question.ask(folder, output)?;
     let (module, limits) = (&trial.admitted.module, Limits::of(trial.admitted.module.class()));
     for _ in 0..args.runs.div_ceil(WARM_UP_SHARE) {
         module.decide(&input);

@@ -222,7 +222,7 @@ impl Terms {
 }
 
 /// Settings as they were given: JSON, or a file of it.
-fn settings(text: &str) -> anyhow::Result<Value> {
+pub(super) fn settings(text: &str) -> anyhow::Result<Value> {
     let Some(file) = text.strip_prefix('@').map(PathBuf::from) else {
         return serde_json::from_str(text).context("the settings are not JSON");
     };

@@ -8,6 +8,7 @@ use super::super::failure::Failure;
 use super::super::output::Output;
 use super::super::render;
 use super::module_file::{ModuleArgs, chain};
+use super::workbench::CodeFolder;
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Check {
@@ -15,9 +16,10 @@ pub(in crate::cli) struct Check {
     module: ModuleArgs,
 }
 
-pub(super) fn run(args: &Check, output: &mut Output) -> Result<(), Failure> {
-    let (kind, class) = (args.module.kind_or(None)?, args.module.class_or(None));
-    let trial = match args.module.admit(kind, class)? {
+pub(super) fn run(args: &Check, folder: &CodeFolder, output: &mut Output) -> Result<(), Failure> {
+    let candidate = args.module.read(None, None)?;
+    let (kind, class) = (candidate.kind, candidate.class);
+    let trial = match candidate.admit(folder)? {
         Ok(trial) => trial,
         Err(error) => {
             let answer = json!({ "ok": false, "kind": kind, "class": class, "refused": chain(&error) });
@@ -35,7 +37,7 @@ pub(super) fn run(args: &Check, output: &mut Output) -> Result<(), Failure> {
         "bytes": admitted.component.len(),
         "bytes_max": Limits::of(class).component_bytes_max,
         "uploaded_bytes": trial.uploaded_bytes,
-        "engine": trial.host.engine_profile(),
+        "engine": trial.bench.host.engine_profile(),
         "manifest": admitted.manifest,
     });
     output.answer(&answer, text)

@@ -3,17 +3,15 @@
 use std::collections::HashSet;
 use std::path::PathBuf;
 
-use anyhow::Context as _;
 use clap::Args;
 use policy_host::backtest::{Backtest, Report, Tally, settings_of};
-use policy_host::{ConfigureError, Input, Module, canonical_json};
+use policy_host::{Input, Module, canonical_json};
 use schemas::decision::DecisionEffect;
 use schemas::policy::{PolicyClass, PolicyKind};
 use serde::Serialize;
-use serde_json::Value;
 
 use super::records::{self, Source, word};
-use super::workbench::Workbench;
+use super::workbench::{CodeFolder, Workbench};
 use crate::cli::client::Client;
 use crate::cli::failure::{Failure, Problem};
 use crate::cli::output::Output;
@@ -32,8 +30,8 @@ pub(in crate::cli) struct Diff {
     /// The limits that the candidate runs under: fast or slow
     #[arg(long, value_parser = word::<PolicyClass>, default_value = "fast")]
     class: PolicyClass,
-    /// Settings for the candidate, JSON [default: those that each decision was made with]
-    #[arg(long, value_name = "JSON")]
+    /// Settings for the candidate as JSON, or @FILE [default: those that each decision was made with]
+    #[arg(long, value_name = "JSON|@FILE")]
     settings: Option<String>,
     #[command(flatten)]
     source: Source,
@@ -55,14 +53,17 @@ enum Refusal {
     Settings(String),
 }
 
-pub(super) async fn run(args: Diff, connect: impl FnOnce() -> Result<Client, Failure>, output: &mut Output) -> Result<(), Failure> {
+pub(super) async fn run(
+    args: Diff,
+    folder: CodeFolder,
+    connect: impl FnOnce() -> Result<Client, Failure>,
+    output: &mut Output,
+) -> Result<(), Failure> {
     let Diff { candidate, candidate_kind, class, settings, source } = args;
-    let parse =
-        |text: String| serde_json::from_str::<Value>(&text).context("the settings are not JSON").map(|value| canonical_json(&value));
-    let settings = settings.map(parse).transpose()?;
+    let settings = settings.map(|text| super::settings(&text)).transpose()?.map(|value| canonical_json(&value));
     let client = if source.from.is_none() { Some(connect()?) } else { None };
     let answer = records::process(source, client.as_ref(), move |decisions| {
-        let workbench = Workbench::new()?;
+        let workbench = Workbench::new(&folder)?;
         let module = workbench.admit(&candidate, candidate_kind, class)?.module;
         if let Some(Err(refusal)) = settings.as_deref().map(|settings| configure(&module, settings)) {
             return Ok(Err(refusal));
@@ -92,15 +93,7 @@ pub(super) async fn run(args: Diff, connect: impl FnOnce() -> Result<Client, Fai
 }
 
 fn configure(module: &Module, settings: &str) -> Result<(), Refusal> {
-    module.configure(settings).map_err(|error| {
-        let why = match &error {
-            ConfigureError::Refused(faults) => {
-                faults.iter().map(|fault| format!("{}: {}", fault.code, fault.detail)).collect::<Vec<_>>().join("; ")
-            }
-            ConfigureError::Fault(fault) => fault.to_string(),
-        };
-        Refusal::Settings(format!("the candidate does not take the settings {settings}: {why}"))
-    })
+    module.configure(settings).map_err(|error| Refusal::Settings(format!("the candidate does not take the settings {settings}: {error}")))
 }
 
 const fn effect(effect: DecisionEffect) -> &'static str {

@@ -6,19 +6,19 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use clap::Args;
-use policy_host::host::FAST_RESIDENT_BYTES_DEFAULT;
-use policy_host::{AdmissionError, Admitted, Compiler, Host, HostConfig};
+use policy_host::{AdmissionError, Admitted};
 use schemas::policy::{PolicyClass, PolicyKind};
 
 use super::super::failure::Failure;
 use super::super::output::Output;
+use super::workbench::{CodeFolder, Workbench, likely_kind};
 use super::{Class, Kind};
 
 #[derive(Debug, Args)]
 pub(super) struct ModuleArgs {
     /// The module: a component, or a core module that describes its world
     pub(super) module: PathBuf,
-    /// What it decides on [default: what the input or the vectors say]
+    /// What it decides on [default: what the input or the vectors say, else what the module exports]
     #[arg(long, value_enum)]
     pub(super) kind: Option<Kind>,
     /// The limits that it runs under; slow is for JavaScript and Python [default: what the vectors say, else fast]
@@ -26,44 +26,41 @@ pub(super) struct ModuleArgs {
     pub(super) class: Option<Class>,
 }
 
-/// An admitted module and its host, with machine code in a folder that goes away with it.
+/// An admitted module and its host.
 pub(super) struct Trial {
     pub(super) admitted: Admitted,
-    pub(super) host: Host,
+    pub(super) bench: Workbench,
     pub(super) uploaded_bytes: usize,
-    _cache: tempfile::TempDir,
+}
+
+/// A module as it was read, and what it is to be admitted as.
+pub(super) struct Candidate {
+    bytes: Vec<u8>,
+    pub(super) kind: PolicyKind,
+    pub(super) class: PolicyClass,
 }
 
 impl ModuleArgs {
-    /// What was said, or what a file says.
-    pub(super) fn kind_or(&self, said: Option<PolicyKind>) -> Result<PolicyKind, Failure> {
-        let kind = self.kind.map(PolicyKind::from).or(said).context("say what the policy decides on: --kind route, quota or expiry")?;
-        Ok(kind)
-    }
-
-    pub(super) fn class_or(&self, said: Option<PolicyClass>) -> PolicyClass {
-        self.class.map(PolicyClass::from).or(said).unwrap_or(PolicyClass::Fast)
-    }
-
-    /// Admits the module. The inner error is the module's own fault.
-    pub(super) fn admit(&self, kind: PolicyKind, class: PolicyClass) -> Result<Result<Trial, AdmissionError>, Failure> {
+    /// The module of the file. Kind and class are what was said, or what a file says, or what the module is.
+    pub(super) fn read(&self, kind: Option<PolicyKind>, class: Option<PolicyClass>) -> Result<Candidate, Failure> {
         let bytes = fs::read(&self.module).with_context(|| format!("cannot read {}", self.module.display()))?;
-        let cache = tempfile::tempdir().context("cannot make a folder for machine code")?;
-        // An author's own file: nothing to protect this machine from, and one evaluation at a time.
-        let config = HostConfig {
-            cache: cache.path().to_owned(),
-            compiler: Compiler::InProcess,
-            fast_slots: 2,
-            fast_resident_bytes: FAST_RESIDENT_BYTES_DEFAULT,
-            slow_threads: 1,
-        };
-        let host = Host::new(config).context("cannot start the engine")?;
-        Ok(host.admit(&bytes, kind, class).map(|admitted| Trial { admitted, host, uploaded_bytes: bytes.len(), _cache: cache }))
+        let kind = self.kind.map(PolicyKind::from).or(kind).unwrap_or_else(|| likely_kind(&bytes));
+        let class = self.class.map(PolicyClass::from).or(class).unwrap_or(PolicyClass::Fast);
+        Ok(Candidate { bytes, kind, class })
+    }
+}
+
+impl Candidate {
+    /// Admits the module. The inner error is the module's own fault.
+    pub(super) fn admit(&self, folder: &CodeFolder) -> Result<Result<Trial, AdmissionError>, Failure> {
+        let bench = Workbench::new(folder)?;
+        let admitted = bench.host.admit(&self.bytes, self.kind, self.class);
+        Ok(admitted.map(|admitted| Trial { admitted, bench, uploaded_bytes: self.bytes.len() }))
     }
 
     /// Admits the module, or says why not.
-    pub(super) fn admitted(&self, kind: PolicyKind, class: PolicyClass, output: &mut Output) -> Result<Trial, Failure> {
-        self.admit(kind, class)?.map_err(|error| {
+    pub(super) fn admitted(&self, folder: &CodeFolder, output: &mut Output) -> Result<Trial, Failure> {
+        self.admit(folder)?.map_err(|error| {
             output.note(&format!("error: the module is refused: {}", chain(&error)));
             Failure::Findings
         })

@@ -16,7 +16,7 @@ use serde::Serialize;
 use tokio::runtime::Handle;
 
 use super::records::{self, Source};
-use super::workbench::Workbench;
+use super::workbench::{CodeFolder, Workbench};
 use crate::cli::client::{Call, Client};
 use crate::cli::failure::Failure;
 use crate::cli::output::Output;
@@ -46,7 +46,12 @@ struct Answer {
     missing_policies: Vec<Digest>,
 }
 
-pub(super) async fn run(args: Replay, connect: impl FnOnce() -> Result<Client, Failure>, output: &mut Output) -> Result<(), Failure> {
+pub(super) async fn run(
+    args: Replay,
+    folder: CodeFolder,
+    connect: impl FnOnce() -> Result<Client, Failure>,
+    output: &mut Output,
+) -> Result<(), Failure> {
     let Replay { source, modules } = args;
     // Files alone need no node, but what is missing from them is asked of one where there is one.
     let client = match connect() {
@@ -56,7 +61,7 @@ pub(super) async fn run(args: Replay, connect: impl FnOnce() -> Result<Client, F
     };
     let (asked, runtime) = (client.clone(), Handle::current());
     let answer = records::process(source, client.as_deref(), move |decisions| {
-        let mut shelf = Shelf::new(&modules, asked, runtime)?;
+        let mut shelf = Shelf::new(&folder, &modules, asked, runtime)?;
         let (mut report, engine) = (Report::default(), shelf.workbench.host.engine_profile().to_owned());
         for decision in decisions {
             let (id, record) = decision?;
@@ -85,8 +90,8 @@ struct Shelf {
 }
 
 impl Shelf {
-    fn new(files: &[PathBuf], client: Option<Arc<Client>>, runtime: Handle) -> anyhow::Result<Self> {
-        let workbench = Workbench::new()?;
+    fn new(folder: &CodeFolder, files: &[PathBuf], client: Option<Arc<Client>>, runtime: Handle) -> anyhow::Result<Self> {
+        let workbench = Workbench::new(folder)?;
         // Admitted only to learn what is stored of it; the class that counts is the record's.
         let components = files.iter().map(|file| {
             let admitted = workbench.admit(file, None, PolicyClass::Fast).or_else(|_| workbench.admit(file, None, PolicyClass::Slow))?;

@@ -12,6 +12,7 @@ use super::super::output::Output;
 use super::example;
 use super::module_file::{ModuleArgs, Trial, read_text};
 use super::vectors::told;
+use super::workbench::CodeFolder;
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Run {
@@ -27,14 +28,14 @@ pub(super) struct Question {
     /// What is to change in an ordinary request: a JSON object, or '-' for standard input [default: nothing]
     #[arg(long, value_name = "FILE")]
     input: Option<PathBuf>,
-    /// The binding's settings [default: `settings` of the input, else none]
-    #[arg(long, value_name = "JSON")]
+    /// The binding's settings as JSON, or @FILE [default: `settings` of the input, else none]
+    #[arg(long, value_name = "JSON|@FILE")]
     settings: Option<String>,
 }
 
 impl Question {
     /// The admitted module, and the input as a node would give it. Settings that the policy refuses are findings.
-    pub(super) fn ask(&self, output: &mut Output) -> Result<(Trial, Input), Failure> {
+    pub(super) fn ask(&self, folder: &CodeFolder, output: &mut Output) -> Result<(Trial, Input), Failure> {
         let mut changes: Value = match &self.input {
             None => json!({}),
             Some(path) => serde_json::from_str(&read_text(path)?).with_context(|| format!("{} is not JSON", path.display()))?,
@@ -42,9 +43,9 @@ impl Question {
         let mut member = |name: &str| changes.as_object_mut().and_then(|members| members.remove(name));
         let (said, inside) = (member("kind"), member("settings"));
         let said = said.map(serde_json::from_value).transpose().context("`kind` is route, quota or expiry")?;
-        let given = self.settings.as_deref().map(serde_json::from_str).transpose().context("the settings are not JSON")?;
+        let given = self.settings.as_deref().map(super::settings).transpose()?;
         let settings: Value = given.or(inside).unwrap_or_else(|| json!({}));
-        let trial = self.module.admitted(self.module.kind_or(said)?, self.module.class_or(None), output)?;
+        let trial = self.module.read(said, None)?.admitted(folder, output)?;
         take(&trial.admitted.module, &settings, output)?;
         let input = example::input(&trial.admitted.manifest, &changes, &settings).context("the input is not understood")?;
         Ok((trial, input))
@@ -56,7 +57,7 @@ fn take(module: &Module, settings: &Value, output: &mut Output) -> Result<(), Fa
         Ok(()) => Ok(()),
         Err(ConfigureError::Refused(faults)) => {
             for fault in faults {
-                output.note(&format!("error: the policy refuses the settings: {}: {}", fault.code, fault.detail));
+                output.note(&format!("error: the settings are refused: {fault}"));
             }
             Err(Failure::Findings)
         }
@@ -67,8 +68,8 @@ fn take(module: &Module, settings: &Value, output: &mut Output) -> Result<(), Fa
     }
 }
 
-pub(super) fn run(args: &Run, output: &mut Output) -> Result<(), Failure> {
-    let (trial, input) = args.question.ask(output)?;
+pub(super) fn run(args: &Run, folder: &CodeFolder, output: &mut Output) -> Result<(), Failure> {
+    let (trial, input) = args.question.ask(folder, output)?;
     let evaluation = trial.admitted.module.decide(&input);
     let elapsed_us = u64::try_from(evaluation.elapsed.as_micros()).unwrap_or(u64::MAX);
     match &evaluation.result {

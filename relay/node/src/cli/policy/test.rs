@@ -14,6 +14,7 @@ use super::super::render;
 use super::example;
 use super::module_file::{ModuleArgs, read_text};
 use super::vectors::{Vector, Vectors, told};
+use super::workbench::CodeFolder;
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Test {
@@ -36,11 +37,10 @@ struct Outcome {
     differences: Vec<String>,
 }
 
-pub(super) fn run(args: &Test, output: &mut Output) -> Result<(), Failure> {
+pub(super) fn run(args: &Test, folder: &CodeFolder, output: &mut Output) -> Result<(), Failure> {
     let unreadable = || format!("in {}", args.vectors.display());
     let vectors = Vectors::parse(&read_text(&args.vectors)?).with_context(unreadable)?;
-    let (kind, class) = (args.module.kind_or(vectors.kind)?, args.module.class_or(vectors.class));
-    let trial = args.module.admitted(kind, class, output)?;
+    let trial = args.module.read(vectors.kind, vectors.class)?.admitted(folder, output)?;
     let module = &trial.admitted.module;
     let outcome = |vector| judge(module, &vectors, vector).with_context(|| format!("vector `{}`", vector.name));
     let outcomes = vectors.vectors.iter().map(outcome).collect::<anyhow::Result<Vec<_>>>().with_context(unreadable)?;
@@ -77,7 +77,7 @@ fn judge(module: &Module, vectors: &Vectors, vector: &Vector) -> anyhow::Result<
             outcome.answer = json!({ "refused": faults });
         }
         (Some(faults), None) => {
-            outcome.differences.extend(faults.iter().map(|fault| format!("settings: {}: {}", fault.code, fault.detail)));
+            outcome.differences.extend(faults.iter().map(|fault| format!("settings: {fault}")));
             outcome.answer = json!({ "refused": faults });
         }
         (None, Some(codes)) => outcome.differences.push(format!("the settings are taken, but {codes:?} was expected")),

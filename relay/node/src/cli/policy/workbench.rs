@@ -1,5 +1,7 @@
-//! An engine for the command line, and modules from files.
+//! An engine for the command line, and modules from files. Machine code stays in a folder of the user, since a slow module takes most of a minute
+//! to compile: what lies there counts only with a tag under the folder's own key.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
@@ -8,10 +10,27 @@ use policy_host::host::FAST_RESIDENT_BYTES_DEFAULT;
 use policy_host::{Admitted, Compiler, Host, HostConfig};
 use schemas::policy::{PolicyClass, PolicyKind};
 
-/// A host that compiles in this process and forgets all of it at the end.
+/// The most bytes of machine code that stay; the oldest goes first. Some ten modules of JavaScript or Python.
+const KEPT_BYTES_MAX: u64 = 512 * 1024 * 1024;
+
+/// Where machine code stays between commands; none without a home.
+#[derive(Debug, Clone)]
+pub(in crate::cli) struct CodeFolder(Option<PathBuf>);
+
+impl CodeFolder {
+    /// `keyrelay/policy-code` in the user's folder for caches: `XDG_CACHE_HOME`, else `.cache` of a home that is there.
+    pub(in crate::cli) fn of(environment: &BTreeMap<String, String>) -> Self {
+        let absolute = |name: &str| environment.get(name).map(PathBuf::from).filter(|path| path.is_absolute());
+        let caches = absolute("XDG_CACHE_HOME").or_else(|| absolute("HOME").filter(|home| home.is_dir()).map(|home| home.join(".cache")));
+        Self(caches.map(|caches| caches.join("keyrelay/policy-code")))
+    }
+}
+
+/// A host that compiles in this process.
 pub(super) struct Workbench {
     pub(super) host: Host,
-    _directory: Scratch,
+    /// Holds what no user's folder could.
+    _scratch: Option<Scratch>,
 }
 
 /// A directory that goes with its owner.
@@ -25,32 +44,99 @@ impl Drop for Scratch {
 }
 
 impl Workbench {
-    pub(super) fn new() -> anyhow::Result<Self> {
+    pub(super) fn new(folder: &CodeFolder) -> anyhow::Result<Self> {
+        // A folder that cannot be used costs time and nothing else.
+        if let Some(host) = folder.0.as_deref().and_then(|kept| host(kept).ok().inspect(|_| prune(kept, KEPT_BYTES_MAX))) {
+            return Ok(Self { host, _scratch: None });
+        }
         let mut bytes = [0; 8];
         getrandom::fill(&mut bytes).context("the system has no random numbers")?;
-        let directory = Scratch(env::temp_dir().join(format!("keyrelay-policy-{:016x}", u64::from_be_bytes(bytes))));
-        // The compiler's child is for what comes from outside; here it is the caller's own, or was admitted by a node.
-        let config = HostConfig {
-            cache: directory.0.clone(),
-            compiler: Compiler::InProcess,
-            fast_slots: 2,
-            fast_resident_bytes: FAST_RESIDENT_BYTES_DEFAULT,
-            slow_threads: 1,
-        };
-        Ok(Self { host: Host::new(config).context("the engine for policies does not start")?, _directory: directory })
+        let scratch = Scratch(env::temp_dir().join(format!("keyrelay-policy-{:016x}", u64::from_be_bytes(bytes))));
+        Ok(Self { host: host(&scratch.0).context("the engine for policies does not start")?, _scratch: Some(scratch) })
     }
 
     /// Admits the module of a file. Without a kind, it is that of the world whose exports the module has.
     pub(super) fn admit(&self, file: &Path, kind: Option<PolicyKind>, class: PolicyClass) -> anyhow::Result<Admitted> {
         let uploaded = fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
-        let kinds = kind.map_or_else(|| PolicyKind::ALL.to_vec(), |kind| vec![kind]);
-        let mut refusals = Vec::new();
-        for kind in kinds {
-            match self.host.admit(&uploaded, kind, class) {
-                Ok(admitted) => return Ok(admitted),
-                Err(error) => refusals.push(format!("as {}: {:#}", kind.as_str(), anyhow::Error::from(error))),
-            }
+        match self.host.admit(&uploaded, kind.unwrap_or_else(|| likely_kind(&uploaded)), class) {
+            Ok(admitted) => Ok(admitted),
+            Err(error) => bail!("{} is no policy: {:#}", file.display(), anyhow::Error::from(error)),
         }
-        bail!("{} is no policy: {}", file.display(), refusals.join("; "))
+    }
+}
+
+/// The kind whose world a module exports. Of one that exports none, it is an admission that says what it is not, as whatever kind.
+pub(super) fn likely_kind(uploaded: &[u8]) -> PolicyKind {
+    policy_host::kind_of(uploaded).unwrap_or(PolicyKind::Route)
+}
+
+fn host(cache: &Path) -> Result<Host, policy_host::HostError> {
+    // The compiler's child is for what comes from outside; here it is the caller's own, or was admitted by a node.
+    Host::new(HostConfig {
+        cache: cache.to_owned(),
+        compiler: Compiler::InProcess,
+        fast_slots: 2,
+        fast_resident_bytes: FAST_RESIDENT_BYTES_DEFAULT,
+        slow_threads: 1,
+    })
+}
+
+/// Removes the oldest machine code until no more than so many bytes are left. What another process removes or is about to read is no matter: it
+/// is compiled again.
+fn prune(folder: &Path, bytes_max: u64) {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let code = entries.filter(|entry| entry.path().extension().is_some_and(|extension| extension == "code"));
+    let mut kept: Vec<_> = code
+        .filter_map(|entry| {
+            let file = entry.metadata().ok()?;
+            Some((file.modified().ok()?, file.len(), entry.path()))
+        })
+        .collect();
+    kept.sort_unstable();
+    let mut bytes: u64 = kept.iter().map(|(_, bytes, _)| bytes).sum();
+    for (_, freed, path) in kept {
+        if bytes <= bytes_max {
+            break;
+        }
+        if fs::remove_file(path).is_ok() {
+            bytes -= freed;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failing test says where")]
+
+    use super::*;
+
+    #[test]
+    fn the_folder_is_the_users_own_and_needs_a_home_that_is_there() {
+        let of = |pairs: &[(&str, &str)]| {
+            CodeFolder::of(&pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()).0
+        };
+        let home = tempfile::tempdir().unwrap();
+        let at = home.path().to_str().unwrap();
+        assert_eq!(of(&[("XDG_CACHE_HOME", "/caches"), ("HOME", at)]), Some(PathBuf::from("/caches/keyrelay/policy-code")));
+        assert_eq!(of(&[("XDG_CACHE_HOME", ""), ("HOME", at)]), Some(home.path().join(".cache/keyrelay/policy-code")));
+        assert_eq!(of(&[("HOME", "/nonexistent")]), None);
+        assert_eq!(of(&[("XDG_CACHE_HOME", "relative")]), None);
+    }
+
+    #[test]
+    fn the_oldest_machine_code_goes_first_and_nothing_else_does() {
+        let folder = tempfile::tempdir().unwrap();
+        let names = ["key", "c.fast.0.code", "a.fast.0.code", "b.fast.0.code"];
+        for (age, name) in names.iter().enumerate() {
+            let path = folder.path().join(name);
+            fs::write(&path, [0; 10]).unwrap();
+            let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1000 + age as u64);
+            fs::File::options().write(true).open(&path).unwrap().set_modified(time).unwrap();
+        }
+        let left = || names.map(|name| folder.path().join(name).exists());
+        prune(folder.path(), 30);
+        assert_eq!(left(), [true; 4]);
+        prune(folder.path(), 19);
+        assert_eq!(left(), [true, false, false, true]);
     }
 }
