@@ -18,6 +18,11 @@ pub struct Whole<'a> {
 impl ReadModels {
     /// Gives what `read` makes of all rows of one moment. Blocks for as long as that takes, and holds the space of rows replaced meanwhile.
     pub fn at_one_moment<T>(&self, read: impl FnOnce(&Whole<'_>) -> T) -> Result<T, ReadError> {
+        self.of_one_moment(None, read)
+    }
+
+    /// The same with the aggregates of one tenant, where one is named.
+    pub fn of_one_moment<T>(&self, tenant: Option<&TenantId>, read: impl FnOnce(&Whole<'_>) -> T) -> Result<T, ReadError> {
         let view = Arc::clone(&self.shared.view());
         let rows = view.store.frozen();
         let position = rows
@@ -29,6 +34,7 @@ impl ReadModels {
             next = rows.seek(AGGREGATES, &key::past_tenant(&tenant))?;
             tenants.push(tenant);
         }
+        tenants.retain(|one| tenant.is_none_or(|tenant| one == tenant));
         Ok(read(&Whole { rows, position, tenants }))
     }
 }

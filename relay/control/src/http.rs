@@ -34,7 +34,7 @@ use utoipa_axum::routes;
 pub use app::{App, AppParts, Probe, ProbeOutcome, Stop};
 pub(crate) use conventions::named_pool;
 pub(crate) use error::{ApiError, rejection_code};
-pub(crate) use keys::brought;
+pub(crate) use keys::{FREE_TEXT_LENGTH_MAX, brought};
 pub(crate) use upstreams::{canonical_base_url, secret_address};
 
 /// What the document says about the API as a whole.

@@ -19,3 +19,4 @@ pub mod line;
 pub(crate) mod objects;
 pub mod privacy;
 pub(crate) mod prune;
+pub(crate) mod scope;

@@ -4,27 +4,11 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
+use base64::Engine as _;
 use serde_json::{Value, json};
 use tests::{Node, World};
 
-use crate::node::{empty_node, export, furnish, import, keyrelay, passphrase_file, path};
-
-/// A file with other lines, and a head whose digest fits them: worked out here, by the rule that the README gives.
-fn rewritten(file: &Path, change: impl Fn(&mut Value)) -> Result<String> {
-    let text = fs::read_to_string(file)?;
-    let (head, lines) = text.split_once('\n').context("a head")?;
-    let mut body = String::new();
-    for line in lines.lines() {
-        let mut line: Value = serde_json::from_str(line)?;
-        change(&mut line);
-        body += &format!("{line}\n");
-    }
-    let (before, _) = head.rsplit_once("\"digest\":\"").context("a digest")?;
-    let with = |digest: &str| format!("{before}\"digest\":\"{digest}\"}}");
-    let mut hasher = blake3::Hasher::new_derive_key("keyrelay 2026 export file v1");
-    hasher.update(blake3::hash(body.as_bytes()).as_bytes()).update(with(&"0".repeat(64)).as_bytes());
-    Ok(format!("{}\n{body}", with(hasher.finalize().to_hex().as_str())))
-}
+use crate::node::{PASSPHRASE, empty_node, export, furnish, import, keyrelay, passphrase_file, path, rewritten};
 
 /// The import is refused with this code and says this, and nothing was written.
 async fn refused(node: &Node, directory: &Path, text: &[u8], says: &[&str]) -> Result<()> {
@@ -75,6 +59,18 @@ async fn a_file_that_is_wrong_anywhere_is_not_applied_at_all() -> Result<()> {
     refused(&other, directory, with("pools", json!(["pool_aaaaaaaaaaaaaaaaaaaaaaaaaa"]))?.as_bytes(), &[&line, "no_pool"]).await?;
     refused(&other, directory, with("name", json!(" x"))?.as_bytes(), &[&line, "white space"]).await?;
     refused(&other, directory, with("tenant", json!("nobody"))?.as_bytes(), &[&line]).await?;
+    // No two keys have one secret, in the file or here.
+    let body = fs::read_to_string(&file)?;
+    let taken = body.lines().find(|line| line.contains("\"name\":\"disabled\"")).context("another key")?;
+    let taken: Value = serde_json::from_str(taken)?;
+    refused(&other, directory, with("secrets", taken["secrets"].clone())?.as_bytes(), &["secret_taken", "another key has this secret"])
+        .await?;
+    let made = |line: &mut Value| {
+        if key_line(line) {
+            line["id"] = json!("key_aaaaaaaaaaaaaaaaaaaaaaaaaa");
+        }
+    };
+    refused(&world.node, directory, rewritten(&file, made)?.as_bytes(), &["import_invalid", &line, "secret_taken"]).await?;
     refused(&other, directory, with("secrets", json!([]))?.as_bytes(), &[&line, "bad_import"]).await?;
     let moved = rewritten(&file, |line| {
         // A sealed text in another object's place does not open.
@@ -107,5 +103,41 @@ async fn a_wrong_passphrase_and_none_are_told_before_anything_else() -> Result<(
     let run = keyrelay(&other, &["import", path(&file)?, "--passphrase-file", path(&passphrase)?])?.expect(2)?;
     ensure!(run.stderr.contains("--yes"), "{}", run.stderr);
     ensure!(other.admin()?.head().await? == before, "something was written");
+    Ok(())
+}
+
+/// A text under the file's passphrase, in the place of a key's description.
+fn sealed(file: &Path, key: &str, text: &str) -> Result<Value> {
+    let head = fs::read_to_string(file)?;
+    let head: Value = serde_json::from_str(head.lines().next().context("a head")?)?;
+    let terms = &head["sealing"];
+    let salt = terms["salt"].as_str().context("a salt")?;
+    let bytes = (0..16).map(|index| Ok(u8::from_str_radix(&salt[2 * index..2 * index + 2], 16)?)).collect::<Result<Vec<u8>>>()?;
+    let number = |name: &str| terms[name].as_u64().and_then(|number| u32::try_from(number).ok()).with_context(|| name.to_owned());
+    let salt = bytes.try_into().map_err(|_| anyhow::anyhow!("a salt of another length"))?;
+    let stretching = vault::Stretching { salt, memory_kib: number("memory_kib")?, passes: number("passes")? };
+    let sealed = stretching.key(PASSPHRASE)?.seal(&format!("key/{key}/description"), text.as_bytes())?;
+    Ok(json!({ "sealed": base64::engine::general_purpose::STANDARD.encode(sealed) }))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_text_may_be_as_long_as_the_api_takes_it_and_no_longer() -> Result<()> {
+    let world = World::start().await?;
+    let directory = world.directory.path();
+    // Characters of four bytes each.
+    let longest = "\u{1d11e}".repeat(1000);
+    let key = world.key(json!({ "description": longest })).await?;
+    world.admin.post("/keys", &json!({ "name": "x", "expires": "never", "description": format!("{longest}x") })).await?.expect(400)?;
+    let file = export(&world.node, directory, "all.jsonl")?;
+    let other = empty_node(directory, "other").await?;
+    let too_long = sealed(&file, &key.id, &"x".repeat(1001))?;
+    let changed = rewritten(&file, |line| {
+        if line["type"] == "key" {
+            line["description"] = too_long.clone();
+        }
+    })?;
+    refused(&other, directory, changed.as_bytes(), &["import_invalid", "at most 1000 characters"]).await?;
+    import(&other, directory, &file, &[])?.expect(0)?;
+    ensure!(other.admin()?.key(&key.id).await?["description"] == longest.as_str(), "the text is another one");
     Ok(())
 }

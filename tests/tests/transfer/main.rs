@@ -3,7 +3,9 @@
 mod carried;
 mod conflicts;
 mod elsewhere;
+mod expiry;
 mod faults;
 mod killed;
 mod node;
 mod sanitized;
+mod tenant;

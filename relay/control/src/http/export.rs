@@ -9,6 +9,7 @@ use axum::extract::State;
 use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
 use futures_util::stream;
+use schemas::TenantId;
 use serde::Deserialize;
 use tokio::io::AsyncReadExt as _;
 use tokio::runtime::Handle;
@@ -32,6 +33,10 @@ pub(super) struct Selection {
     /// Of `tenants`, `pools`, `prices`, `upstreams`, `keys`, `policies`, `bindings`, `usage`, separated by commas; all if not given.
     #[serde(default)]
     types: Option<String>,
+    /// The data of this tenant only; of all if not given, whatever `Keyrelay-Tenant` names.
+    #[serde(default)]
+    #[param(value_type = Option<String>)]
+    tenant: Option<TenantId>,
     /// Leave out secrets, hashes of secrets and personal texts.
     #[serde(default)]
     sanitize: bool,
@@ -49,7 +54,7 @@ enum Format {
     Csv,
 }
 
-/// Export data of all tenants, as of one moment: a head, then a line for each object. Secrets and personal texts are sealed under the
+/// Export data of all tenants, or of one, as of one moment: a head, then a line for each object. Secrets and personal texts are sealed under the
 /// passphrase, or left out of a sanitised file; hashes of secrets that were issued here go along, since nothing can be told from them.
 #[utoipa::path(get, path = "/export", tag = "data", operation_id = "export_data",
     params(Selection, ("Keyrelay-Passphrase" = Option<String>, Header, description = "Needed for upstreams and keys, unless sanitised")),
@@ -61,11 +66,15 @@ pub(super) async fn export(
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let kinds = kinds(selection.types.as_deref())?;
+    let tenant = selection.tenant;
+    if let Some(unknown) = tenant.as_ref().filter(|tenant| app.models.routes().tenant(tenant).is_none()) {
+        return Err(ApiError::TenantNotFound(unknown.to_string()));
+    }
     if selection.format == Format::Csv {
         if kinds != BTreeSet::from([Kind::Keys]) {
             return Err(ApiError::BadRequest("csv is of keys only: ask for types=keys".to_owned()));
         }
-        return table(app).await;
+        return table(app, tenant).await;
     }
     let (passphrase, is_private) = (passphrase(&headers)?, kinds.iter().any(|kind| kind.is_private()));
     let (sanitize, runtime) = (selection.sanitize, Handle::current());
@@ -76,7 +85,7 @@ pub(super) async fn export(
             None if is_private => return Err(FileError::PassphraseNeeded.into()),
             None => Privacy::Plain,
         };
-        let exported = writing::write(&app, &runtime, &kinds, &privacy)?;
+        let exported = writing::write(&app, &runtime, &kinds, &privacy, tenant.as_ref())?;
         tracing::info!(sanitized = sanitize, lines = exported.head.lines(), "data was exported");
         Ok::<_, ApiError>(exported)
     };
@@ -85,10 +94,10 @@ pub(super) async fn export(
     Ok(attachment("application/x-ndjson", "keyrelay-export.jsonl", Some(head), body))
 }
 
-async fn table(app: App) -> Result<Response, ApiError> {
+async fn table(app: App, tenant: Option<TenantId>) -> Result<Response, ApiError> {
     let work = move || {
         let mut file = io::BufWriter::new(tempfile::tempfile().map_err(ApiError::Spool)?);
-        csv::write(&app, &mut file)?;
+        csv::write(&app, tenant.as_ref(), &mut file)?;
         let mut file = file.into_inner().map_err(|error| ApiError::Spool(error.into_error()))?;
         file.rewind().map_err(ApiError::Spool)?;
         Ok::<_, ApiError>(file)

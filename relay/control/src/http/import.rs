@@ -54,7 +54,8 @@ pub(super) struct Manner {
     /// The other system that wrote the file.
     #[param(inline)]
     from: Option<System>,
-    /// With `from`: the tenant of what is made; `default` if not given.
+    /// Put the data of a file of one tenant into this one, which is made where it is not there. With `from`: the tenant of what is made, `default` if
+    /// not given.
     #[param(value_type = Option<String>)]
     tenant: Option<TenantId>,
     /// With `from`: the pool of all keys, `default` if not given. Of credentials of GPT-Load the pool that they go to, which is created if there is none
@@ -91,10 +92,7 @@ impl Manner {
 
     /// Whether something is said that is about other systems' files.
     fn is_about_elsewhere(&self) -> bool {
-        self.allow_weak
-            || [&self.pool, &self.group, &self.base_url].iter().any(|text| text.is_some())
-            || self.tenant.is_some()
-            || self.dialect.is_some()
+        self.allow_weak || [&self.pool, &self.group, &self.base_url].iter().any(|text| text.is_some()) || self.dialect.is_some()
     }
 }
 
@@ -119,13 +117,14 @@ pub(super) async fn import(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
-    let Manner { on_conflict, prune, dry_run, from, .. } = manner;
+    let Manner { on_conflict, prune, dry_run, from, ref tenant, .. } = manner;
+    let tenant = tenant.clone();
     let passphrase = secret_header(&headers, "keyrelay-passphrase")?;
     let received = match from {
         Some(_) if prune => return Err(FileError::Prune.into()),
         Some(system) => Received::Elsewhere(manner.source(hold(body).await?, secret_header(&headers, "keyrelay-old-key")?, system)),
         None if manner.is_about_elsewhere() => {
-            return Err(ApiError::BadRequest("say from which system the file is; tenant, pool and the like are about those".to_owned()));
+            return Err(ApiError::BadRequest("say from which system the file is; pool and the like are about those".to_owned()));
         }
         None => {
             let (file, head, digest) = receive(body).await?;
@@ -135,7 +134,9 @@ pub(super) async fn import(
     let runtime = Handle::current();
     let work = move || {
         let mut import = match received {
-            Received::Export(staged) => Import::begin(app, staged, on_conflict, prune, passphrase.as_ref().map(|text| text.as_str()))?,
+            Received::Export(staged) => {
+                Import::begin(app, staged, on_conflict, prune, passphrase.as_ref().map(|text| text.as_str()), tenant)?
+            }
             Received::Elsewhere(source) => {
                 let (staged, elsewhere) = elsewhere::stage(&app, &source)?;
                 Import::begin_elsewhere(app, staged, elsewhere, on_conflict)

@@ -32,7 +32,7 @@ use crate::fence::{Applied, Fence};
 use crate::secrets::{self, RepeatError, is_away};
 
 /// The most characters of a description or a reason.
-const FREE_TEXT_LENGTH_MAX: usize = 1000;
+pub(crate) const FREE_TEXT_LENGTH_MAX: usize = 1000;
 /// The overlap of a rotation that names none: 24 hours.
 const OVERLAP_DEFAULT: DurationText = DurationText::from_seconds(24 * 3600);
 

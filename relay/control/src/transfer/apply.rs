@@ -146,7 +146,7 @@ async fn prepare(
                 Some(pair) => pair,
                 None => {
                     let Some(raw) = lines.next().map_err(|_| ApiError::NotFound("such file any more"))? else { break };
-                    let line = Import::parse(&raw)?;
+                    let line = import.parse(&raw)?;
                     (raw, line)
                 }
             };

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use policy_host::{ConfigureError, Module};
+use projector::ReadError;
 use schemas::{Digest, KeyId, PoolId, Stream, TenantId, UpstreamId};
 use thiserror::Error;
 use tokio::runtime::Handle;
@@ -20,7 +21,9 @@ use crate::policies::ModuleKey;
 /// Faults and conflicts that are told one by one.
 const TOLD_MAX: usize = 100;
 /// A conflict where nothing was asked for, a fault where it stands in the way of what was.
+const DEFAULT_POOL: &str = "default";
 const NAME_TAKEN: &str = "name_taken";
+pub(crate) const SECRET_TAKEN: &str = "another key has this secret";
 
 /// What a check found.
 #[derive(Debug, Default)]
@@ -94,9 +97,14 @@ impl Import {
         let mut seen = Seen { here: self.names_here(), ..Seen::default() };
         let mut lines = self.staged.lines()?;
         while let Some(raw) = lines.next()? {
-            let checked = Self::parse(&raw).and_then(|line| {
+            let checked = self.parse(&raw).and_then(|line| {
                 self.refer(&line, &mut seen)?;
                 let prepared = self.prepare(&raw, &line, Pass::Look)?;
+                if let Line::Tenant(line) = &line
+                    && matches!(prepared.outcome, Outcome::Created | Outcome::Changed)
+                {
+                    self.tenants.insert(line.tenant.clone(), line.details());
+                }
                 self.compare(&line, &prepared, runtime)?;
                 Ok(prepared)
             });
@@ -161,6 +169,12 @@ impl Import {
             Line::Tenant(_) => Stream::tenant_of(tenant.clone()),
             Line::Pool(line) if line.removed => Stream::pool(tenant.clone(), line.id),
             Line::Pool(line) => {
+                self.need_free(Kind::Pools, &tenant, line.id.as_bytes(), seen)?;
+                // What every tenant has from its beginning is the same pool in another one.
+                let founded = seen.here.get(&(Kind::Pools, tenant.clone(), DEFAULT_POOL.to_owned()));
+                if let Some(founded) = founded.filter(|_| self.is_renamed() && line.name == DEFAULT_POOL) {
+                    self.pools.insert(line.id, PoolId::from_bytes(*founded));
+                }
                 let id = self.name(Kind::Pools, &tenant, &line.name, *self.pool(line.id).as_bytes(), seen)?;
                 if id != *line.id.as_bytes() {
                     self.pools.insert(line.id, PoolId::from_bytes(id));
@@ -168,6 +182,7 @@ impl Import {
                 Stream::pool(tenant.clone(), line.id)
             }
             Line::Upstream(line) => {
+                self.need_free(Kind::Upstreams, &tenant, line.id.as_bytes(), seen)?;
                 let id = self.name(Kind::Upstreams, &tenant, &line.name, *line.id.as_bytes(), seen)?;
                 if id != *line.id.as_bytes() {
                     self.upstreams.insert(line.id, UpstreamId::from_bytes(id));
@@ -222,6 +237,15 @@ impl Import {
         }
     }
 
+    /// Refuses what would have an id that stands in another tenant here: the same file went there before.
+    fn need_free(&self, kind: Kind, tenant: &TenantId, id: &[u8; 16], seen: &Seen) -> Result<(), PrepareError> {
+        let is_anothers = |((of, other, _), here): (&(Kind, TenantId, String), &[u8; 16])| *of == kind && other != tenant && here == id;
+        if self.is_renamed() && seen.here.iter().any(is_anothers) {
+            return Err(PrepareError::line("id_taken", "another tenant has this object here"));
+        }
+        Ok(())
+    }
+
     fn need_pool(&self, tenant: &TenantId, id: PoolId, seen: &Seen) -> Result<(), PrepareError> {
         if seen.has(&Stream::pool(tenant.clone(), id)) {
             return Ok(());
@@ -247,12 +271,22 @@ impl Import {
             }
         }
         for secret in &line.secrets {
-            let holder = self.app.models.key_by_hash(&secret.hash)?;
-            if !seen.hashes.insert(secret.hash) || holder.is_some_and(|key| key.id != line.id || key.tenant != line.tenant) {
-                return Err(PrepareError::line("secret_taken", "another key has this secret"));
+            if !seen.hashes.insert(secret.hash) {
+                return Err(PrepareError::line("secret_taken", SECRET_TAKEN));
             }
         }
-        Ok(())
+        if self.is_secret_taken(line)? { Err(PrepareError::line("secret_taken", SECRET_TAKEN)) } else { Ok(()) }
+    }
+
+    /// Whether another key here has one of this key's secrets: whoever came first keeps it, so that nobody could use this one.
+    pub(crate) fn is_secret_taken(&self, line: &KeyLine) -> Result<bool, ReadError> {
+        for secret in &line.secrets {
+            let holder = self.app.models.key_by_hash(&secret.hash)?;
+            if holder.is_some_and(|key| key.id != line.id || key.tenant != line.tenant) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     fn need_key(&self, tenant: &TenantId, id: KeyId, seen: &Seen) -> Result<(), PrepareError> {

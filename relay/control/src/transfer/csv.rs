@@ -4,17 +4,17 @@ use std::io::{self, Write};
 
 use projector::ReadError;
 use schemas::key::{Expiry, Key};
-use schemas::{Aggregate, StreamKind, Timestamp};
+use schemas::{Aggregate, StreamKind, TenantId, Timestamp};
 
 use super::export::ExportError;
 use crate::App;
 
 const COLUMNS: &str = "id,tenant,name,state,owner,tags,pools,models,expires_at,activation_seconds,requests_per_minute,concurrency,created_at,renewed_at,rotated_at";
 
-/// Writes a row for every key; gives their number.
-pub(crate) fn write(app: &App, out: &mut impl Write) -> Result<u64, ExportError> {
+/// Writes a row for every key, of one tenant where one is named; gives their number.
+pub(crate) fn write(app: &App, tenant: Option<&TenantId>, out: &mut impl Write) -> Result<u64, ExportError> {
     let now = app.now();
-    app.models.at_one_moment(|whole| {
+    app.models.of_one_moment(tenant, |whole| {
         writeln!(out, "{COLUMNS}")?;
         let mut rows = 0;
         for aggregate in whole.aggregates(StreamKind::Key) {

@@ -174,6 +174,7 @@ pub(crate) fn stage(app: &App, source: &Source) -> Result<(Staged, Elsewhere), A
         cluster_id,
         sequence: Sequence::ZERO,
         origin: source.system.as_str().to_owned(),
+        tenant: None,
         sanitized: false,
         kinds,
         left_out: Vec::new(),

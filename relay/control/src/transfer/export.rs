@@ -73,11 +73,17 @@ pub(crate) struct Exported {
     pub(crate) body: File,
 }
 
-/// Writes these kinds. Blocks.
-pub(crate) fn write(app: &App, runtime: &Handle, kinds: &BTreeSet<Kind>, privacy: &Privacy) -> Result<Exported, ExportError> {
+/// Writes these kinds, of one tenant where one is named. Blocks.
+pub(crate) fn write(
+    app: &App,
+    runtime: &Handle,
+    kinds: &BTreeSet<Kind>,
+    privacy: &Privacy,
+    tenant: Option<&TenantId>,
+) -> Result<Exported, ExportError> {
     let created_at = app.now();
     app.models
-        .at_one_moment(|whole| {
+        .of_one_moment(tenant, |whole| {
             let mut body = Body { out: BufWriter::new(tempfile::tempfile()?), hasher: blake3::Hasher::new(), lines: 0 };
             let writer = Writer { app, runtime, whole, privacy };
             let mut counts = Vec::new();
@@ -87,15 +93,17 @@ pub(crate) fn write(app: &App, runtime: &Handle, kinds: &BTreeSet<Kind>, privacy
                 counts.push(Count { kind: *kind, lines: body.lines - before });
             }
             let left_out = LEFT_OUT.iter().chain(privacy.is_sanitized().then_some(&SANITIZED).into_iter().flatten());
+            let others = tenant.map(|_| ("all other tenants", "one was asked for"));
             let head = Head {
                 keyrelay_export: FORMAT,
                 created_at,
                 cluster_id: app.cluster_id,
                 sequence: whole.position().sequence,
                 origin: ORIGIN.to_owned(),
+                tenant: tenant.cloned(),
                 sanitized: privacy.is_sanitized(),
                 kinds: counts,
-                left_out: left_out.map(|(what, why)| LeftOut { what: (*what).to_owned(), why: (*why).to_owned() }).collect(),
+                left_out: left_out.chain(&others).map(|(what, why)| LeftOut { what: (*what).to_owned(), why: (*why).to_owned() }).collect(),
                 sealing: privacy.terms().cloned(),
                 digest: Digest::from_bytes([0; 32]),
             };

@@ -3,7 +3,7 @@
 //! The digest in the head covers every byte of the file: the body, and the head with the digest left blank. It tells damage, not forgery:
 //! whoever can write a file can write its digest.
 
-use schemas::{ClusterId, Digest, Sequence, Timestamp};
+use schemas::{ClusterId, Digest, Sequence, TenantId, Timestamp};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use vault::{PassphraseKey, StretchError, Stretching};
@@ -102,6 +102,9 @@ pub struct Head {
     pub sequence: Sequence,
     /// `keyrelay`, or the other system that it came from.
     pub origin: String,
+    /// Whose data it is, where it is one tenant's only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tenant: Option<TenantId>,
     /// Whether secrets, hashes of secrets and personal texts are left out.
     pub sanitized: bool,
     pub kinds: Vec<Count>,
@@ -128,6 +131,8 @@ pub enum FileError {
     Stretch(#[from] StretchError),
     #[error("the file is sanitised, and there are keys here whose secrets work; force it if that is meant")]
     Sanitized,
+    #[error("in its own cluster a tenant's data has its place already: another tenant would have the same ids")]
+    SameCluster,
     #[error("only a whole export of a Keyrelay cluster, imported with force, says what to prune")]
     Prune,
 }
@@ -231,6 +236,7 @@ mod tests {
             cluster_id: ClusterId::from_bytes([3; 16]),
             sequence: Sequence(41),
             origin: ORIGIN.to_owned(),
+            tenant: None,
             sanitized: false,
             kinds: vec![Count { kind: Kind::Keys, lines: 2 }],
             left_out: vec![LeftOut { what: "events".to_owned(), why: "they stay".to_owned() }],

@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use policy_host::Admitted;
 use projector::ReadError;
-use schemas::{Actor, Digest, PoolId, Sequence, UpstreamId};
+use schemas::tenant::TenantChanged;
+use schemas::{Actor, Digest, PoolId, Sequence, TenantId, UpstreamId};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use vault::PassphraseKey;
@@ -16,6 +17,7 @@ use zeroize::Zeroizing;
 use super::elsewhere::{Elsewhere, NotCarried};
 use super::file::{FileError, Head, Kind, LINE_BYTES_MAX};
 use super::privacy::withheld_hash;
+use super::scope::TenantScope;
 use crate::App;
 use crate::http::ApiError;
 
@@ -73,12 +75,16 @@ pub(crate) struct Import {
     pub(crate) staged: Staged,
     pub(crate) on_conflict: OnConflict,
     pub(crate) prune: bool,
+    /// Where it is one tenant's file.
+    pub(crate) scope: Option<TenantScope>,
     pub(crate) texts: Texts,
     /// What a file of another system is beside its lines.
     pub(crate) elsewhere: Option<Elsewhere>,
     /// The file's ids of objects that have another here.
     pub(crate) pools: HashMap<PoolId, PoolId>,
     pub(crate) upstreams: HashMap<UpstreamId, UpstreamId>,
+    /// The file's tenants that come to be as it says.
+    pub(crate) tenants: HashMap<TenantId, TenantChanged>,
     /// The file's policies that are not here yet.
     pub(crate) admitted: HashMap<Digest, Arc<Admitted>>,
 }
@@ -261,6 +267,7 @@ impl Import {
         on_conflict: OnConflict,
         prune: bool,
         passphrase: Option<&str>,
+        into: Option<TenantId>,
     ) -> Result<Self, ApiError> {
         let head = &staged.head;
         let texts = match (&head.sealing, passphrase) {
@@ -275,7 +282,14 @@ impl Import {
         if head.sanitized && !is_forced && has_working_key(&app)? {
             return Err(FileError::Sanitized.into());
         }
-        Ok(Self { prune, texts, ..Self::new(app, staged, on_conflict) })
+        let scope = TenantScope::of(&staged, into)?;
+        let mut import = Self { prune, texts, scope, ..Self::new(app, staged, on_conflict) };
+        if import.is_renamed() {
+            // That pool is the default tenant's.
+            import.pools.clear();
+        }
+        import.check_scope()?;
+        Ok(import)
     }
 
     /// An import of another system's file.
@@ -286,8 +300,9 @@ impl Import {
     fn new(app: App, staged: Staged, on_conflict: OnConflict) -> Self {
         // Both are the pool that every cluster has from its founding on.
         let pools = HashMap::from([(staged.head.cluster_id.default_pool_id(), app.cluster_id.default_pool_id())]);
-        let (upstreams, admitted) = (HashMap::new(), HashMap::new());
-        Self { app, staged, on_conflict, prune: false, texts: Texts::None, elsewhere: None, pools, upstreams, admitted }
+        let (upstreams, tenants, admitted) = (HashMap::new(), HashMap::new(), HashMap::new());
+        let (scope, texts, elsewhere) = (None, Texts::None, None);
+        Self { app, staged, on_conflict, prune: false, scope, texts, elsewhere, pools, upstreams, tenants, admitted }
     }
 
     /// What of another system's file nothing is made of.

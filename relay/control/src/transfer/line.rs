@@ -6,6 +6,7 @@ use schemas::binding::OnFault;
 use schemas::key::{Endpoint, Limits, SecretScheme};
 use schemas::policy::{PolicyClass, PolicyKind};
 use schemas::pool::ModelPrice;
+use schemas::tenant::TenantChanged;
 use schemas::upstream::Dialect;
 use schemas::{Actor, BindingId, Digest, KeyId, PoolId, TenantId, Timestamp, UpstreamId};
 use serde::{Deserialize, Serialize};
@@ -216,6 +217,14 @@ pub struct UsageLine {
     pub output_tokens: Option<u64>,
 }
 
+impl TenantLine {
+    /// The tenant's name and rules.
+    pub fn details(&self) -> TenantChanged {
+        let &Self { default_expiry_seconds, expiry_seconds_max, .. } = self;
+        TenantChanged { name: self.name.clone(), default_expiry_seconds, expiry_seconds_max }
+    }
+}
+
 impl Line {
     pub const fn kind(&self) -> Kind {
         match self {
@@ -255,6 +264,23 @@ impl Line {
             Self::Binding(line) => &line.tenant,
             Self::Usage(line) => &line.tenant,
         }
+    }
+}
+
+impl Line {
+    /// Makes it another tenant's.
+    pub(crate) fn set_tenant(&mut self, tenant: TenantId) {
+        let place = match self {
+            Self::Tenant(line) => &mut line.tenant,
+            Self::Pool(line) => &mut line.tenant,
+            Self::Price(line) => &mut line.tenant,
+            Self::Upstream(line) => &mut line.tenant,
+            Self::Key(line) => &mut line.tenant,
+            Self::Policy(line) => &mut line.tenant,
+            Self::Binding(line) => &mut line.tenant,
+            Self::Usage(line) => &mut line.tenant,
+        };
+        *place = tenant;
     }
 }
 

@@ -4,6 +4,7 @@
 //! Here is what every line goes through; below, a file for each kind of object.
 
 mod bindings;
+mod expiry;
 mod keys;
 mod policies;
 mod pools;
@@ -108,11 +109,6 @@ struct Judged {
 }
 
 impl Import {
-    /// Reads a line.
-    pub(crate) fn parse(raw: &RawLine) -> Result<Line, PrepareError> {
-        serde_json::from_slice(&raw.text).map_err(|error| PrepareError::line("bad_line", error.to_string()))
-    }
-
     /// What a line comes to. Blocks.
     pub(crate) fn prepare(&self, raw: &RawLine, line: &Line, pass: Pass) -> Result<Prepared, PrepareError> {
         let mut prepared = Prepared {

@@ -21,7 +21,7 @@ impl Import {
         let mut kept = HashSet::new();
         let mut lines = self.staged.lines().map_err(|error| PrepareError::line("internal", error.to_string()))?;
         while let Some(raw) = lines.next().map_err(|error| PrepareError::line("internal", error.to_string()))? {
-            match Self::parse(&raw)? {
+            match self.parse(&raw)? {
                 Line::Pool(line) if line.removed => false,
                 Line::Pool(line) => kept.insert(*self.pool(line.id).as_bytes()),
                 Line::Upstream(line) => kept.insert(*self.upstream(line.id).as_bytes()),
@@ -42,7 +42,8 @@ impl Import {
             (Kind::Upstreams, StreamKind::Upstream),
             (Kind::Pools, StreamKind::Pool),
         ];
-        let found = self.app.models.at_one_moment(|whole| {
+        let tenant = self.scope.as_ref().map(|scope| &scope.into);
+        let found = self.app.models.of_one_moment(tenant, |whole| {
             let mut found = Vec::new();
             for (kind, stream_kind) in kinds.into_iter().filter(|(kind, _)| self.head().has(*kind)) {
                 for aggregate in whole.aggregates(stream_kind) {

@@ -147,6 +147,11 @@ impl Client {
         self.tenant.as_deref().unwrap_or("default")
     }
 
+    /// The tenant that was named, for what is about the whole cluster where none is.
+    pub(super) fn named_tenant(&self) -> Option<&str> {
+        self.tenant.as_deref()
+    }
+
     /// Sends a request and reads the whole answer.
     pub(super) async fn send(&self, call: Call<'_>) -> Result<Value, Failure> {
         let response = self.open(call).await?;

@@ -62,6 +62,7 @@ pub(super) async fn run(args: ExportArgs, client: &Client, output: &mut Output) 
     let types = args.types.or_else(|| is_table.then(|| "keys".to_owned()));
     let passphrase = args.passphrase_file.as_deref().map(read_passphrase).transpose()?;
     let call = Call::get(&["export"]).query("types", types).query("sanitize", args.sanitize.then_some(true));
+    let call = call.query("tenant", client.named_tenant());
     let call = call.query("format", is_table.then_some("csv")).passphrase(passphrase).patience(PATIENCE);
     let body = client.open(call).await?.into_body();
     let (path, bar) = (args.output.clone(), progress::unbounded());
@@ -164,6 +165,7 @@ pub(super) fn inspect(path: &Path, output: &mut Output) -> Result<(), Failure> {
             ("secrets", secrets(&head)),
             ("digest", head.digest.to_string()),
         ];
+        pairs.extend(head.tenant.iter().map(|tenant| ("tenant", tenant.to_string())));
         pairs.extend(head.left_out.iter().map(|left_out| ("left out", format!("{}: {}", left_out.what, left_out.why))));
         let mut lines = vec![render::pairs(&pairs)];
         lines.extend(findings.iter().map(|finding| format!("FINDING: {finding}")));

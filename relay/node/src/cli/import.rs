@@ -160,7 +160,9 @@ async fn send(args: &ImportArgs, dry_run: bool, secrets: Secrets, client: &Clien
 
 impl ImportArgs {
     fn elsewhere<'a>(&self, call: Call<'a>, client: &Client) -> Call<'a> {
-        let Some(system) = self.from.as_ref().and_then(ValueEnum::to_possible_value) else { return call };
+        let Some(system) = self.from.as_ref().and_then(ValueEnum::to_possible_value) else {
+            return call.query("tenant", client.named_tenant());
+        };
         let Elsewhere { pool, group, dialect, base_url, allow_weak, .. } = &self.elsewhere;
         let call = call.query("from", Some(system.get_name())).query("tenant", Some(client.tenant()));
         let call = call.query("pool", pool.as_ref()).query("group", group.as_ref()).query("dialect", dialect.as_ref());

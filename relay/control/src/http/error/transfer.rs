@@ -15,6 +15,7 @@ pub(super) fn file_status(error: &FileError) -> (StatusCode, &'static str) {
         FileError::WrongPassphrase => (UNFIT, "wrong_passphrase"),
         FileError::Stretch(_) => (StatusCode::BAD_REQUEST, "bad_passphrase"),
         FileError::Sanitized => (StatusCode::CONFLICT, "sanitized_refused"),
+        FileError::SameCluster => (StatusCode::CONFLICT, "same_cluster"),
         FileError::Prune => (StatusCode::BAD_REQUEST, "bad_prune"),
     }
 }

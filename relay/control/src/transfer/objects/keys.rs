@@ -8,6 +8,7 @@ use schemas::{Aggregate, Command, Sealed, Stream};
 use vault::UnsealFieldError;
 
 use super::{Import, Outcome, Pass, PrepareError, Prepared};
+use crate::transfer::check::SECRET_TAKEN;
 use crate::transfer::line::{FactLine, KeyLine, SchemeText, SecretLine};
 use crate::transfer::privacy::withheld_hash;
 
@@ -42,6 +43,7 @@ impl Import {
             (None, None, false) => Term::Never,
             _ => return Err(PrepareError::line("bad_import", "expires_at, activation_seconds and expiry_unset exclude each other")),
         };
+        let time = self.time(line, term, before)?;
         let fact = |member, fact: &Option<FactLine>, is_new| {
             let sealed = |fact: &FactLine| {
                 Ok::<_, PrepareError>(ImportedFact { reason: self.reason(&stream, "key", line.id, member, fact, pass, is_new)? })
@@ -53,12 +55,12 @@ impl Import {
             metadata,
             dedicated,
             secrets: secrets(line, before, is_sanitized),
-            term,
-            first_used_at: line.first_used_at,
+            term: time.term,
+            first_used_at: time.first_used_at,
             created_at: line.created_at,
             renewed_at: line.renewed_at,
             rotated_at: line.rotated_at,
-            expired_at: line.expired_at,
+            expired_at: time.expired_at,
             disabled: fact("disabled", &line.disabled, before.is_none_or(|key| key.disabled.is_none()))?,
             revoked: fact("revoked", &line.revoked, before.is_none_or(|key| key.revoked.is_none()))?,
             archived: fact("archived", &line.archived, before.is_none_or(|key| key.archived.is_none()))?,
@@ -72,6 +74,16 @@ impl Import {
         let is_keyed = |secret: &SecretLine| secret.scheme != SchemeText::Issued && secret.scheme != SecretScheme::UNSALTED.into();
         let is_keyed = line.secrets.iter().any(is_keyed);
         self.settle(stream, &here, Command::Key(KeyCommand::Import(Box::new(import))), merge, prepared)?;
+        let is_to_be_done = matches!(prepared.outcome, Outcome::Created | Outcome::Changed);
+        if is_to_be_done && pass == Pass::Apply && self.is_secret_taken(line)? {
+            // By a key that came while the lines before this one were applied.
+            (prepared.outcome, prepared.detail) = (Outcome::Refused, Some(SECRET_TAKEN.to_owned()));
+            prepared.steps.clear();
+            return Ok(());
+        }
+        if is_to_be_done {
+            prepared.detail = prepared.detail.take().or(time.detail);
+        }
         if prepared.outcome == Outcome::Created && is_withheld {
             prepared.detail = Some("disabled: no secret opens it; rotate it for one, then enable it".to_owned());
         } else if is_keyed && is_foreign {

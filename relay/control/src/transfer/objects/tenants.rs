@@ -1,6 +1,6 @@
 //! A line of a tenant.
 
-use schemas::tenant::{TenantChanged, TenantCommand};
+use schemas::tenant::TenantCommand;
 use schemas::{Aggregate, Command, Stream};
 
 use super::{Import, Pass, PrepareError, Prepared};
@@ -10,13 +10,16 @@ impl Import {
     pub(super) fn tenant(&self, line: &TenantLine, pass: Pass, prepared: &mut Prepared) -> Result<(), PrepareError> {
         let stream = Stream::tenant_of(line.tenant.clone());
         let here = self.here(&stream)?;
+        if here.is_there && self.is_renamed() {
+            prepared.detail = Some("what is said of the tenant here stays".to_owned());
+            return Ok(());
+        }
         let is_new = !matches!(&here.state, Some(Aggregate::Tenant(tenant)) if tenant.suspended.is_some());
         let suspended = match &line.suspended {
-            Some(fact) => Some(self.reason(&stream, "tenant", &line.tenant, "suspended", fact, pass, is_new)?),
+            Some(fact) => Some(self.reason(&stream, "tenant", self.tenant_of_file(&line.tenant), "suspended", fact, pass, is_new)?),
             None => None,
         };
-        let &TenantLine { default_expiry_seconds, expiry_seconds_max, .. } = line;
-        let details = TenantChanged { name: line.name.clone(), default_expiry_seconds, expiry_seconds_max };
+        let details = line.details();
         self.settle(stream, &here, Command::Tenant(TenantCommand::Import { details, suspended }), None, prepared)
     }
 }

@@ -4,12 +4,10 @@ use schemas::{Sealed, Stream};
 use zeroize::Zeroizing;
 
 use super::{Import, Pass, PrepareError};
+use crate::http::FREE_TEXT_LENGTH_MAX;
 use crate::transfer::import::Texts;
 use crate::transfer::line::{FactLine, SealedText};
 use crate::transfer::privacy::{open, place, read_plain};
-
-/// The longest description or reason, as the API takes them.
-const TEXT_BYTES_MAX: usize = 4096;
 
 impl Import {
     /// The reason of a fact, sealed here where the fact is new.
@@ -30,8 +28,9 @@ impl Import {
     }
 
     pub(super) fn sealed(&self, stream: &Stream, text: &str, pass: Pass) -> Result<Sealed, PrepareError> {
-        if text.len() > TEXT_BYTES_MAX {
-            return Err(PrepareError::line("bad_request", "a description or reason is too long"));
+        if text.chars().count() > FREE_TEXT_LENGTH_MAX {
+            let detail = format!("a description or reason has at most {FREE_TEXT_LENGTH_MAX} characters");
+            return Err(PrepareError::line("bad_request", detail));
         }
         match pass {
             Pass::Apply => Ok(self.app.vault.seal_field(stream, text)?),
