@@ -266,6 +266,29 @@ fn frames(bytes: &[u8]) -> Result<Vec<usize>> {
     Ok(places)
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_manifest_that_was_changed_with_every_digest_put_right_is_found() -> Result<()> {
+    let furnished = Furnished::new(2).await?;
+    let file = furnished.path("whole.backup");
+    tokio::task::block_in_place(|| back_up(furnished.data(), &file))?.expect(0)?;
+    let mut bytes = fs::read(&file)?;
+    let frames = frames(&bytes)?;
+    let (manifest, end) = (frames[frames.len() - 4], frames[frames.len() - 2]);
+    let claim = b"\"usage_unreadable\": 0";
+    let place = bytes[manifest..].windows(claim.len()).position(|window| window == claim).context("the claim")?;
+    bytes[manifest + place + claim.len() - 1] = b'7';
+    let digest = *blake3::hash(&bytes[..end]).as_bytes();
+    bytes[end + 5..].copy_from_slice(&digest);
+    let forged = furnished.path("forged.backup");
+    fs::write(&forged, &bytes)?;
+    let report = verify(&forged)?.expect(1)?;
+    ensure!(report.stdout.contains("signature") && report.stdout.contains("changed after it was taken"), "{}", report.stdout);
+    let data = furnished.path("restored");
+    restore(&forged, &data, &furnished.root_key())?.expect(1)?;
+    ensure!(!data.exists(), "something was written");
+    Ok(())
+}
+
 async fn changes_are_found(bug: Option<String>) -> Result<()> {
     let furnished = Furnished::new(6).await?;
     let file = furnished.path("whole.backup");
@@ -273,7 +296,7 @@ async fn changes_are_found(bug: Option<String>) -> Result<()> {
     verify(&file)?.expect(0)?;
     let whole = fs::read(&file)?;
     let frames = frames(&whole)?;
-    ensure!(frames.len() == 5 + 2 + 1, "each part has a frame, then manifest and end: {frames:?}");
+    ensure!(frames.len() == 5 + 3 + 1, "each part has a frame, then manifest, signature and end: {frames:?}");
     let mut places = BTreeSet::from([0, 7, 15]);
     for pair in frames.windows(2) {
         let (begin, end) = (pair[0], pair[1]);

@@ -41,5 +41,28 @@ async fn a_node_backs_up_what_another_has_just_sealed_and_it_becomes_a_node_of_i
     node.relay().chat(&key.secret, "after").await?.success()?;
     let used = node.admin()?.usage_of(&key.id, 2).await.context("usage of before and after")?;
     ensure!(used.requests == 2, "{used:?}");
+    node.stop().await?;
+
+    // Or into a cluster: restored, and before any start moved to servers that have nothing of it yet.
+    let data = cluster.directory().join("first");
+    let words = ["restore".as_ref(), file.as_os_str(), "--data".as_ref(), data.as_os_str(), "--root-key".as_ref(), root_key.as_os_str()];
+    let restored = tokio::task::block_in_place(|| cli::keyrelay(words))?.expect(0)?;
+    let nats = tokio::task::block_in_place(|| nats_server::Cluster::start(3, nats_server::Sync::Always))?;
+    let url = nats.url();
+    let mut migrate = cli::command("keyrelay")?;
+    migrate.args(["log", "migrate", "--json", "--data"]).arg(&data).args(["--to-nats", &url]);
+    let moved = tokio::task::block_in_place(|| cli::run(&mut migrate))?.expect(0)?.json()?;
+    ensure!(restored.stdout.contains(moved["root"].as_str().context("a root")?), "restored {}, moved {moved}", restored.stdout);
+    let first = Launch::new(&data).with("KEYRELAY_NATS_URL", &url).start().await?;
+    let joins = cluster.directory().join("second");
+    let key_file = root_key.to_str().context("a path")?;
+    let second = Launch::new(&joins).with("KEYRELAY_NATS_URL", &url).with("KEYRELAY_VAULT_ROOT_KEY_FILE", key_file).start().await?;
+    for node in [&first, &second] {
+        node.relay().chat(&key.secret, "in a cluster again").await?.success()?;
+    }
+    ensure!(first.ready["sync"] != "embedded", "{}", first.ready);
+    for node in [first, second] {
+        node.stop().await?;
+    }
     Ok(())
 }

@@ -8,6 +8,7 @@
 //! usage       batches of the usage stream
 //! decisions   batches of the decision stream, as far back as it is kept
 //! manifest    what the backup is; number, length and digest of each part                      ([`manifest`])
+//! signature   by the node that wrote it, over the manifest                                    ([`SignedManifest`])
 //! end         BLAKE3 of every byte before its own
 //! ```
 //!
@@ -24,17 +25,20 @@ mod archive;
 pub mod entry;
 pub mod manifest;
 mod reading;
+mod signature;
 pub(crate) mod source;
 
 pub use archive::Archive;
 pub use manifest::{Manifest, Part, PartEntry};
 pub use reading::{BackupError, Chunk, read};
+pub use signature::{SignedManifest, statement};
 pub use source::BackupSources;
 
 /// What every backup begins with.
 const MAGIC: &[u8; 16] = b"keyrelay backup\n";
-/// The frame of the manifest, and the last one. Parts have their own numbers.
+/// The frames of the manifest and of its signature, and the last one. Parts have their own numbers.
 const MANIFEST_FRAME: u8 = 0xf0;
+const SIGNATURE_FRAME: u8 = 0xf1;
 const END_FRAME: u8 = 0xff;
 /// A frame ends with the entry that brings it to this many bytes.
 const FRAME_BYTES: usize = 1024 * 1024;

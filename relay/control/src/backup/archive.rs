@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use schemas::Digest;
 
-use super::{END_FRAME, ENTRY_BYTES_MAX, FRAME_BYTES, MAGIC, MANIFEST_FRAME, Manifest, Part, PartEntry};
+use super::{END_FRAME, ENTRY_BYTES_MAX, FRAME_BYTES, MAGIC, MANIFEST_FRAME, Manifest, Part, PartEntry, SIGNATURE_FRAME, statement};
 
 /// A backup under way: entries of one part after the other, then [`finish`](Archive::finish). Blocking; memory holds one frame.
 pub struct Archive<W: Write> {
@@ -45,13 +45,16 @@ impl<W: Write> Archive<W> {
         if self.frame.len() >= FRAME_BYTES { self.end_frame() } else { Ok(()) }
     }
 
-    /// Writes what is left, the manifest and the end. The manifest is completed with what the parts came to.
-    pub fn finish(mut self, manifest: Manifest) -> io::Result<W> {
+    /// Writes what is left, the manifest, its signature and the end. The manifest is completed with what the parts came to, and `sign` signs a
+    /// statement about it with the key of the writer that it names.
+    pub fn finish(mut self, manifest: Manifest, sign: impl FnOnce(&[u8]) -> [u8; 64]) -> io::Result<W> {
         while self.parts.len() < Part::ALL.len() {
             self.end_part()?;
         }
         let manifest = Manifest { parts: std::mem::take(&mut self.parts), ..manifest };
-        self.frame(MANIFEST_FRAME, &serde_json::to_vec_pretty(&manifest)?)?;
+        let manifest = serde_json::to_vec_pretty(&manifest)?;
+        self.frame(MANIFEST_FRAME, &manifest)?;
+        self.frame(SIGNATURE_FRAME, &sign(&statement(&manifest)))?;
         let digest = *self.hash.finalize().as_bytes();
         self.frame(END_FRAME, &digest)?;
         self.out.flush()?;

@@ -4,7 +4,7 @@ use schemas::{ClusterId, Digest, PublicKey, Sequence, Timestamp, WriterId};
 use serde::{Deserialize, Serialize};
 
 /// The format of backups that this release writes, and the only one it reads.
-pub const FORMAT: u16 = 1;
+pub const FORMAT: u16 = 2;
 pub const KIND: &str = "keyrelay backup";
 
 /// What a backup is.
@@ -20,7 +20,7 @@ pub struct Manifest {
     /// The RFC 6962 root over these records, as the node had it.
     pub root: Digest,
     pub created_at: Timestamp,
-    /// The node that wrote it, and its release.
+    /// The node that wrote and signed it, and its release.
     pub node: WriterId,
     pub release: String,
     /// Places of the usage stream that nobody could read, and that are not in the backup.

@@ -6,7 +6,9 @@ use schemas::Digest;
 use thiserror::Error;
 
 use super::manifest::{FORMAT, KIND};
-use super::{END_FRAME, FRAME_BYTES_MAX, MAGIC, MANIFEST_BYTES_MAX, MANIFEST_FRAME, Manifest, Part, PartEntry};
+use super::{
+    END_FRAME, FRAME_BYTES_MAX, MAGIC, MANIFEST_BYTES_MAX, MANIFEST_FRAME, Manifest, Part, PartEntry, SIGNATURE_FRAME, SignedManifest,
+};
 
 /// Why bytes are not taken for a backup.
 #[derive(Debug, Error)]
@@ -32,13 +34,14 @@ pub struct Chunk<'a> {
 }
 
 /// Reads a backup to its end and hands on its entries as they come: what they are worth is known only when this returns. Every byte is checked,
-/// and that nothing comes after the last. Blocking; memory holds one frame.
-pub fn read<E: From<BackupError>>(from: impl Read, mut take: impl FnMut(Chunk<'_>) -> Result<(), E>) -> Result<Manifest, E> {
+/// and that nothing comes after the last; whose signature the manifest has is for the caller to check, who knows the writers by then. Blocking;
+/// memory holds one frame.
+pub fn read<E: From<BackupError>>(from: impl Read, mut take: impl FnMut(Chunk<'_>) -> Result<(), E>) -> Result<SignedManifest, E> {
     let mut from = Frames { from, hash: blake3::Hasher::new(), at: 0 };
     from.magic()?;
     let mut tallies = Part::ALL.map(|part| Tally { part, hash: blake3::Hasher::new(), entries: 0, bytes: 0 });
     let mut current = 0;
-    let manifest = loop {
+    let bytes = loop {
         let (kind, content) = from.frame()?;
         if kind == MANIFEST_FRAME {
             break content;
@@ -50,15 +53,21 @@ pub fn read<E: From<BackupError>>(from: impl Read, mut take: impl FnMut(Chunk<'_
         tallies[place].count(&content, entries.len());
         take(Chunk { part: Part::ALL[place], entries })?;
     };
+    // A format from before signatures is told as such, and not as damage.
+    let manifest = parse(&bytes).map_err(|error| error.unwrap_or_else(|| from.damaged("the manifest is none")))?;
+    let signature = from.signature()?;
     from.end()?;
-    let manifest = parse(&manifest).map_err(|error| error.unwrap_or_else(|| from.damaged("the manifest is none")))?;
     let parts = tallies.map(Tally::finish);
     for (place, counted) in parts.iter().enumerate() {
         if manifest.parts.get(place) != Some(counted) && !is_trusting() {
             return Err(BackupError::Part { part: counted.part }.into());
         }
     }
-    if manifest.parts.len() == parts.len() { Ok(manifest) } else { Err(from.damaged("the manifest names too many parts").into()) }
+    if manifest.parts.len() == parts.len() {
+        Ok(SignedManifest { manifest, bytes, signature })
+    } else {
+        Err(from.damaged("the manifest names too many parts").into())
+    }
 }
 
 /// Whether digests are taken on trust: only with a planted bug.
@@ -142,6 +151,12 @@ impl<R: Read> Frames<R> {
         let length = usize::try_from(length).ok().filter(|length| *length <= bytes_max);
         let length = length.ok_or_else(|| self.damaged("a length is out of bounds"))?;
         Ok((kind, self.exactly(length)?))
+    }
+
+    fn signature(&mut self) -> Result<[u8; 64], BackupError> {
+        let (kind, content) = self.frame()?;
+        let signature = <[u8; 64]>::try_from(content).ok().filter(|_| kind == SIGNATURE_FRAME);
+        signature.ok_or_else(|| self.damaged("no signature follows on the manifest"))
     }
 
     /// The digest of everything before, and nothing after it.

@@ -1,37 +1,26 @@
 #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
 
-use schemas::{ClusterId, PublicKey, Sequence, Timestamp, WriterId};
+use ed25519_dalek::{Signer as _, SigningKey};
+use schemas::PublicKey;
 
 use super::*;
 use crate::backup::Archive;
 
-fn manifest(format: u16) -> Manifest {
-    Manifest {
-        kind: KIND.to_owned(),
-        format,
-        cluster: ClusterId::from_bytes([1; 16]),
-        cluster_public_key: PublicKey::from_bytes([2; 32]),
-        sequence: Sequence(3),
-        root: Digest::from_bytes([4; 32]),
-        created_at: Timestamp::from_micros(5),
-        node: WriterId::from_bytes([6; 16]),
-        release: "9.9.9".to_owned(),
-        usage_unreadable: 0,
-        parts: Vec::new(),
-    }
+#[path = "sample.rs"]
+mod sample;
+
+fn signing_key() -> SigningKey {
+    SigningKey::from_bytes(&[7; 32])
 }
 
 type Entries = Vec<(Part, Vec<u8>)>;
 
 fn written(entries: &[(Part, Vec<u8>)], format: u16) -> Vec<u8> {
-    let mut archive = Archive::begin(Vec::new()).unwrap();
-    for (part, entry) in entries {
-        archive.entry(*part, entry).unwrap();
-    }
-    archive.finish(manifest(format)).unwrap()
+    let manifest = Manifest { format, ..sample::manifest() };
+    sample::written(entries.iter().map(|(part, entry)| (*part, &entry[..])), manifest, |statement| signing_key().sign(statement).to_bytes())
 }
 
-fn taken(bytes: &[u8]) -> Result<(Manifest, Entries), BackupError> {
+fn taken(bytes: &[u8]) -> Result<(SignedManifest, Entries), BackupError> {
     let mut entries = Vec::new();
     let manifest = read(bytes, |chunk| {
         entries.extend(chunk.entries.iter().map(|entry| (chunk.part, entry.to_vec())));
@@ -51,8 +40,22 @@ fn what_was_written_is_read_in_its_order() {
     let entries = some_entries();
     let (manifest, found) = taken(&written(&entries, FORMAT)).unwrap();
     assert_eq!(found, entries);
-    let counts: Vec<u64> = manifest.parts.iter().map(|part| part.entries).collect();
+    let counts: Vec<u64> = manifest.manifest.parts.iter().map(|part| part.entries).collect();
     assert_eq!(counts, [4, 0, 1, 0, 1]);
+}
+
+#[test]
+fn a_manifest_is_signed_by_its_writer_and_nobody_else() {
+    let key = |key: &SigningKey| PublicKey::from_bytes(key.verifying_key().to_bytes());
+    let (signed, _) = taken(&written(&some_entries(), FORMAT)).unwrap();
+    assert!(signed.is_signed_by(&key(&signing_key())));
+    assert!(!signed.is_signed_by(&key(&SigningKey::from_bytes(&[8; 32]))));
+    // A signature over the manifest alone, which a signer of something else might be brought to give, is none.
+    let bare = sample::written([], sample::manifest(), |statement| {
+        let manifest = statement.strip_prefix(b"keyrelay 2026 backup manifest v1\n").unwrap();
+        signing_key().sign(manifest).to_bytes()
+    });
+    assert!(!taken(&bare).unwrap().0.is_signed_by(&key(&signing_key())));
 }
 
 #[test]
@@ -63,7 +66,7 @@ fn an_empty_backup_is_one() {
 #[test]
 fn another_format_names_the_release_that_wrote_it() {
     let refused = taken(&written(&some_entries(), FORMAT + 1)).unwrap_err().to_string();
-    assert!(refused.contains("format 2") && refused.contains("9.9.9"), "{refused}");
+    assert!(refused.contains("format 3") && refused.contains("9.9.9"), "{refused}");
 }
 
 #[test]

@@ -14,13 +14,14 @@ use futures_util::StreamExt as _;
 use projector::{Position, ReadModels};
 use schemas::record::Frame;
 use schemas::stream::StreamKind;
-use schemas::{Aggregate, Event, Sequence, Stream, Timestamp, WriterId};
+use schemas::{Aggregate, Event, Sequence, Stream, Timestamp};
 use thiserror::Error;
 use tokio::runtime::Handle;
 use vault::{Entry, KeyStore, Slot, StoreError};
 
 use super::manifest::{FORMAT, KIND};
 use super::{Archive, Manifest, Part, entry};
+use crate::Writer;
 
 /// Records, batches or secrets of one read.
 const PAGE: usize = 1024;
@@ -67,7 +68,8 @@ pub(crate) struct Taking<'a> {
     pub(crate) models: &'a ReadModels,
     pub(crate) sources: &'a BackupSources,
     pub(crate) runtime: &'a Handle,
-    pub(crate) node: WriterId,
+    /// Signs the manifest.
+    pub(crate) writer: &'a Writer,
     pub(crate) now: Timestamp,
 }
 
@@ -83,7 +85,7 @@ impl Taking<'_> {
         self.write_artefacts(&mut archive)?;
         let usage_unreadable = self.write_usage(&mut archive)?;
         self.write_decisions(&mut archive)?;
-        Ok(archive.finish(Manifest {
+        let manifest = Manifest {
             kind: KIND.to_owned(),
             format: FORMAT,
             cluster: cluster.id,
@@ -91,11 +93,12 @@ impl Taking<'_> {
             sequence: position.sequence,
             root: position.root,
             created_at: self.now,
-            node: self.node,
+            node: self.writer.id(),
             release: env!("CARGO_PKG_VERSION").to_owned(),
             usage_unreadable,
             parts: Vec::new(),
-        })?)
+        };
+        Ok(archive.finish(manifest, |statement| self.writer.sign_statement(statement))?)
     }
 
     /// Everything that was acknowledged anywhere before the backup was asked for shall be in it. A node that falls far behind gives what it has.

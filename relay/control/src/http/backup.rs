@@ -21,7 +21,7 @@ pub(super) async fn backup(State(app): State<App>, _caller: Caller) -> Result<Re
     let runtime = Handle::current();
     let body = outpour::body("backup", move |out| {
         let (log, models, sources) = (&*app.log, &app.models, &app.backup);
-        let taking = Taking { log, models, sources, runtime: &runtime, node: app.node(), now: app.now() };
+        let taking = Taking { log, models, sources, runtime: &runtime, writer: app.commands.writer(), now: app.now() };
         taking.write(out).map(drop)
     });
     let headers =

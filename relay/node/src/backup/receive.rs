@@ -66,7 +66,7 @@ pub fn receive(stream: impl Read, target: &Target) -> Result<Received> {
     if let Some(error) = failure {
         return Err(error).with_context(failed);
     }
-    let manifest = read.context("the backup of the running node cannot be taken")?;
+    let manifest = read.context("the backup of the running node cannot be taken")?.manifest;
     unfinished.as_file().sync_all().with_context(failed)?;
     let path = match target {
         Target::Folder(folder) => folder.join(file_name(&manifest)),

@@ -175,7 +175,7 @@ fn fill(file: &Path, data: &Path, runtime: &Handle, of: u64, told: &Progress) ->
             told(Step::Restoring { bytes, of });
         },
     };
-    let manifest = read(from, |chunk| stores.take(&chunk)).map_err(|error| error.0)?;
+    let manifest = read(from, |chunk| stores.take(&chunk)).map_err(|error| error.0)?.manifest;
     let Stores { usage, decisions, counts, .. } = stores;
     runtime.block_on(async {
         log.close().await;

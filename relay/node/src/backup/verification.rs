@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
-use control::backup::{BackupError, Chunk, Manifest, Part, entry, read};
+use control::backup::{BackupError, Chunk, Manifest, Part, SignedManifest, entry, read};
 use schemas::decision::DecisionBatch;
 use schemas::usage::UsageBatch;
 use schemas::{Aggregate, ClusterId, Digest, PublicKey, Sequence, Stream, Timestamp};
@@ -50,8 +50,8 @@ pub struct BackupReport {
 pub fn verify(file: &Path, root_key: Option<&RootKey>, progress: impl FnMut(u64)) -> Result<BackupReport> {
     let opened = File::open(file).with_context(|| format!("cannot read {}", file.display()))?;
     let mut check = Check::default();
-    let manifest = match read(Told { from: opened, progress }, |chunk| check.take(chunk)) {
-        Ok(manifest) => Some(manifest),
+    let signed = match read(Told { from: opened, progress }, |chunk| check.take(chunk)) {
+        Ok(signed) => Some(signed),
         Err(error @ (BackupError::Io(_) | BackupError::Format { .. })) => {
             return Err(error).with_context(|| format!("cannot verify {}", file.display()));
         }
@@ -62,18 +62,21 @@ pub fn verify(file: &Path, root_key: Option<&RootKey>, progress: impl FnMut(u64)
             None
         }
     };
-    if let Some(manifest) = &manifest {
-        check.compare(manifest);
+    if let Some(signed) = &signed {
+        check.signed(signed);
+        check.compare(&signed.manifest);
         check.references();
         if let Some(root_key) = root_key {
             check.open(root_key);
         }
     }
-    Ok(check.report(manifest))
+    Ok(check.report(signed.map(|signed| signed.manifest)))
 }
 
 /// What findings call the file as a whole.
 const WHOLE: &str = "backup";
+/// And who stands for it.
+const SIGNATURE: &str = "signature";
 /// Owner kinds of what a log cannot do without.
 const CREDENTIAL: &str = "credential";
 const CLUSTER: &str = "cluster";
@@ -159,6 +162,21 @@ impl Check {
             self.findings.add(Part::Artefacts.as_str(), None, format!("the bytes of {digest} have another digest"));
         }
         true
+    }
+
+    /// Whether a node of the log inside signed the manifest as it stands. The log is judged by signatures of its own; all else is only what the
+    /// manifest's digests say it is.
+    fn signed(&mut self, signed: &SignedManifest) {
+        let node = signed.manifest.node;
+        let problem = match self.fold.streams().get(&Stream::writer(node)).and_then(|row| row.aggregate.as_ref()) {
+            Some(Aggregate::Writer(writer)) if writer.retired => {
+                format!("the manifest is by node {node}, which had retired by then: another wrote or changed this backup")
+            }
+            Some(Aggregate::Writer(writer)) if signed.is_signed_by(&writer.public_key) => return,
+            Some(_) => format!("the manifest is not as node {node} signed it: the backup was changed after it was taken"),
+            None => format!("the manifest is by node {node}, which the log does not know: another wrote or changed this backup"),
+        };
+        self.findings.add(SIGNATURE, None, problem);
     }
 
     /// What the manifest claims, against what the records come to.

@@ -2,34 +2,22 @@
 
 use control::backup::Archive;
 use control::backup::manifest::{FORMAT, KIND};
-use ed25519_dalek::SigningKey;
+use ed25519_dalek::{Signer as _, SigningKey};
 use schemas::cluster::{ClusterFounded, FORMAT_LEVEL};
 use schemas::credential::CredentialAdded;
 use schemas::judge::sign_enrolment;
 use schemas::policy::{PolicyClass, PolicyKind, PolicyUploaded};
 use schemas::record::{Header, Seen, encode};
-use schemas::writer::WriterEnrolled;
+use schemas::writer::{WriterEnrolled, WriterRetired};
 use schemas::{Actor, CommandId, CredentialId, Event, TenantId, UpstreamId, Version, WriterId};
 use vault::{Lifetime, Slot};
 
 use super::*;
 
-/// A manifest of nothing in particular.
-pub(in crate::backup) fn manifest() -> Manifest {
-    Manifest {
-        kind: KIND.to_owned(),
-        format: FORMAT,
-        cluster: ClusterId::from_bytes([1; 16]),
-        cluster_public_key: PublicKey::from_bytes([2; 32]),
-        sequence: Sequence(3),
-        root: Digest::from_bytes([4; 32]),
-        created_at: Timestamp::from_micros(5),
-        node: WriterId::from_bytes([6; 16]),
-        release: "0.0.0".to_owned(),
-        usage_unreadable: 0,
-        parts: Vec::new(),
-    }
-}
+#[path = "../../../control/src/backup/sample.rs"]
+mod sample;
+
+pub(in crate::backup) use sample::manifest;
 
 const CLUSTER_ID: ClusterId = ClusterId::from_bytes([9; 16]);
 const MODULE: &[u8] = b"module";
@@ -40,6 +28,7 @@ fn public(key: &SigningKey) -> PublicKey {
 
 /// What a backup is made of, to be tampered with before it is written.
 struct World {
+    writer_key: SigningKey,
     root_key: RootKey,
     records: Vec<(String, Vec<u8>)>,
     keys: Vec<(Entry, Slot, Vec<u8>)>,
@@ -51,7 +40,8 @@ impl World {
     fn new() -> Self {
         let (cluster_key, writer_key) = (SigningKey::from_bytes(&[1; 32]), SigningKey::from_bytes(&[2; 32]));
         let root_key = RootKey::generate().unwrap();
-        let mut world = Self { root_key, records: Vec::new(), keys: Vec::new(), modules: vec![(Digest::blake3(MODULE), MODULE.to_vec())] };
+        let modules = vec![(Digest::blake3(MODULE), MODULE.to_vec())];
+        let mut world = Self { writer_key: writer_key.clone(), root_key, records: Vec::new(), keys: Vec::new(), modules };
         let founded = ClusterFounded {
             cluster_id: CLUSTER_ID,
             format_level: FORMAT_LEVEL,
@@ -90,6 +80,10 @@ impl World {
     }
 
     fn append(&mut self, stream: &Stream, event: Event, key: &SigningKey) {
+        self.append_as(stream, event, key, Version(1));
+    }
+
+    fn append_as(&mut self, stream: &Stream, event: Event, key: &SigningKey, version: Version) {
         let command_id = CommandId::from_bytes([u8::try_from(self.records.len()).unwrap(); 16]);
         let header = Header {
             writer: WriterId::of(&public(key)),
@@ -97,7 +91,7 @@ impl World {
             command_id,
             request_digest: Digest::from_bytes([0; 32]),
             stream: stream.clone(),
-            version: Version(1),
+            version,
             actor: Actor::Owner,
             causation: None,
             correlation: command_id,
@@ -118,28 +112,29 @@ impl World {
 
     /// What verifying says of it, each finding as a text.
     fn findings(&self, root_key: &RootKey, change: impl FnOnce(&mut Manifest)) -> Vec<String> {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        let mut archive = Archive::begin(file.as_file()).unwrap();
-        for (subject, bytes) in &self.records {
-            archive.entry(Part::Log, &entry::of_record(subject, bytes)).unwrap();
-        }
-        for (kind, slot, bytes) in &self.keys {
-            archive.entry(Part::Keys, &entry::of_key(*kind, slot, bytes)).unwrap();
-        }
-        for (digest, bytes) in &self.modules {
-            let kind = event_log::artefacts::ArtefactKind::PolicyModule;
-            archive.entry(Part::Artefacts, &entry::of_artefact(kind, digest, bytes)).unwrap();
-        }
+        self.signed_findings(root_key, change, |statement| self.writer_key.sign(statement).to_bytes())
+    }
+
+    /// The same, with a signature of the test's.
+    fn signed_findings(&self, root_key: &RootKey, change: impl FnOnce(&mut Manifest), sign: impl FnOnce(&[u8]) -> [u8; 64]) -> Vec<String> {
+        let records = self.records.iter().map(|(subject, bytes)| (Part::Log, entry::of_record(subject, bytes)));
+        let keys = self.keys.iter().map(|(kind, slot, bytes)| (Part::Keys, entry::of_key(*kind, slot, bytes)));
+        let kind = event_log::artefacts::ArtefactKind::PolicyModule;
+        let modules = self.modules.iter().map(|(digest, bytes)| (Part::Artefacts, entry::of_artefact(kind, digest, bytes)));
+        let entries: Vec<_> = records.chain(keys).chain(modules).collect();
         let fold = self.fold();
         let mut manifest = Manifest {
             cluster: CLUSTER_ID,
             cluster_public_key: public(&SigningKey::from_bytes(&[1; 32])),
             sequence: fold.size(),
             root: fold.root(),
+            node: WriterId::of(&public(&self.writer_key)),
             ..manifest()
         };
         change(&mut manifest);
-        archive.finish(manifest).unwrap();
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let entries = entries.iter().map(|(part, entry)| (*part, &entry[..]));
+        std::fs::write(file.path(), sample::written(entries, manifest, sign)).unwrap();
         let report = verify(file.path(), Some(root_key), |_| ()).unwrap();
         assert_eq!(report.ok, report.findings.is_empty());
         report.findings.iter().map(ToString::to_string).collect()
@@ -192,6 +187,33 @@ fn whole_but_forged_parts_are_found() {
     is_told("sequence", |manifest| manifest.sequence = Sequence(99));
     is_told("root", |manifest| manifest.root = Digest::from_bytes([0; 32]));
     is_told("cluster", |manifest| manifest.cluster = ClusterId::from_bytes([0; 16]));
+}
+
+#[test]
+fn a_manifest_that_no_node_of_the_log_signed_is_found() {
+    let mut world = World::new();
+    let stranger = SigningKey::from_bytes(&[3; 32]);
+    let is_told = |world: &World, what: &str, claim: fn(&mut Manifest), by: &SigningKey| {
+        let findings = world.signed_findings(&world.root_key, claim, |statement| by.sign(statement).to_bytes());
+        assert!(findings.len() == 1 && findings[0].contains("signature") && findings[0].contains(what), "{what}: {findings:?}");
+    };
+    is_told(&world, "not as node", |_| (), &stranger);
+    // What was changed after it was signed, with every digest put right.
+    let earlier = world.signed_findings(
+        &world.root_key,
+        |manifest| manifest.created_at = Timestamp::from_micros(6),
+        |statement| {
+            let before = String::from_utf8(statement.to_vec()).unwrap().replace("00.000006Z", "00.000005Z");
+            assert_ne!(before.as_bytes(), statement);
+            world.writer_key.sign(before.as_bytes()).to_bytes()
+        },
+    );
+    assert!(earlier.len() == 1 && earlier[0].contains("changed after it was taken"), "{earlier:?}");
+    let own = |manifest: &mut Manifest| manifest.node = WriterId::of(&public(&SigningKey::from_bytes(&[3; 32])));
+    is_told(&world, "which the log does not know", own, &stranger);
+    let (writer, key) = (Stream::writer(WriterId::of(&public(&world.writer_key))), world.writer_key.clone());
+    world.append_as(&writer, Event::WriterRetired(WriterRetired { cluster_signature: None }), &key, Version(2));
+    is_told(&world, "had retired", |_| (), &key);
 }
 
 #[test]
