@@ -264,7 +264,9 @@ pub(crate) async fn fold_up_to(
     head: Sequence,
     mut progress: impl FnMut(Sequence),
 ) -> Result<ReadModels> {
-    let config = projector::Config { data: data.to_owned(), memory: Memory::new(Memory::BYTES_MIN), clock };
+    // As much as a node has: with the least, the writes that a stopped node left in the write-ahead log are read back into a table for every few of
+    // them, which took longer than all the rest of a migration.
+    let config = projector::Config { data: data.to_owned(), memory: Memory::new(Memory::BYTES_DEFAULT), clock };
     let (projector, models) = Projector::open(config, log.clone()).await.context("the read models do not open")?;
     let stop = CancellationToken::new();
     let folding = projector.run(stop.clone());

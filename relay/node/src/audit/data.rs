@@ -34,7 +34,7 @@ pub async fn verify_data(data: &Path, cluster_key: Option<PublicKey>, progress: 
     if is_whole && layout.read_models().is_dir() {
         // The rows are looked at and not served: how stale they are is no question here.
         let clock: projector::Clock = Arc::new(|| Timestamp::from_micros(0));
-        let config = projector::Config { data: data.to_owned(), memory: Memory::new(Memory::BYTES_MIN), clock };
+        let config = projector::Config { data: data.to_owned(), memory: Memory::new(Memory::BYTES_DEFAULT), clock };
         match Projector::open(config, log).await {
             Ok((_projector, models)) => compare(&models, &fold, &mut findings)?,
             Err(error) => findings.add(READ_MODELS, None, chain(&error)),
