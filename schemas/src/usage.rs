@@ -64,6 +64,21 @@ pub enum Outcome {
     ClientLeft,
 }
 
+/// Where a client's address belongs: all that is kept of it. Behind a proxy it is the proxy's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum AddressClass {
+    /// The machine that the node runs on.
+    Loopback,
+    /// What the public internet does not route: private, link-local, reserved.
+    Private,
+    Public,
+}
+
+impl AddressClass {
+    pub const ALL: [Self; 3] = [Self::Loopback, Self::Private, Self::Public];
+}
+
 /// One settled request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct UsageRecord {
@@ -85,6 +100,9 @@ pub struct UsageRecord {
     pub tokens: TokenParts,
     pub started_at: Timestamp,
     pub settled_at: Timestamp,
+    /// None where it is not known. It is no part of the frozen record: a batch of format 2 holds it beside its records.
+    #[serde(skip)]
+    pub client: Option<AddressClass>,
 }
 
 /// What one append to the usage stream stores. A batch is numbered per incarnation: 1, 2, 3, ... without gaps.
@@ -97,16 +115,37 @@ pub struct UsageBatch {
 }
 
 impl UsageBatch {
-    /// The first byte of an encoded batch.
-    const FORMAT: u8 = 1;
+    /// The first byte of an encoded batch: of one whose records say nothing of clients, and of one where the class of each record's client, or
+    /// none, follows behind the batch.
+    const PLAIN: u8 = 1;
+    const WITH_CLIENTS: u8 = 2;
 
     pub fn encode(&self) -> Vec<u8> {
-        postcard::to_extend(self, vec![Self::FORMAT]).expect("plain data; encoding to memory cannot fail")
+        let clients: Vec<Option<AddressClass>> = self.records.iter().map(|record| record.client).collect();
+        let encoded = if clients.iter().all(Option::is_none) {
+            postcard::to_extend(self, vec![Self::PLAIN])
+        } else {
+            postcard::to_extend(&(self, clients), vec![Self::WITH_CLIENTS])
+        };
+        encoded.expect("plain data; encoding to memory cannot fail")
     }
 
     /// None for bytes that no release up to this one writes.
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         let (format, body) = bytes.split_first()?;
-        if *format == Self::FORMAT { crate::event::exactly(body) } else { None }
+        match *format {
+            Self::PLAIN => crate::event::exactly(body),
+            Self::WITH_CLIENTS => {
+                let (mut batch, clients): (Self, Vec<Option<AddressClass>>) = crate::event::exactly(body)?;
+                if clients.len() != batch.records.len() || clients.iter().all(Option::is_none) {
+                    return None;
+                }
+                for (record, client) in batch.records.iter_mut().zip(clients) {
+                    record.client = client;
+                }
+                Some(batch)
+            }
+            _ => None,
+        }
     }
 }

@@ -56,6 +56,7 @@ fn record(n: u64, (key, upstream, model, billed, day, tokens): (u8, u8, usize, u
         tokens: tokens.map(u64::from).map(parts).unwrap_or_default(),
         started_at: Timestamp::from_micros(day * DAY_MICROS),
         settled_at: Timestamp::from_micros(day * DAY_MICROS + n),
+        client: None,
     }
 }
 

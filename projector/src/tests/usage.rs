@@ -7,7 +7,7 @@ use event_log::usage::{StoredBatch, UsageAppendError, UsageAppended, UsageBatche
 use futures_util::{StreamExt as _, stream};
 use proptest::prelude::*;
 use schemas::upstream::Dialect;
-use schemas::usage::{Outcome, TokenParts, UsageBatch, UsageRecord, UsageSource};
+use schemas::usage::{AddressClass, Outcome, TokenParts, UsageBatch, UsageRecord, UsageSource};
 use schemas::{IncarnationId, RequestId, Sequence, Timestamp, UpstreamId, WriterId};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -40,6 +40,7 @@ pub(super) fn record(n: u64, key: u8, day: u64, output: Option<u64>) -> UsageRec
         tokens: TokenParts { input_uncached: Some(10), output_visible: output, ..TokenParts::default() },
         started_at: Timestamp::from_micros(day * DAY_MICROS),
         settled_at: Timestamp::from_micros(day * DAY_MICROS + n),
+        client: None,
     }
 }
 
@@ -86,7 +87,8 @@ async fn usage_is_summed_by_key_model_upstream_and_day() {
     let (projector, models) = UsageProjector::open(config(directory.path()), log.clone()).await.unwrap();
     let cancel = CancellationToken::new();
     let (outcome, ()) = tokio::join!(projector.run(cancel.clone()), async {
-        let first = batch(1, 1, vec![record(1, 1, 5, Some(3)), record(2, 1, 6, None)]);
+        let private = UsageRecord { client: Some(AddressClass::Private), ..record(2, 1, 6, None) };
+        let first = batch(1, 1, vec![record(1, 1, 5, Some(3)), private]);
         let second = batch(1, 2, vec![record(3, 2, 6, Some(4))]);
         for batch in [&first, &second] {
             let _appended = log.append(batch).await.unwrap();
@@ -96,6 +98,13 @@ async fn usage_is_summed_by_key_model_upstream_and_day() {
     });
     outcome.unwrap();
     let usage = |group_by, days| models.usage(&UsageQuery { tenant: tenant(), group_by, days }).unwrap();
+
+    // Of what the log keeps and gives back: a class where one was noted, for each secret.
+    let classes = models.key_secret_clients(&tenant(), key_id(1), 1).unwrap();
+    let classes: Vec<_> = classes.into_iter().map(|(class, totals)| (class, totals.requests, totals.last_used)).collect();
+    assert_eq!(classes, [(AddressClass::Private, 1, Timestamp::from_micros(6 * DAY_MICROS + 2))]);
+    assert_eq!(models.key_secret_clients(&tenant(), key_id(1), 2).unwrap(), []);
+    assert_eq!(models.key_secret(&tenant(), key_id(1), 1).unwrap().unwrap().requests, 2);
 
     let by_key = usage(GroupBy::Key, None);
     assert_eq!(by_key.len(), 2);

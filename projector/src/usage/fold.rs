@@ -10,9 +10,9 @@ use schemas::{KeyId, RequestId, Sequence, TenantId, Timestamp};
 use thiserror::Error;
 
 use super::rows::{
-    Dimension, EVER, FAMILIES, GAPS, GapFinding, INCARNATIONS, KEY_DAYS, KEY_MODELS, KEY_SECRETS, KEYS_BY_USE, META, RECENT, REQUEST_RING,
-    REQUESTS, TALLIES, TOTALS, Totals, UsagePosition, VOIDS, of_incarnation, of_key, of_request, of_ring, of_sequence, of_use,
-    position_key, totals_key,
+    Dimension, EVER, FAMILIES, GAPS, GapFinding, INCARNATIONS, KEY_CLIENTS, KEY_DAYS, KEY_MODELS, KEY_SECRETS, KEYS_BY_USE, META, RECENT,
+    REQUEST_RING, REQUESTS, TALLIES, TOTALS, Totals, UsagePosition, VOIDS, of_client, of_incarnation, of_key, of_request, of_ring,
+    of_sequence, of_use, position_key, totals_key,
 };
 use super::tally::{Recent, Served, Tally, UsageScope, has_tokens, recent_key, tally_key};
 use crate::memory::Memory;
@@ -132,6 +132,9 @@ impl<'a> Draft<'a> {
         self.count_in(KEY_DAYS, of_key(tenant, key, &day.to_be_bytes()), record)?;
         self.count_in(KEY_MODELS, of_key(tenant, key, model), record)?;
         self.count_in(KEY_SECRETS, of_key(tenant, key, &record.secret_number.to_be_bytes()), record)?;
+        if let Some(class) = record.client {
+            self.count_in(KEY_CLIENTS, of_client(tenant, key, record.secret_number, class), record)?;
+        }
         self.tally(record, day)?;
         self.position.requests += 1;
         self.requests.insert(self.position.requests, record);

@@ -6,13 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use event_log::usage::UsageVoid;
-use schemas::usage::UsageRecord;
+use schemas::usage::{AddressClass, UsageRecord};
 use schemas::{KeyId, RequestId, Sequence, TenantId, UpstreamId};
 use tokio::sync::watch;
 
 use super::rows::{
-    Dimension, EVER, GAPS, GapFinding, KEY_DAYS, KEY_MODELS, KEY_SECRETS, KEYS_BY_USE, REQUESTS, TOTALS, Totals, UsagePosition, VOIDS,
-    of_key, of_request, of_sequence, totals_day, totals_key, totals_prefix,
+    Dimension, EVER, GAPS, GapFinding, KEY_CLIENTS, KEY_DAYS, KEY_MODELS, KEY_SECRETS, KEYS_BY_USE, REQUESTS, TOTALS, Totals,
+    UsagePosition, VOIDS, of_client, of_key, of_request, of_sequence, totals_day, totals_key, totals_prefix,
 };
 use crate::store::{Frozen, ReadError, Row, Store, Walk, key};
 
@@ -128,6 +128,12 @@ impl UsageModels {
     /// The sums of one secret of a key over all time; none if it was never used.
     pub fn key_secret(&self, tenant: &TenantId, id: KeyId, number: u32) -> Result<Option<Totals>, ReadError> {
         self.store.get(KEY_SECRETS, &of_key(tenant, id, &number.to_be_bytes()))
+    }
+
+    /// The same for the clients of each class of address that showed it; of requests from before that was noted nothing is known.
+    pub fn key_secret_clients(&self, tenant: &TenantId, id: KeyId, number: u32) -> Result<Vec<(AddressClass, Totals)>, ReadError> {
+        let of_class = |class| Ok(self.store.get(KEY_CLIENTS, &of_client(tenant, id, number, class))?.map(|totals| (class, totals)));
+        AddressClass::ALL.into_iter().filter_map(|class| of_class(class).transpose()).collect()
     }
 
     /// The use of one key by day and by model.

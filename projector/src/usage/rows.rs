@@ -1,6 +1,6 @@
 //! The rows of the usage models, and their keys.
 
-use schemas::usage::{Outcome, TokenParts, UsageRecord, UsageSource};
+use schemas::usage::{AddressClass, Outcome, TokenParts, UsageRecord, UsageSource};
 use schemas::{IncarnationId, KeyId, RequestId, Sequence, TenantId, Timestamp, WriterId};
 use serde::{Deserialize, Serialize};
 
@@ -20,6 +20,8 @@ pub(super) const KEY_DAYS: Family = "key_days";
 pub(super) const KEYS_BY_USE: Family = "keys_by_use";
 /// (Tenant, key, number of the secret that was shown) -> [`Totals`].
 pub(super) const KEY_SECRETS: Family = "key_secrets";
+/// (Tenant, key, number of the secret, class of the client's address) -> [`Totals`].
+pub(super) const KEY_CLIENTS: Family = "key_clients";
 /// (Tenant, dimension, day, member, served) -> [`super::Tally`]. Of the dimensions only key and day, from which the others are summed up.
 pub(super) const TALLIES: Family = "tallies";
 /// (Tenant, scope, served) -> [`super::Recent`].
@@ -33,8 +35,22 @@ pub(super) const GAPS: Family = "gaps";
 /// Sequence -> [`event_log::usage::UsageVoid`].
 pub(super) const VOIDS: Family = "voids";
 
-pub(super) const FAMILIES: &[Family] =
-    &[META, INCARNATIONS, TOTALS, KEY_MODELS, KEY_DAYS, KEYS_BY_USE, KEY_SECRETS, TALLIES, RECENT, REQUESTS, REQUEST_RING, GAPS, VOIDS];
+pub(super) const FAMILIES: &[Family] = &[
+    META,
+    INCARNATIONS,
+    TOTALS,
+    KEY_MODELS,
+    KEY_DAYS,
+    KEYS_BY_USE,
+    KEY_SECRETS,
+    KEY_CLIENTS,
+    TALLIES,
+    RECENT,
+    REQUESTS,
+    REQUEST_RING,
+    GAPS,
+    VOIDS,
+];
 
 /// How many requests are kept in detail. The bound is a number, so that the disk they take is bounded too: about 200 MiB.
 pub const REQUESTS_KEPT: u64 = 1_000_000;
@@ -182,6 +198,16 @@ pub(super) fn totals_key(tenant: &TenantId, dimension: Dimension, day: u32, memb
 
 pub(super) fn of_key(tenant: &TenantId, id: KeyId, rest: &[u8]) -> Vec<u8> {
     of(tenant, &[id.as_bytes(), rest])
+}
+
+/// The numbers are bytes of keys.
+pub(super) fn of_client(tenant: &TenantId, id: KeyId, secret_number: u32, class: AddressClass) -> Vec<u8> {
+    let class = match class {
+        AddressClass::Loopback => 1,
+        AddressClass::Private => 2,
+        AddressClass::Public => 3,
+    };
+    of(tenant, &[id.as_bytes(), &secret_number.to_be_bytes(), &[class]])
 }
 
 pub(super) fn of_use(tenant: &TenantId, last_used: Timestamp, id: KeyId) -> Vec<u8> {

@@ -1,4 +1,4 @@
-//! Which addresses an upstream may stand on: public unicast, unless an operator allows private ones.
+//! Which addresses an upstream may stand on: public unicast, unless an operator allows private ones; and what is told of a client's.
 //!
 //! The check is made where a connection is opened, on the very address that is dialled, so a name that resolves differently a
 //! moment later (DNS rebinding) gains nothing. Literal addresses never pass a resolver and are checked on their own, see
@@ -10,8 +10,26 @@ use std::vec;
 
 use futures_util::future::BoxFuture;
 use hyper_util::client::legacy::connect::dns::{GaiResolver, Name};
+use schemas::usage::AddressClass;
 use thiserror::Error;
 use tower::Service;
+
+/// Where a connection to the relay comes from; the listener puts it among a request's extensions. Nothing but its class leaves the request.
+#[derive(Clone, Copy)]
+pub struct ClientAddress(pub IpAddr);
+
+impl ClientAddress {
+    pub(crate) fn class(&self) -> AddressClass {
+        let address = self.0.to_canonical();
+        if address.is_loopback() {
+            AddressClass::Loopback
+        } else if is_public(address) {
+            AddressClass::Public
+        } else {
+            AddressClass::Private
+        }
+    }
+}
 
 /// Azure answers its metadata on a public address.
 const AZURE_METADATA: Ipv4Addr = Ipv4Addr::new(168, 63, 129, 16);

@@ -37,3 +37,16 @@ async fn names_and_odd_spellings_of_private_addresses_are_refused_by_the_resolve
     let allowed = Resolver::new(true).call(Name::from_str("localhost").unwrap()).await.unwrap();
     assert!(allowed.count() > 0);
 }
+
+#[test]
+fn of_a_clients_address_only_the_class_is_told() {
+    for (class, addresses) in [
+        (AddressClass::Loopback, &["127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.1"][..]),
+        (AddressClass::Private, &["10.1.2.3", "192.168.0.9", "::ffff:172.16.0.1", "100.64.0.1", "fd00::1", "fe80::1"]),
+        (AddressClass::Public, &["1.1.1.1", "::ffff:8.8.8.8", "2606:4700::1111"]),
+    ] {
+        for address in addresses {
+            assert_eq!(ClientAddress(address.parse().unwrap()).class(), class, "{address}");
+        }
+    }
+}

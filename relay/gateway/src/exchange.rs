@@ -12,6 +12,7 @@ use schemas::upstream::Dialect;
 use schemas::usage::{Outcome, TokenParts, UsageRecord, UsageSource};
 use schemas::{RequestId, Timestamp};
 
+use crate::address::ClientAddress;
 use crate::admit::{Admitted, admit};
 use crate::answer_body::{AnswerBody, Deadlines};
 use crate::choose::Selection;
@@ -142,6 +143,7 @@ impl Exchange<'_> {
             tokens: TokenParts::default(),
             started_at: arrival.at,
             settled_at: arrival.at,
+            client: parts.extensions.get::<ClientAddress>().map(ClientAddress::class),
         };
         state.activations.used(&key, arrival.at, &state.outbox);
         let meter = Meter::open(slot, record, body.bytes.len(), Arc::clone(&state.clock), state.metrics.clone(), reservation);

@@ -53,6 +53,7 @@ mod transport;
 mod usage;
 
 pub use crate::http::{openapi, router};
+pub use address::ClientAddress;
 pub use catalogue::Probed;
 pub use config::GatewayConfig;
 pub use decisions::{DecisionSink, DecisionWriter};

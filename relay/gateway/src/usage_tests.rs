@@ -73,6 +73,7 @@ fn record(n: u8) -> UsageRecord {
         tokens: TokenParts::default(),
         started_at: Timestamp::from_micros(1),
         settled_at: Timestamp::from_micros(2),
+        client: None,
     }
 }
 

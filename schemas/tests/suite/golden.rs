@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use schemas::decision::{DecisionAnswer, DecisionBatch, DecisionEffect, DecisionMode, DecisionRecord};
 use schemas::policy::{PolicyClass, PolicyKind};
 use schemas::record::{self, Frame};
-use schemas::usage::{Outcome, TokenParts, UsageBatch, UsageRecord, UsageSource};
+use schemas::usage::{AddressClass, Outcome, TokenParts, UsageBatch, UsageRecord, UsageSource};
 use schemas::{
     Actor, BindingId, CommandId, Digest, Event, IncarnationId, RequestId, SessionId, Stream, StreamKind, TenantId, Verdict, WriterId,
     client_key, judge,
@@ -200,6 +200,7 @@ fn a_usage_batch_reads_and_writes_as_it_did() {
         },
         started_at: samples::TIME,
         settled_at: samples::TIME.plus_seconds(2),
+        client: None,
     };
     let plain =
         UsageRecord { outcome: Outcome::Completed, source: UsageSource::Provider, model_billed: None, streamed: false, ..record.clone() };
@@ -212,6 +213,18 @@ fn a_usage_batch_reads_and_writes_as_it_did() {
     let golden = read_hex("usage-batch-v1.hex", || hex_lines("Usage batch of format 1 with two records.", &batch.encode()));
     assert_eq!(UsageBatch::decode(&golden), Some(batch.clone()));
     assert_eq!(batch.encode(), golden);
+    for length in 0..golden.len() {
+        assert_eq!(UsageBatch::decode(&golden[..length]), None, "{length} bytes");
+    }
+
+    // What is known of clients stands beside the records, in a format of its own.
+    let mut told = batch;
+    told.records.push(told.records[0].clone());
+    told.records[0].client = Some(AddressClass::Private);
+    told.records[2].client = Some(AddressClass::Public);
+    let golden = read_hex("usage-batch-v2.hex", || hex_lines("Usage batch of format 2 with three records.", &told.encode()));
+    assert_eq!(UsageBatch::decode(&golden), Some(told.clone()));
+    assert_eq!(told.encode(), golden);
     for length in 0..golden.len() {
         assert_eq!(UsageBatch::decode(&golden[..length]), None, "{length} bytes");
     }

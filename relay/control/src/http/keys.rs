@@ -12,6 +12,7 @@ use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use projector::Versioned;
 use schemas::key::{Endpoint, Expiry, Fact, Key, KeyCommand, KeyDetails, KeyPatch, KeyState, Leak, Limits, NewSecret, SecretScheme};
+use schemas::usage::AddressClass;
 use schemas::{Actor, Aggregate, Command, DurationText, KeyId, Sealed, Sequence, Stream, TenantId, Timestamp, Version, client_key};
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::{Map, Value};
@@ -217,6 +218,16 @@ struct SecretView {
     /// Requests that showed it and reached an upstream, and when the last one was settled: who still uses the secret before the current one.
     requests: u64,
     last_used_at: Option<Timestamp>,
+    /// The same by where the clients' addresses belong. Requests from before this was noted are in none of them.
+    clients: Vec<ClientsView>,
+}
+
+/// What clients of one class of address did with a secret. Behind a proxy, the address is the proxy's.
+#[derive(Debug, Serialize, ToSchema)]
+struct ClientsView {
+    address: AddressClass,
+    requests: u64,
+    last_used_at: Timestamp,
 }
 
 /// A secret that was found in the open: the first report of it.
@@ -591,6 +602,12 @@ fn view(app: &App, key: &Versioned<Key>) -> Result<KeyView, ApiError> {
                     brought: secret.scheme != SecretScheme::Issued,
                     requests: used.map_or(0, |used| used.requests),
                     last_used_at: used.map(|used| used.last_used),
+                    clients: app
+                        .usage
+                        .key_secret_clients(&key.tenant, key.id, secret.number)?
+                        .into_iter()
+                        .map(|(address, totals)| ClientsView { address, requests: totals.requests, last_used_at: totals.last_used })
+                        .collect(),
                 })
             })
             .collect::<Result<_, ApiError>>()?,

@@ -1,6 +1,6 @@
 //! `/leaks`: client keys that a scanner found in the open. The one route that takes no token; see [`crate::leaks`] for who may send.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,6 +16,7 @@ use schemas::key::{Key, KeyCommand, LeakAction, LeakReport};
 use schemas::{Actor, Command, CommandId, Digest, Stream, client_key};
 use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
+use vault::UnsealError;
 use zeroize::Zeroizing;
 
 use super::app::App;
@@ -158,14 +159,17 @@ fn hex(text: &str) -> Option<Vec<u8>> {
 
 /// What the tokens are, in their order, once everything is done about them. Each secret is acted on once, however often it stands in a report.
 async fn take_in(app: &App, action: LeakAction, scanner: &str, tokens: &[FoundToken]) -> Result<Vec<Label>, ApiError> {
-    let mut keys: BTreeMap<Digest, Option<Arc<Key>>> = BTreeMap::new();
-    let mut firsts = Vec::new();
-    let hashes: Vec<Option<Digest>> = tokens.iter().map(|token| hash(app, &token.token)).collect();
-    for (token, hash) in tokens.iter().zip(&hashes) {
-        let Some(hash) = hash.filter(|hash| !keys.contains_key(hash)) else { continue };
-        let key = app.models.key_by_hash(&hash)?;
-        firsts.extend(key.clone().map(|key| Found { key, hash, source: token.source.clone(), url: token.url.clone() }));
-        keys.insert(hash, key);
+    let salts = salts(app).await?;
+    let (mut firsts, mut met, mut labels) = (Vec::new(), BTreeSet::new(), Vec::with_capacity(tokens.len()));
+    for token in tokens {
+        let Some((key, hash)) = key_of(app, &token.token, &salts)? else {
+            labels.push(Label::FalsePositive);
+            continue;
+        };
+        labels.push(Label::TruePositive);
+        if met.insert(hash) {
+            firsts.push(Found { key, hash, source: token.source.clone(), url: token.url.clone() });
+        }
     }
     let mut done = stream::iter(firsts).map(|found| act(app, action, scanner, found)).buffer_unordered(COMMANDS_AT_ONCE);
     let mut outcome = Ok(());
@@ -174,11 +178,7 @@ async fn take_in(app: &App, action: LeakAction, scanner: &str, tokens: &[FoundTo
         outcome = outcome.and(acted);
     }
     outcome?;
-    let label = |hash: &Option<Digest>| match hash.and_then(|hash| keys.get(&hash)) {
-        Some(Some(_)) => Label::TruePositive,
-        Some(None) | None => Label::FalsePositive,
-    };
-    Ok(hashes.iter().map(label).collect())
+    Ok(labels)
 }
 
 /// A secret of a key, and where it was found.
@@ -189,13 +189,36 @@ struct Found {
     url: Option<String>,
 }
 
-/// The hash under which a key with this secret would be known; none for what cannot be a secret.
-fn hash(app: &App, token: &str) -> Option<Digest> {
-    if token.starts_with(client_key::PREFIX) {
-        return client_key::parse(token).is_ok().then(|| client_key::hash(token));
+/// The salts of older schemes that present keys are known under, opened. One that this cluster does not have can tell nothing.
+async fn salts(app: &App) -> Result<Vec<u32>, ApiError> {
+    let salts: Vec<u32> = app.models.salts().iter().copied().collect();
+    if salts.is_empty() {
+        return Ok(salts);
     }
+    let opened = app.vault(move |vault| {
+        let is_open = |salt: &u32| match vault.open_salt(*salt) {
+            Ok(()) => Ok(true),
+            Err(UnsealError::Missing) => Ok(false),
+            Err(error) => Err(error),
+        };
+        salts.into_iter().map(|salt| is_open(&salt).map(|is_open| is_open.then_some(salt))).collect::<Result<Vec<_>, _>>()
+    });
+    Ok(opened.await??.into_iter().flatten().collect())
+}
+
+/// The key that has, or had, this secret, and the hash by which it is known.
+fn key_of(app: &App, token: &str, salts: &[u32]) -> Result<Option<(Arc<Key>, Digest)>, ApiError> {
+    let is_ours = token.starts_with(client_key::PREFIX);
     let may_be_brought = LENGTH_OF_BROUGHT.contains(&token.len()) && token.bytes().all(|byte| byte.is_ascii_graphic());
-    may_be_brought.then(|| app.vault.client_key_hash(token).0)
+    let issued = (is_ours && client_key::parse(token).is_ok()).then(|| client_key::hash(token));
+    let brought = (!is_ours && may_be_brought).then(|| app.vault.client_key_hash(token).0);
+    let older = salts.iter().filter(|_| brought.is_some()).filter_map(|salt| app.vault.salted_hash(*salt, token));
+    for hash in issued.into_iter().chain(brought).chain(older) {
+        if let Some(key) = app.models.key_by_hash(&hash)? {
+            return Ok(Some((key, hash)));
+        }
+    }
+    Ok(None)
 }
 
 /// Reports one leak to its key. What there is to decide is decided on the log's head.

@@ -100,5 +100,6 @@ fn record() -> schemas::usage::UsageRecord {
         tokens: TokenParts::default(),
         started_at: Timestamp::from_micros(1),
         settled_at: Timestamp::from_micros(2),
+        client: None,
     }
 }

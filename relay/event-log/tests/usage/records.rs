@@ -31,6 +31,7 @@ pub(crate) fn record(number: u64) -> UsageRecord {
         tokens: TokenParts { output_visible: Some(number), ..TokenParts::default() },
         started_at: Timestamp::from_micros(number),
         settled_at: Timestamp::from_micros(number),
+        client: None,
     }
 }
 

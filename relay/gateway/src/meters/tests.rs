@@ -49,6 +49,7 @@ fn record(key: KeyId, tokens: u64) -> UsageRecord {
         tokens: TokenParts { input_uncached: Some(1), output_visible: Some(tokens - 1), ..TokenParts::default() },
         started_at: NOW,
         settled_at: NOW,
+        client: None,
     }
 }
 

@@ -5,6 +5,10 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use axum::Router;
+use gateway::ClientAddress;
+use hyper::Request;
+use hyper::body::Incoming;
+use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
@@ -48,11 +52,16 @@ impl Listener {
                 () = stop.cancelled() => break,
                 accepted = self.socket.accept() => accepted,
             };
-            let Ok((stream, _peer)) = accepted else {
+            let Ok((stream, peer)) = accepted else {
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             };
-            let connection = builder.serve_connection(io_of(stream), TowerToHyperService::new(router.clone())).into_owned();
+            let (service, client) = (TowerToHyperService::new(router.clone()), ClientAddress(peer.ip()));
+            let service = service_fn(move |mut request: Request<Incoming>| {
+                request.extensions_mut().insert(client);
+                service.call(request)
+            });
+            let connection = builder.serve_connection(io_of(stream), service).into_owned();
             let watched = graceful.watch(connection);
             let cut = cut.clone();
             connections.spawn(async move {
