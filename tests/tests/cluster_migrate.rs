@@ -263,6 +263,13 @@ async fn of_a_node_that_runs_the_copy_is_made_ahead() -> Result<()> {
     let url = nats.url();
     let run = migrate(node.data(), &["--to-nats", &url, "--json"])?.expect(0)?;
     ensure!(run.json()?["done"] == false, "a running node's log was migrated to its end: {}", run.stdout);
+    // A second time goes on behind the first.
+    for number in 0..5 {
+        admin.create_key(&json!({ "name": format!("between-{number}"), "expires": "never" })).await?;
+    }
+    let first = run.json()?["ahead"].as_u64();
+    let run = migrate(node.data(), &["--to-nats", &url, "--json"])?.expect(0)?;
+    ensure!(run.json()?["ahead"].as_u64() >= first.map(|first| first + 5), "{first:?} became {}", run.stdout);
     // It is still the log that the node writes to, and the rest is little.
     for number in 0..5 {
         admin.create_key(&json!({ "name": format!("after-{number}"), "expires": "never" })).await?;

@@ -2,7 +2,7 @@
 //!
 //! A node that runs hands out its log as an export. What the target lacks of it is appended; then all of it is read back from the target and
 //! compared with the export, and the tree over what was read has to have the root that the node states. The file keeps the right edge of that tree, the
-//! cluster, and the time at which the stream was made.
+//! cluster, and the time at which the stream was made. The next run of the kind begins behind that, so that each leaves less than the one before.
 //!
 //! The run that hands the log over believes the file only where it is seen to be of these two logs, before it writes anything: the edge and the rest of the
 //! source have to lead to the root that the read models have of the whole source, so the source begins with what was compared; the stream has to
@@ -26,7 +26,7 @@ use vault::files;
 
 use super::records::{Copier, leaf, tree};
 use super::{Direction, Migration, Step, connect};
-use crate::audit::{self, StreamError};
+use crate::audit::{self, StreamError, Verdicts};
 
 const FILE: &str = "log.ahead";
 /// Runs of records between the export and the servers.
@@ -85,6 +85,34 @@ impl Ahead {
         let extended = tree(source, self.tree.clone(), head, is_void).await?;
         Ok((extended.root() == root).then_some(self.tree))
     }
+
+    /// The same of a running node's export, whose root stands for the read models'.
+    async fn agreed_by_export(
+        self,
+        (target, made_at): (&dyn EventLog, &str),
+        export: &mut File,
+        verdicts: &Verdicts,
+    ) -> Result<Option<Frontier>> {
+        let size = Sequence(self.tree.size());
+        let is_possible = self.cluster == verdicts.cluster && size > Sequence::ZERO && size <= verdicts.size;
+        if !is_possible || made_at != self.made_at || target.head().await? < size {
+            return Ok(None);
+        }
+        let theirs = target.read_range(size, 1).await?;
+        let (reading, mut runs) = each_run(export, Sequence(size.0 - 1))?;
+        let (mut extended, mut is_same) = (self.tree.clone(), false);
+        while let Some(run) = runs.recv().await {
+            for stored in run {
+                if stored.sequence == size {
+                    is_same = theirs.first() == Some(&stored);
+                } else {
+                    extended.push(leaf(&stored, |sequence| Ok(verdicts.voids.contains(&sequence)))?);
+                }
+            }
+        }
+        reading.await??;
+        Ok((is_same && extended.root() == verdicts.root).then_some(self.tree))
+    }
 }
 
 fn path(data: &Path) -> PathBuf {
@@ -98,41 +126,52 @@ impl Migration {
         let verdicts = audit::verdicts(BufReader::new(export.try_clone()?)).context("the export of the running node")?;
         let head = verdicts.size;
         let (nats, target) = connect(&self.nats, Direction::ToJetStream).await?;
-        let mut copier = Copier::new(&target);
-        let (reading, mut runs) = each_run(&mut export)?;
+        let made_at = target.made_at().await?;
+        let agreed = match Ahead::read(&self.data) {
+            Some(ahead) => ahead.agreed_by_export((&target, &made_at), &mut export, &verdicts).await?.unwrap_or_default(),
+            None => Frontier::default(),
+        };
+        let after = Sequence(agreed.size());
+        let mut copier = Copier::beginning_at(&target, after);
+        let (reading, mut runs) = each_run(&mut export, after)?;
         while let Some(run) = runs.recv().await {
             copier.check_or_append(&run).await?;
             progress(Step::Copying { position: copier.head(), head });
         }
         reading.await??;
-        let (reading, runs) = each_run(&mut export)?;
-        let tree = read_back(&target, runs, &verdicts.voids, |position| progress(Step::Verifying { position, head })).await?;
+        let (reading, runs) = each_run(&mut export, after)?;
+        let tree = read_back(&target, agreed, runs, &verdicts.voids, |position| progress(Step::Verifying { position, head })).await?;
         reading.await??;
         ensure!(tree.root() == verdicts.root, "the copy has the root {}, the running node says {}", tree.root(), verdicts.root);
-        Ahead { cluster: verdicts.cluster, made_at: target.made_at().await?, tree }.write(&self.data)?;
+        Ahead { cluster: verdicts.cluster, made_at, tree }.write(&self.data)?;
         nats.close().await;
         Ok(copier.head())
     }
 }
 
-/// The runs of an export from its beginning on. Who takes no more of them ends the reading.
-fn each_run(export: &mut File) -> Result<(Reading, mpsc::Receiver<Vec<Stored>>)> {
+/// The runs of an export from behind a sequence on. Who takes no more of them ends the reading.
+fn each_run(export: &mut File, after: Sequence) -> Result<(Reading, mpsc::Receiver<Vec<Stored>>)> {
     export.rewind()?;
     let export = BufReader::new(export.try_clone()?);
     let (sender, runs) = mpsc::channel(RUNS_HELD);
-    let read = move || audit::each_run(export, |run| sender.blocking_send(run).is_ok());
+    let read = move || {
+        audit::each_run(export, |mut run| {
+            run.drain(..run.partition_point(|stored| stored.sequence <= after));
+            run.is_empty() || sender.blocking_send(run).is_ok()
+        })
+    };
     Ok((tokio::task::spawn_blocking(read), runs))
 }
 
-/// Reads a log and compares it with runs from its beginning on; gives the tree over what was read.
+/// Reads a log from behind a tree on and compares it with runs; gives the tree over what was read as well.
 async fn read_back(
     log: &dyn EventLog,
+    mut tree: Frontier,
     mut runs: mpsc::Receiver<Vec<Stored>>,
     voids: &BTreeSet<Sequence>,
     mut progress: impl FnMut(Sequence),
 ) -> Result<Frontier> {
-    let mut tree = Frontier::default();
-    let mut batches = log.read(Sequence(1)).await?;
+    let mut batches = log.read(Sequence(tree.size()).next()).await?;
     let mut there = Vec::new().into_iter();
     while let Some(run) = runs.recv().await {
         for ours in run {

@@ -88,10 +88,10 @@ async fn what_is_read_back_has_to_be_what_the_export_holds() {
         runs
     };
     let source = ours(AHEAD).await;
-    let read = read_back(&ours(AHEAD + 5).await, export(&source).await, &BTreeSet::new(), |_| {}).await.unwrap();
+    let read = read_back(&ours(AHEAD + 5).await, Frontier::default(), export(&source).await, &BTreeSet::new(), |_| {}).await.unwrap();
     assert_eq!(read, tree_of(&source, AHEAD).await);
     let damaged = filled(AHEAD, |n| if n == 3 { "theirs" } else { "ours" }).await;
-    let refused = read_back(&damaged, export(&source).await, &BTreeSet::new(), |_| {}).await.unwrap_err().to_string();
+    let refused = read_back(&damaged, Frontier::default(), export(&source).await, &BTreeSet::new(), |_| {}).await.unwrap_err().to_string();
     assert!(refused.contains("sequence 3"), "{refused}");
 }
 
