@@ -97,9 +97,12 @@ pub struct Binding {
     pub kind: PolicyKind,
     pub scope: Scope,
     pub bound: Bound,
-    /// What was bound before policy or settings last changed: what a rollback returns to, what a canary's other keys have, and what a node
-    /// falls back to that cannot run the present one.
+    /// What was enforced last with another policy or other settings: what a rollback returns to.
     pub previous: Option<Bound>,
+    /// What was enforced last, which may be the policy and settings that are bound now, in another mode.
+    pub enforced: Option<Bound>,
+    /// Whether the binding was off since [`Self::previous`] was enforced: nothing but a rollback brings it back then.
+    pub was_off: bool,
     pub created_at: Timestamp,
     pub changed_at: Timestamp,
     pub removed: bool,
@@ -141,7 +144,19 @@ pub enum BindingError {
     NothingBefore,
 }
 
+impl Bound {
+    /// Whether policy or settings differ. The same in another mode is the same.
+    fn is_other(&self, other: &Self) -> bool {
+        (&self.policy, &self.settings) != (&other.policy, &other.settings)
+    }
+}
+
 impl Binding {
+    /// What a canary's other keys have, and what a node falls back to that cannot run what is bound.
+    pub fn fallback(&self) -> Option<&Bound> {
+        self.previous.as_ref().filter(|_| !self.was_off)
+    }
+
     pub(crate) fn decide(state: Option<&Self>, command: &BindingCommand) -> Result<Vec<Event>, BindingError> {
         let binding = match (state, command) {
             (None, BindingCommand::Create(created)) | (None | Some(Self { removed: true, .. }), BindingCommand::Import(created)) => {
@@ -181,20 +196,26 @@ impl Binding {
                 scope: created.scope,
                 bound: created.bound.clone(),
                 previous: None,
+                enforced: None,
+                was_off: false,
                 created_at: at.time,
                 changed_at: at.time,
                 removed: false,
             }),
             (Some(binding), Event::BindingChanged(changed)) => {
-                let Self { bound: before, previous, .. } = binding;
-                let is_other = (&before.policy, &before.settings) != (&changed.bound.policy, &changed.bound.settings);
+                let Self { bound: before, previous, was_off, .. } = binding;
+                let bound = changed.bound.clone();
                 // What was only on trial is no place to return to.
-                let previous = if is_other && matches!(before.mode, Mode::Enforce) { Some(before) } else { previous };
-                Some(Self { bound: changed.bound.clone(), previous, changed_at: at.time, ..binding })
+                let is_enforced = before.mode == Mode::Enforce;
+                let is_replaced = is_enforced && before.is_other(&bound);
+                let enforced = if is_enforced { Some(before) } else { binding.enforced };
+                let previous = enforced.clone().filter(|enforced| enforced.is_other(&bound)).or(previous);
+                let was_off = !is_replaced && (was_off || bound.mode == Mode::Off);
+                Some(Self { bound, previous, enforced, was_off, changed_at: at.time, ..binding })
             }
             (Some(binding), Event::BindingRolledBack(_)) => {
                 let Self { bound, previous, .. } = binding;
-                Some(Self { bound: previous?, previous: Some(bound), changed_at: at.time, ..binding })
+                Some(Self { bound: previous?, previous: Some(bound), was_off: false, changed_at: at.time, ..binding })
             }
             (Some(binding), Event::BindingRemoved(_)) => Some(Self { removed: true, changed_at: at.time, ..binding }),
             _ => None,
@@ -283,6 +304,27 @@ mod tests {
         let given = given.when(to(3, Mode::Canary(10))).then([changed(3, Mode::Canary(10))]);
         let binding = state(given.when(ROLL_BACK).then([Event::BindingRolledBack(BindingRolledBack {})]));
         assert_eq!(binding.bound, bound(1, Mode::Enforce));
+    }
+
+    #[test]
+    fn what_was_turned_off_can_be_returned_to_and_is_no_fallback() {
+        let tried = || {
+            let given = given(Mode::Enforce).when(to(2, Mode::Enforce)).accepted().when(to(2, Mode::Off)).accepted();
+            given.when(to(3, Mode::Off)).accepted().when(to(3, Mode::Canary(10))).accepted()
+        };
+        let binding = state(tried());
+        assert_eq!((binding.fallback(), &binding.previous), (None, &Some(bound(2, Mode::Enforce))));
+        assert_eq!(state(tried().when(ROLL_BACK).accepted()).bound, bound(2, Mode::Enforce));
+        // Enforced again, and replaced without a pause.
+        let binding = state(tried().when(to(3, Mode::Enforce)).accepted().when(to(4, Mode::Canary(10))).accepted());
+        assert_eq!(binding.fallback(), Some(&bound(3, Mode::Enforce)));
+    }
+
+    #[test]
+    fn other_settings_for_what_was_turned_off_can_be_rolled_back() {
+        let settings = BindingPatch { settings: Some("{\"a\":1}".into()), mode: Some(Mode::Enforce), ..Default::default() };
+        let given = given(Mode::Enforce).when(to(1, Mode::Off)).accepted().when(change(settings)).accepted();
+        assert_eq!(state(given.when(ROLL_BACK).accepted()).bound, bound(1, Mode::Enforce));
     }
 
     #[test]

@@ -1,5 +1,6 @@
-//! What is done about keys as time goes by: recording that they have expired, and rotating those whose schedule is due. Requests are refused from the second on at which a key expires, whoever has recorded it; this is what makes
-//! the log say so. [`Rotations`] says how a rotation by schedule is done.
+//! What is done about keys as time goes by: recording that they have expired, and rotating those whose schedule is due. Requests are refused
+//! from the second on at which a key expires, whoever has recorded it; this is what makes the log say so. [`Rotations`] says how a rotation by
+//! schedule is done.
 //!
 //! One node of the cluster does it at a time, by lease, and not more often than the interval says. What expired while no node ran is found by
 //! the first sweep after that: the index of the read model holds every expiry that is due and not recorded.

@@ -57,7 +57,7 @@ impl Assembly<'_> {
                 kind: binding.kind,
                 scope: binding.scope,
                 current: policy(&binding.bound),
-                previous: binding.previous.as_ref().map(policy),
+                previous: binding.fallback().map(policy),
             }))
         });
         let bindings = bindings.collect();
