@@ -5,7 +5,7 @@
 //! ```
 //!
 //! Every record of both logs is read back and compared byte for byte once: what the target held before anything is written, what it was given
-//! after that. The root is that of what was compared. What was copied while the node ran was also compared while it ran, see [`ahead`]; so
+//! after that. The root is that of what was compared. What was copied while the node ran was also compared while it ran (`migrate/ahead.rs`); so
 //! while the node stands still only the rest is, however long the log.
 //!
 //! The source is only read. Until the mark is changed, which is one rename, the source is the log and the target a part of a copy; after

@@ -111,3 +111,23 @@ fn the_file_is_read_as_it_was_written_and_what_is_none_is_no_file() {
     Ahead::remove(directory.path()).unwrap();
     assert_eq!(Ahead::read(directory.path()), None);
 }
+
+#[tokio::test]
+async fn a_copy_ahead_that_was_cut_off_goes_on_whatever_it_left_behind() {
+    // Each record is the first on its subject, as keys' are, and the target has more of the run than one read gives.
+    let created = async |count: u64| {
+        let log = MemoryLog::new();
+        for n in 1..=count {
+            let first = Expect { subject: Sequence::ZERO, log: None };
+            assert!(matches!(log.append(&format!("s.{n}"), first, Bytes::from(n.to_string())).await, Ok(Appended::Appended(_))));
+        }
+        log
+    };
+    let (source, target) = (created(4000).await, created(3000).await);
+    let mut run = Vec::new();
+    while run.len() < 3700 {
+        run.extend(source.read_range(Sequence(301 + run.len() as u64), 3700 - run.len()).await.unwrap());
+    }
+    Copier::beginning_at(&target, Sequence(300)).check_or_append(&run).await.unwrap();
+    assert_eq!(target.head().await.unwrap(), Sequence(4000));
+}

@@ -56,13 +56,20 @@ impl<'a> Copier<'a> {
 
     /// Takes in a run of the source from its beginning on: what the target holds is compared, what it lacks is appended.
     pub(crate) async fn check_or_append(&mut self, run: &[Stored]) -> Result<()> {
-        let Some(first) = run.first() else { return Ok(()) };
-        let held = self.to.read_range(first.sequence, run.len()).await?;
-        for (ours, theirs) in run.iter().zip(&held) {
-            ensure!(ours == theirs, "the target log holds another record at sequence {}", ours.sequence);
-            self.agreed(ours);
+        let mut rest = run;
+        while let Some(first) = rest.first() {
+            // A read gives so many at the most; a run may have more.
+            let held = self.to.read_range(first.sequence, rest.len()).await?;
+            for (ours, theirs) in rest.iter().zip(&held) {
+                ensure!(ours == theirs, "the target log holds another record at sequence {}", ours.sequence);
+                self.agreed(ours);
+            }
+            if held.is_empty() {
+                break;
+            }
+            rest = &rest[held.len().min(rest.len())..];
         }
-        self.append(&run[held.len().min(run.len())..]).await
+        self.append(rest).await
     }
 
     /// Appends a run of records that follows on what the target holds.
