@@ -89,6 +89,17 @@ pub struct BindingRolledBack {}
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct BindingRemoved {}
 
+/// How a policy that was enforced came to be so no longer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Left {
+    /// Another policy, or other settings, took its place.
+    Replaced,
+    /// The binding was off since, or the policy itself was in another mode before something took its place.
+    StoodDown,
+    /// Somebody went back from it.
+    RolledBack,
+}
+
 /// The state of a binding.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Binding {
@@ -101,8 +112,8 @@ pub struct Binding {
     pub previous: Option<Bound>,
     /// What was enforced last, which may be the policy and settings that are bound now, in another mode.
     pub enforced: Option<Bound>,
-    /// Whether the binding was off since [`Self::previous`] was enforced: nothing but a rollback brings it back then.
-    pub was_off: bool,
+    /// How [`Self::previous`] was left.
+    pub left: Left,
     pub created_at: Timestamp,
     pub changed_at: Timestamp,
     pub removed: bool,
@@ -154,7 +165,7 @@ impl Bound {
 impl Binding {
     /// What a canary's other keys have, and what a node falls back to that cannot run what is bound.
     pub fn fallback(&self) -> Option<&Bound> {
-        self.previous.as_ref().filter(|_| !self.was_off)
+        self.previous.as_ref().filter(|_| self.left == Left::Replaced)
     }
 
     pub(crate) fn decide(state: Option<&Self>, command: &BindingCommand) -> Result<Vec<Event>, BindingError> {
@@ -197,25 +208,37 @@ impl Binding {
                 bound: created.bound.clone(),
                 previous: None,
                 enforced: None,
-                was_off: false,
+                left: Left::Replaced,
                 created_at: at.time,
                 changed_at: at.time,
                 removed: false,
             }),
             (Some(binding), Event::BindingChanged(changed)) => {
-                let Self { bound: before, previous, was_off, .. } = binding;
+                let Self { bound: before, previous, enforced, left, .. } = binding;
                 let bound = changed.bound.clone();
-                // What was only on trial is no place to return to.
                 let is_enforced = before.mode == Mode::Enforce;
                 let is_replaced = is_enforced && before.is_other(&bound);
-                let enforced = if is_enforced { Some(before) } else { binding.enforced };
-                let previous = enforced.clone().filter(|enforced| enforced.is_other(&bound)).or(previous);
-                let was_off = !is_replaced && (was_off || bound.mode == Mode::Off);
-                Some(Self { bound, previous, enforced, was_off, changed_at: at.time, ..binding })
+                let enforced = if is_enforced { Some(before) } else { enforced };
+                // What was only on trial is no place to return to.
+                let (previous, left) = match enforced.clone().filter(|enforced| enforced.is_other(&bound)) {
+                    Some(enforced) if is_replaced && bound.mode != Mode::Off => (Some(enforced), Left::Replaced),
+                    Some(enforced) if previous.as_ref() != Some(&enforced) => (Some(enforced), Left::StoodDown),
+                    _ if bound.mode == Mode::Off && left == Left::Replaced => (previous, Left::StoodDown),
+                    _ => (previous, left),
+                };
+                Some(Self { bound, previous, enforced, left, changed_at: at.time, ..binding })
             }
             (Some(binding), Event::BindingRolledBack(_)) => {
-                let Self { bound, previous, .. } = binding;
-                Some(Self { bound: previous?, previous: Some(bound), was_off: false, changed_at: at.time, ..binding })
+                let Self { bound: before, previous, enforced, left, .. } = binding;
+                let (bound, is_enforced) = (previous?, before.mode == Mode::Enforce);
+                // Going back from a rollback is going on: what had been returned to was good.
+                let left = match left == Left::RolledBack && is_enforced {
+                    true if bound.mode == Mode::Off => Left::StoodDown,
+                    true => Left::Replaced,
+                    false => Left::RolledBack,
+                };
+                let enforced = if is_enforced { Some(before.clone()) } else { enforced };
+                Some(Self { bound, previous: Some(before), enforced, left, changed_at: at.time, ..binding })
             }
             (Some(binding), Event::BindingRemoved(_)) => Some(Self { removed: true, changed_at: at.time, ..binding }),
             _ => None,
@@ -318,6 +341,23 @@ mod tests {
         // Enforced again, and replaced without a pause.
         let binding = state(tried().when(to(3, Mode::Enforce)).accepted().when(to(4, Mode::Canary(10))).accepted());
         assert_eq!(binding.fallback(), Some(&bound(3, Mode::Enforce)));
+    }
+
+    #[test]
+    fn what_was_rolled_back_is_no_fallback_until_the_rollback_is_undone() {
+        let replaced = || given(Mode::Enforce).when(to(2, Mode::Enforce)).accepted();
+        assert_eq!(state(replaced()).fallback(), Some(&bound(1, Mode::Enforce)));
+        let rolled_back = || replaced().when(ROLL_BACK).accepted();
+        assert_eq!(state(rolled_back()).fallback(), None);
+        assert_eq!(state(rolled_back().when(to(1, Mode::Canary(50))).accepted()).fallback(), None);
+        assert_eq!(state(rolled_back().when(ROLL_BACK).accepted()).fallback(), Some(&bound(1, Mode::Enforce)));
+        let binding = state(rolled_back().when(to(3, Mode::Enforce)).accepted());
+        assert_eq!(binding.fallback(), Some(&bound(1, Mode::Enforce)));
+        assert_eq!(state(given(Mode::Enforce).when(to(2, Mode::Off)).accepted()).fallback(), None);
+        // Back to what is off: what was enforced is still where the next rollback leads.
+        let off = replaced().when(to(2, Mode::Off)).accepted().when(ROLL_BACK).accepted().when(ROLL_BACK).accepted();
+        let binding = state(off.when(to(3, Mode::Canary(10))).accepted());
+        assert_eq!((binding.fallback(), &binding.previous), (None, &Some(bound(1, Mode::Enforce))));
     }
 
     #[test]

@@ -130,8 +130,10 @@ pub(super) struct BindingView {
     scope: ScopeText,
     #[serde(flatten)]
     bound: BoundView,
-    /// What was enforced before: what a rollback returns to, and what a canary's other keys have.
+    /// What was enforced before: what a rollback returns to.
     previous: Option<BoundView>,
+    /// Whether a canary's other keys have that, and nodes that cannot run what is bound: not where it was turned off or rolled back.
+    falls_back: bool,
     created_at: Timestamp,
     changed_at: Timestamp,
     version: Version,
@@ -382,6 +384,7 @@ fn view(app: &App, binding: &Versioned<Binding>) -> BindingView {
         },
         bound: bound_view(app, &binding.tenant, &binding.bound),
         previous: binding.previous.as_ref().map(|bound| bound_view(app, &binding.tenant, bound)),
+        falls_back: binding.fallback().is_some(),
         created_at: binding.created_at,
         changed_at: binding.changed_at,
         version: *version,

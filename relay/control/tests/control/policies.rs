@@ -197,7 +197,11 @@ async fn a_binding_is_in_effect_when_it_is_answered_and_rolled_back_by_one_comma
 
     let changed = update(&node, id, json!({ "policy": two, "mode": "canary", "canary_percent": 10 })).await;
     assert_eq!(changed.status, StatusCode::OK, "{}", changed.body);
-    assert_eq!((&changed.body["binding"]["canary_percent"], &changed.body["binding"]["previous"]["policy"]), (&json!(10), &json!(one)));
+    let binding = &changed.body["binding"];
+    assert_eq!(
+        (&binding["canary_percent"], &binding["previous"]["policy"], &binding["falls_back"]),
+        (&json!(10), &json!(one), &json!(true))
+    );
     let active = in_effect(&node.active.load(), id).unwrap();
     assert_eq!((active.current.mode, &*active.current.settings), (Mode::Canary(10), r#"{"a":[],"b":1}"#));
     assert!(active.previous.unwrap().module.is_some(), "what a rollback returns to stays loaded");
@@ -206,6 +210,8 @@ async fn a_binding_is_in_effect_when_it_is_answered_and_rolled_back_by_one_comma
     let back = node.call("POST", &format!("/api/v1/bindings/{id}/rollback"), Value::Null).await;
     assert_eq!((back.status, &back.body["binding"]["policy"]), (StatusCode::OK, &json!(one)), "{}", back.body);
     assert_eq!((back.body["applied"].clone(), running(&node, id)), (json!(true), Some((one, true))));
+    assert_eq!((&back.body["binding"]["previous"]["policy"], &back.body["binding"]["falls_back"]), (&json!(two), &json!(false)));
+    assert!(in_effect(&node.active.load(), id).unwrap().previous.is_none(), "what was rolled back serves nobody");
     let types: Vec<_> =
         node.get(&format!("/api/v1/events?stream=default.binding.{id}&limit=10")).await.body["events"].as_array().unwrap().clone();
     let types: Vec<_> = types.iter().map(|event| event["type"].as_str().unwrap()).collect();
@@ -216,6 +222,20 @@ async fn a_binding_is_in_effect_when_it_is_answered_and_rolled_back_by_one_comma
     refused(&node.get(&format!("/api/v1/bindings/{id}")).await, StatusCode::NOT_FOUND, "not_found");
     refused(&update(&node, id, json!({ "mode": "off" })).await, StatusCode::NOT_FOUND, "not_found");
     assert_eq!(removed.body["sequence"], json!(world.log.true_head().await.0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_turned_off_serves_no_key_of_a_canary() {
+    let (_world, node, _data) = one_node().await;
+    let one = uploaded(&node, PolicyKind::Route, permitting(PolicyKind::Route, 1)).await;
+    let two = uploaded(&node, PolicyKind::Route, denying(2)).await;
+    let id = bound(&node, &one).await;
+    update(&node, &id, json!({ "mode": "off" })).await;
+    let changed = update(&node, &id, json!({ "policy": two, "mode": "canary", "canary_percent": 10 })).await;
+    assert_eq!((&changed.body["binding"]["previous"]["policy"], &changed.body["binding"]["falls_back"]), (&json!(one), &json!(false)));
+    assert!(in_effect(&node.active.load(), &id).unwrap().previous.is_none());
+    let back = node.call("POST", &format!("/api/v1/bindings/{id}/rollback"), Value::Null).await;
+    assert_eq!((&back.body["binding"]["mode"], running(&node, &id)), (&json!("enforce"), Some((one, true))), "{}", back.body);
 }
 
 #[tokio::test(flavor = "multi_thread")]
