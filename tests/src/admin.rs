@@ -223,7 +223,7 @@ impl Used {
 
 /// Takes out of a key what is summed up behind the requests, and neither travels with the key nor is there at once.
 pub fn without_use(key: &mut Value) {
-    for member in ["last_used_at", "requests"] {
+    for member in ["last_used_at", "requests", "clients"] {
         key.as_object_mut().map(|key| key.remove(member));
         for secret in key["secrets"].as_array_mut().into_iter().flatten().filter_map(Value::as_object_mut) {
             secret.remove(member);

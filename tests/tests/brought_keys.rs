@@ -138,5 +138,7 @@ async fn whoever_still_shows_the_old_secret_is_told_and_counted() -> Result<()> 
     .await?;
     ensure!(secrets[0]["requests"] == 3 && secrets[1]["requests"] == 1, "{secrets}");
     ensure!(!secrets[0]["last_used_at"].is_null() && !secrets[1]["last_used_at"].is_null(), "{secrets}");
+    let clients = &secrets[0]["clients"];
+    ensure!(clients[0]["address"] == "loopback" && clients[0]["requests"] == 3 && clients[1].is_null(), "{clients}");
     Ok(())
 }
