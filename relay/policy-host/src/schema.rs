@@ -1,7 +1,7 @@
 //! Settings against the JSON Schema that a policy's manifest has of them.
 //!
 //! The keywords are those that people write and generators make, and no others: an unknown one is refused when the policy is uploaded, so that
-//! whatever a schema says holds. Schema and settings are both foreign, so every judgement is bounded by steps, and patterns by their size;
+//! whatever a schema says holds. Schema and settings are both foreign, so every judgement is bounded by steps and faults, and patterns by their size;
 //! a reference leads to `$defs` of the same schema and nowhere else.
 
 mod judge;
@@ -48,9 +48,9 @@ impl<'a> Schema<'a> {
         Ok(schema)
     }
 
-    /// Everything that is wrong with settings; empty if nothing is.
+    /// What is wrong with settings, at most [`crate::limits::FAULTS_MAX`] things; empty if nothing is.
     pub(crate) fn faults(&self, settings: &Value) -> Vec<SettingsFault> {
-        judge::faults(self, settings)
+        judge::Judge::of(self).faults(settings)
     }
 
     /// The schema that a reference stands for.

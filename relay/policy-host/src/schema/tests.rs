@@ -1,6 +1,8 @@
 use serde_json::{Value, json};
 
+use super::judge::{Judge, STEPS_MAX};
 use super::*;
+use crate::limits::FAULTS_MAX;
 
 /// Paths and details of what is wrong.
 fn wrong(schema: &Value, settings: &Value) -> Vec<String> {
@@ -17,7 +19,7 @@ fn every_keyword_takes_what_fits_and_names_the_place_of_what_does_not() {
         (json!({ "type": "integer" }), json!(1.0), json!(1.5), "settings: expected integer, found 1.5"),
         (json!({ "type": "number" }), json!(1.5), json!(true), "settings: expected number, found true"),
         (json!({ "enum": ["a", 1] }), json!(1.0), json!("b"), "settings: expected one of \"a\", 1, found \"b\""),
-        (json!({ "const": { "a": 1 } }), json!({ "a": 1 }), json!({ "a": 2 }), "settings: expected {\"a\":1}, found {\"a\":2}"),
+        (json!({ "const": { "a": 1 } }), json!({ "a": 1.0 }), json!({ "a": 2 }), "settings: expected {\"a\":1}, found {\"a\":2}"),
         (json!({ "required": ["a/b"] }), json!({ "a/b": 1 }), json!({}), "/a~1b: is missing"),
         (json!({ "dependentRequired": { "a": ["b"] } }), json!({ "b": 1 }), json!({ "a": 1 }), "/b: is missing"),
         (
@@ -62,6 +64,10 @@ fn every_keyword_takes_what_fits_and_names_the_place_of_what_does_not() {
             "settings: 18446744073709551615 is not less than 18446744073709551615",
         ),
         (json!({ "multipleOf": 5 }), json!(10), json!(11), "settings: 11 is no multiple of 5"),
+        (json!({ "multipleOf": 0.1 }), json!(0.3), json!(0.35), "settings: 0.35 is no multiple of 0.1"),
+        (json!({ "multipleOf": 0.01 }), json!(19.99), json!(19.999), "settings: 19.999 is no multiple of 0.01"),
+        (json!({ "multipleOf": 0.01 }), json!(123456789.12), json!(123456789.123), "settings: 123456789.123 is no multiple of 0.01"),
+        (json!({ "multipleOf": 0.1 }), json!(0), json!(1e-13), "settings: 1e-13 is no multiple of 0.1"),
         (json!({ "allOf": [{ "minimum": 1 }, { "maximum": 3 }] }), json!(2), json!(4), "settings: 4 is more than 3"),
         (
             json!({ "anyOf": [{ "required": ["a"] }, { "required": ["b"] }] }),
@@ -157,11 +163,90 @@ fn a_judgement_ends_whatever_the_schema_is() {
     }
 }
 
+/// A schema by as many references as a manifest has room for.
+fn fanned_out(schema: &Value) -> Value {
+    json!({ "$defs": { "o": schema }, "allOf": vec![json!({ "$ref": "#/$defs/o" }); 1400] })
+}
+
+/// The same in two steps.
+fn fanned_out_twice(schema: &Value) -> Value {
+    let all = |name: &str| json!({ "allOf": vec![json!({ "$ref": format!("#/$defs/{name}") }); 600] });
+    let mut top = all("a");
+    top["$defs"] = json!({ "a": all("o"), "o": schema });
+    top
+}
+
+#[test]
+fn whatever_costs_something_counts_behind_any_number_of_references() {
+    let names: Vec<String> = (0..2000).map(|n| format!("k{n}")).collect();
+    let object: Value = names.iter().map(|name| (name.clone(), json!(1))).collect::<serde_json::Map<_, _>>().into();
+    let list: Value = (0..2000).collect::<Vec<u32>>().into();
+    let text = Value::String("a".repeat(15_000));
+    let others: Value = (0..200).map(|n| (format!("p{n}"), json!(true))).collect::<serde_json::Map<_, _>>().into();
+    // In none of these is anything wrong before the end.
+    let cases = [
+        (json!({ "additionalProperties": true }), &object),
+        (json!({ "properties": { "other": false } }), &object),
+        (json!({ "required": names }), &object),
+        (json!({ "dependentRequired": { "k0": names } }), &object),
+        (json!({ "uniqueItems": true }), &list),
+        (json!({ "contains": { "const": 1999 } }), &list),
+        (json!({ "const": list }), &list),
+        (json!({ "enum": [[], object] }), &object),
+        (json!({ "maxLength": 20_000 }), &text),
+        (json!({ "const": text }), &text),
+        (json!({ "not": { "type": "null" } }), &text),
+        (json!({ "not": { "enum": [[list]] } }), &list),
+        (json!({ "not": { "additionalProperties": false, "properties": others } }), &object),
+    ];
+    for (schema, settings) in cases {
+        for whole in [fanned_out(&schema), fanned_out_twice(&schema)] {
+            let schema = Schema::parse(&whole).unwrap();
+            let mut judge = Judge::of(&schema);
+            let told: Vec<_> = judge.faults(settings).into_iter().map(|fault| fault.detail).collect();
+            assert_eq!(told, ["the policy's schema takes too long to judge these settings"], "{}", &whole.to_string()[..60]);
+            // What goes over the bound is one value at most.
+            assert!(judge.steps < STEPS_MAX + 1000, "{}", judge.steps);
+        }
+    }
+}
+
+#[test]
+fn a_judgement_ends_with_the_last_fault_that_is_told() {
+    let object: Value = (0..2000).map(|n| (format!("k{n}"), json!(1))).collect::<serde_json::Map<_, _>>().into();
+    let missing: Vec<String> = (0..2000).map(|n| format!("m{n}")).collect();
+    let cases = [
+        (json!({ "additionalProperties": false }), "is not known"),
+        (json!({ "additionalProperties": { "type": "null" } }), "expected null, found 1"),
+        (json!({ "propertyNames": { "maxLength": 1 } }), "characters, at most 1 are allowed"),
+        (json!({ "required": missing }), "is missing"),
+        (json!({ "dependentRequired": { "k0": missing } }), "is missing"),
+        (json!({ "maxProperties": 1 }), "has 2000 members, at most 1 are allowed"),
+    ];
+    for (schema, detail) in cases {
+        for whole in [fanned_out(&schema), fanned_out_twice(&schema)] {
+            let schema = Schema::parse(&whole).unwrap();
+            let mut judge = Judge::of(&schema);
+            let told = judge.faults(&object);
+            assert!(told.len() == FAULTS_MAX && told.iter().all(|fault| fault.detail.ends_with(detail)), "{detail}: {told:?}");
+            assert!(judge.steps < 500, "{detail}: {}", judge.steps);
+        }
+    }
+}
+
+#[test]
+fn alternatives_within_alternatives_are_told_in_few_words() {
+    let leaf = json!({ "const": "x".repeat(100) });
+    let schema = (0..8).fold(leaf, |within, _| json!({ "anyOf": [within, within, within] }));
+    let told = wrong(&schema, &json!("y".repeat(100)));
+    assert!(told.len() == 1 && told[0].starts_with("settings: fits none of the alternatives (") && told[0].len() < 800, "{told:?}");
+}
+
 #[test]
 fn what_is_told_of_foreign_settings_is_bounded() {
     let long = "x".repeat(10_000);
     let many: serde_json::Map<_, _> = (0..500).map(|n| (format!("{long}{n}"), json!("\u{1b}[31m"))).collect();
     let told = Schema::parse(&json!({ "additionalProperties": { "type": "null" } })).unwrap().faults(&Value::Object(many));
-    assert_eq!(told.len(), crate::limits::FAULTS_MAX);
+    assert_eq!(told.len(), FAULTS_MAX);
     assert!(told.iter().all(|fault| fault.to_string().len() < 600 && !fault.to_string().contains('\u{1b}')));
 }
