@@ -160,7 +160,7 @@ fn a_component_is_compiled_once_and_its_machine_code_kept_for_the_next_command()
 fn component(name: &str) -> Result<Vec<u8>> {
     let directory = tempfile::tempdir()?;
     let config = policy_host::HostConfig {
-        cache: directory.path().to_owned(),
+        cache: directory.path().join("cache"),
         compiler: policy_host::Compiler::InProcess,
         fast_slots: 1,
         fast_resident_bytes: 0,

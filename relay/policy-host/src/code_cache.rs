@@ -1,16 +1,37 @@
-//! Machine code on disk, by digest. What this node has not written itself is never run.
+//! Machine code on disk, by digest. What this node has not written itself is never run, so nobody else may have a part in the directory: who
+//! reads its key could write code that counts.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use rustix::fs::OFlags;
 use schemas::Digest;
 use schemas::policy::PolicyClass;
+use thiserror::Error;
 
 /// Bytes of the tag before the machine code.
 const TAG_BYTES: usize = 32;
 const KEY_FILE: &str = "key";
+/// What is still being written is younger; what is older was left by a process that ended in the middle.
+const PARTIAL_AGE_MAX: Duration = Duration::from_secs(3600);
+/// Permissions of the group and of all others.
+const OTHERS: u32 = 0o077;
+
+/// Why a directory is not used for machine code.
+#[derive(Debug, Error)]
+pub enum CacheError {
+    #[error("{} belongs to another user, {owner}", path.display())]
+    NotOurs { path: PathBuf, owner: u32 },
+    #[error("{} is open to others than its owner (mode {mode:04o}); it can be removed, and is made anew", path.display())]
+    TooOpen { path: PathBuf, mode: u32 },
+    #[error("{} is not a file", path.display())]
+    NotAFile { path: PathBuf },
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
 
 /// A directory of machine code, each file with a tag under a key that only this node's user can read.
 pub(crate) struct CodeCache {
@@ -20,20 +41,30 @@ pub(crate) struct CodeCache {
 }
 
 impl CodeCache {
-    /// Opens or makes the directory. Files of other profiles, left by another release, are removed.
-    pub(crate) fn open(directory: &Path, profile: blake3::Hash) -> io::Result<Self> {
+    /// Opens or makes the directory, if it is this user's alone. Files of other profiles, left by another release, are removed, and what was never
+    /// finished.
+    pub(crate) fn open(directory: &Path, profile: blake3::Hash) -> Result<Self, CacheError> {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+        check_owned(directory, &fs::metadata(directory)?)?;
         let cache = Self { directory: directory.to_owned(), key: key(directory)?, profile };
-        let suffix = cache.suffix();
         for entry in fs::read_dir(directory)? {
-            let entry = entry?;
-            let name = entry.file_name();
-            let name = name.to_string_lossy();
-            if name.ends_with(".code") && !name.ends_with(&suffix) {
-                fs::remove_file(entry.path())?;
+            let path = entry?.path();
+            if cache.is_left_over(&path)
+                && let Err(error) = remove(&path)
+            {
+                tracing::warn!(path = %path.display(), error = &error as &dyn std::error::Error, "an old file of machine code cannot be removed");
             }
         }
         Ok(cache)
+    }
+
+    fn is_left_over(&self, path: &Path) -> bool {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if name.ends_with(".partial") {
+            let age = fs::symlink_metadata(path).and_then(|file| file.modified()).map(|modified| modified.elapsed().unwrap_or_default());
+            return age.is_ok_and(|age| age > PARTIAL_AGE_MAX);
+        }
+        name.ends_with(".code") && !name.ends_with(&self.suffix())
     }
 
     /// The machine code, if it is here and is what this node wrote. Anything else is removed.
@@ -47,7 +78,7 @@ impl CodeCache {
         let is_ours = bytes.split_first_chunk::<TAG_BYTES>().is_some_and(|(tag, code)| self.tag(digest, class, code) == *tag);
         if !is_ours {
             tracing::warn!(policy.digest = %digest, path = %path.display(), "machine code was not written by this node, removed");
-            fs::remove_file(&path)?;
+            remove(&path)?;
             return Ok(None);
         }
         bytes.drain(..TAG_BYTES);
@@ -85,21 +116,50 @@ impl CodeCache {
     }
 }
 
+/// Removes a file. Another process that removes it first does no harm.
+fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
+    }
+}
+
+fn check_owned(path: &Path, metadata: &fs::Metadata) -> Result<(), CacheError> {
+    if metadata.uid() != rustix::process::geteuid().as_raw() {
+        return Err(CacheError::NotOurs { path: path.to_owned(), owner: metadata.uid() });
+    }
+    let mode = metadata.mode() & 0o7777;
+    if mode & OTHERS == 0 { Ok(()) } else { Err(CacheError::TooOpen { path: path.to_owned(), mode }) }
+}
+
 /// The directory's key, drawn at first use. Two processes that start at once agree on one: a file is linked into place whole, once.
-fn key(directory: &Path) -> io::Result<[u8; 32]> {
+fn key(directory: &Path) -> Result<[u8; 32], CacheError> {
     let path = directory.join(KEY_FILE);
+    // Neither a link to what is elsewhere nor a wait for whoever writes into a pipe.
+    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits() as i32;
     for _ in 0..2 {
-        match File::open(&path) {
-            Ok(mut file) => {
-                let mut key = [0; 32];
-                file.read_exact(&mut key)?;
-                return Ok(key);
-            }
+        match OpenOptions::new().read(true).custom_flags(flags).open(&path) {
+            Ok(file) => return read_key(file, &path),
             Err(error) if error.kind() == io::ErrorKind::NotFound => draw_key(directory, &path)?,
-            Err(error) => return Err(error),
+            Err(error) if error.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error()) => {
+                return Err(CacheError::NotAFile { path });
+            }
+            Err(error) => return Err(error.into()),
         }
     }
-    Err(io::Error::other("the key of the machine code cache cannot be made"))
+    Err(io::Error::other("the key of the machine code cache cannot be made").into())
+}
+
+fn read_key(mut file: File, path: &Path) -> Result<[u8; 32], CacheError> {
+    // Asked of the open file, so that what was judged is what is read.
+    let metadata = file.metadata()?;
+    if !metadata.is_file() {
+        return Err(CacheError::NotAFile { path: path.to_owned() });
+    }
+    check_owned(path, &metadata)?;
+    let mut key = [0; 32];
+    file.read_exact(&mut key)?;
+    Ok(key)
 }
 
 fn draw_key(directory: &Path, path: &Path) -> io::Result<()> {
@@ -112,7 +172,7 @@ fn draw_key(directory: &Path, path: &Path) -> io::Result<()> {
     file.write_all(&key)?;
     file.sync_all()?;
     let linked = fs::hard_link(&partial, path);
-    fs::remove_file(&partial)?;
+    remove(&partial)?;
     match linked {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
         Ok(()) | Err(_) => Ok(()),

@@ -9,6 +9,7 @@ use schemas::policy::{PolicyClass, PolicyKind};
 use thiserror::Error;
 use wasmtime::component::Component;
 
+pub use crate::code_cache::CacheError;
 pub use crate::compile::CompileError;
 pub use crate::instance::WorldError;
 
@@ -33,7 +34,7 @@ const SLOW_SLOTS_SPARE: usize = 2;
 /// Where a host keeps machine code and how it compiles.
 #[derive(Debug, Clone)]
 pub struct HostConfig {
-    /// A directory of this process's user; made if it is not there.
+    /// A directory of this process's user that nobody else has a part in; made if it is not there.
     pub cache: PathBuf,
     pub compiler: Compiler,
     /// At least 1.
@@ -87,7 +88,7 @@ pub enum HostError {
     #[error("the engine does not take its settings")]
     Engine(#[source] EngineError),
     #[error("the cache of machine code at {} cannot be used", path.display())]
-    Cache { path: PathBuf, source: std::io::Error },
+    Cache { path: PathBuf, source: CacheError },
     #[error("a thread cannot be started")]
     Thread(#[source] std::io::Error),
     #[error("a host has at least one slot and one thread")]
@@ -160,7 +161,10 @@ impl Host {
     pub fn admit(&self, uploaded: &[u8], kind: PolicyKind, class: PolicyClass) -> Result<Admitted, AdmissionError> {
         let uploaded_digest = Digest::blake3(uploaded);
         // Machine code under the digest of these very bytes was made of them as a component, within the limits of the class.
-        let kept = self.0.cache.get(&uploaded_digest, class).map_err(AdmissionError::Cache)?;
+        let kept = self.0.cache.get(&uploaded_digest, class).unwrap_or_else(|error| {
+            not_kept(&uploaded_digest, &error, "kept machine code cannot be read; the policy is compiled anew");
+            None
+        });
         let (digest, component, machine_code, is_new) = match kept {
             Some(machine_code) => (uploaded_digest, uploaded.to_vec(), machine_code, false),
             None => {
@@ -171,23 +175,29 @@ impl Host {
         let module = Arc::new(self.module(&digest, kind, class, &machine_code)?);
         Schema::parse(&module.manifest().settings)?;
         if is_new {
-            self.0.cache.put(&digest, class, &machine_code).map_err(AdmissionError::Cache)?;
+            self.keep(&digest, class, &machine_code);
         }
         let manifest = module.manifest().clone();
         Ok(Admitted { component, digest, uploaded_digest, manifest, module })
     }
 
-    /// Loads an admitted component, from the cache of machine code or by compiling it. Blocks.
+    /// Loads an admitted component, from the cache of machine code or by compiling it: a cache that cannot be used costs time and nothing else.
+    /// Blocks.
     pub fn load(&self, digest: &Digest, kind: PolicyKind, class: PolicyClass, component: &[u8]) -> Result<Arc<Module>, LoadError> {
-        if let Some(module) = self.load_cached(digest, kind, class)? {
-            return Ok(module);
+        match self.load_cached(digest, kind, class) {
+            Ok(Some(module)) => return Ok(module),
+            Ok(None) => {}
+            Err(LoadError::Refused(error @ (AdmissionError::Cache(_) | AdmissionError::Engine(_)))) => {
+                not_kept(digest, &error, "kept machine code is not used; the policy is compiled anew");
+            }
+            Err(error) => return Err(error),
         }
         if Digest::blake3(component) != *digest {
             return Err(LoadError::Digest { expected: *digest });
         }
         let compiled = self.compile(component, class)?;
         let module = self.module(digest, kind, class, &compiled.machine_code)?;
-        self.0.cache.put(digest, class, &compiled.machine_code).map_err(AdmissionError::Cache)?;
+        self.keep(digest, class, &compiled.machine_code);
         Ok(Arc::new(module))
     }
 
@@ -200,6 +210,12 @@ impl Host {
     /// Version and settings of the engine: equal profiles, modules and inputs give equal outputs and fuel.
     pub fn engine_profile(&self) -> &str {
         &self.0.profile
+    }
+
+    fn keep(&self, digest: &Digest, class: PolicyClass, machine_code: &[u8]) {
+        if let Err(error) = self.0.cache.put(digest, class, machine_code) {
+            not_kept(digest, &error, "machine code cannot be kept; the policy is compiled again at its next load");
+        }
     }
 
     fn compile(&self, uploaded: &[u8], class: PolicyClass) -> Result<Compiled, AdmissionError> {
@@ -226,4 +242,8 @@ impl Host {
         let manifest = Manifest::parse(&description, kind)?;
         Ok(Module { digest: *digest, class, manifest, template, slow: self.0.slow_pool.clone(), _ticker: self.0.ticker.clone() })
     }
+}
+
+fn not_kept(digest: &Digest, error: &(dyn std::error::Error + 'static), message: &'static str) {
+    tracing::warn!(policy.digest = %digest, error, "{message}");
 }

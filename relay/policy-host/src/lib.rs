@@ -27,7 +27,9 @@ pub use canonical::canonical_json;
 pub use compile::{SUBCOMMAND as COMPILE_SUBCOMMAND, compile_child, kind_of};
 pub use exchange::{Input, Output};
 pub use fault::{InvalidOutput, PolicyFault, Trapped};
-pub use host::{AdmissionError, Admitted, CompileError, Compiler, EngineError, Host, HostConfig, HostError, LoadError, WorldError};
+pub use host::{
+    AdmissionError, Admitted, CacheError, CompileError, Compiler, EngineError, Host, HostConfig, HostError, LoadError, WorldError,
+};
 pub use manifest::{DeclaredReason, Manifest, ManifestError};
 pub use module::{ConfigureError, Evaluation, Module, SettingsFault};
 pub use schema::{SCHEMA_CODE, SchemaError};

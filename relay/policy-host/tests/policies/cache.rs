@@ -1,10 +1,11 @@
 //! Machine code on disk: only what this node wrote is run.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::os::unix::fs::{PermissionsExt, chown, symlink};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, UNIX_EPOCH};
 
-use policy_host::{AdmissionError, Compiler};
+use policy_host::{AdmissionError, CacheError, Compiler, HostError};
 use schemas::policy::{PolicyClass, PolicyKind};
 
 use crate::guest::Guest;
@@ -107,4 +108,79 @@ fn code_of_another_release_is_removed_at_start() {
     fs::write(&path, b"old").unwrap();
     drop(world.restarted());
     assert!(!path.exists());
+}
+
+#[test]
+fn what_others_have_a_part_in_is_not_used() {
+    let world = World::new();
+    let directory = world.directory.path().join("cache");
+    let key = directory.join("key");
+    let refused = || match world.reopened() {
+        Err(HostError::Cache { source, .. }) => source,
+        other => panic!("{:?}", other.err()),
+    };
+    let chmod = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    for (path, own, modes) in [(&directory, 0o700, [0o777, 0o750, 0o701]), (&key, 0o600, [0o644, 0o660, 0o602])] {
+        for mode in modes {
+            chmod(path, mode);
+            let error = refused();
+            assert!(matches!(&error, CacheError::TooOpen { path: told, mode: found } if told == path && *found == mode), "{error:?}");
+        }
+        chmod(path, own);
+        // Only root can give away what it has.
+        if rustix::process::geteuid().is_root() {
+            chown(path, Some(1), None).unwrap();
+            let error = refused();
+            assert!(matches!(&error, CacheError::NotOurs { path: told, owner: 1 } if told == path), "{error:?}");
+            chown(path, Some(0), None).unwrap();
+        }
+        world.reopened().unwrap();
+    }
+
+    let elsewhere = world.directory.path().join("elsewhere");
+    fs::rename(&key, &elsewhere).unwrap();
+    symlink(&elsewhere, &key).unwrap();
+    assert!(matches!(refused(), CacheError::NotAFile { path } if path == key));
+    fs::remove_file(&key).unwrap();
+    fs::create_dir(&key).unwrap();
+    assert!(matches!(refused(), CacheError::NotAFile { path } if path == key));
+}
+
+#[test]
+fn a_cache_that_cannot_be_used_costs_time_and_no_policy() {
+    let world = World::new();
+    let guest = Guest::new(PolicyKind::Route);
+    let admitted = world.admit(&guest).unwrap();
+    let serves = || {
+        let module = world.host.load(&admitted.digest, PolicyKind::Route, PolicyClass::Fast, &admitted.component).unwrap();
+        assert!(module.decide(&input(PolicyKind::Route, 1)).result.is_ok());
+        let again = world.host.admit(&admitted.component, PolicyKind::Route, PolicyClass::Fast).unwrap();
+        assert_eq!((again.digest, world.admit(&guest).unwrap().digest), (admitted.digest, admitted.digest));
+    };
+    // What can be neither read, removed nor replaced stands in the place of the code.
+    let [code] = <[PathBuf; 1]>::try_from(code_files(&world)).unwrap();
+    fs::remove_file(&code).unwrap();
+    fs::create_dir(&code).unwrap();
+    serves();
+    assert!(code.is_dir());
+    // And in the place of the whole directory; then there is none.
+    let directory = world.directory.path().join("cache");
+    fs::remove_dir_all(&directory).unwrap();
+    fs::write(&directory, b"").unwrap();
+    serves();
+    fs::remove_file(&directory).unwrap();
+    serves();
+}
+
+#[test]
+fn what_was_never_finished_is_removed_an_hour_later() {
+    let world = World::new();
+    let partial = |name: &str| world.directory.path().join("cache").join(format!("{name}.partial"));
+    let (old, young) = (partial("0123456789abcdef"), partial("fedcba9876543210"));
+    for path in [&old, &young] {
+        fs::write(path, b"half").unwrap();
+    }
+    fs::File::options().write(true).open(&old).unwrap().set_modified(UNIX_EPOCH + Duration::from_secs(1000)).unwrap();
+    drop(world.restarted());
+    assert_eq!((old.exists(), young.exists()), (false, true));
 }

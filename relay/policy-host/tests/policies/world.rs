@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use policy_host::contract::{Attribute, Demand, Price, Subject, expiry, quota, route};
 use policy_host::host::FAST_RESIDENT_BYTES_DEFAULT;
-use policy_host::{AdmissionError, Admitted, Compiler, Host, HostConfig, Input, Module};
+use policy_host::{AdmissionError, Admitted, Compiler, Host, HostConfig, HostError, Input, Module};
 use schemas::policy::{PolicyClass, PolicyKind};
 use tempfile::TempDir;
 
@@ -36,6 +36,11 @@ impl World {
         host(self.directory.path().join("cache"), compiler)
     }
 
+    /// As [`Self::restarted`], where that may fail.
+    pub(crate) fn reopened(&self) -> Result<Host, HostError> {
+        Host::new(config(self.directory.path().join("cache"), Compiler::InProcess))
+    }
+
     pub(crate) fn admit(&self, guest: &Guest) -> Result<Admitted, AdmissionError> {
         self.host.admit(&guest.module(), guest.kind, PolicyClass::Fast)
     }
@@ -46,7 +51,11 @@ impl World {
 }
 
 fn host(cache: PathBuf, compiler: Compiler) -> Host {
-    Host::new(HostConfig { cache, compiler, fast_slots: 16, fast_resident_bytes: FAST_RESIDENT_BYTES_DEFAULT, slow_threads: 2 }).unwrap()
+    Host::new(config(cache, compiler)).unwrap()
+}
+
+fn config(cache: PathBuf, compiler: Compiler) -> HostConfig {
+    HostConfig { cache, compiler, fast_slots: 16, fast_resident_bytes: FAST_RESIDENT_BYTES_DEFAULT, slow_threads: 2 }
 }
 
 fn subject() -> Subject {

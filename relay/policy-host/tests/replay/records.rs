@@ -10,8 +10,8 @@ use schemas::decision::{DecisionAnswer, DecisionBatch, DecisionEffect, DecisionM
 use schemas::policy::{PolicyClass, PolicyKind};
 use schemas::{BindingId, Digest, IncarnationId, KeyId, RequestId, TenantId, Timestamp, WriterId};
 
-pub(crate) fn host(cache: &Path) -> Host {
-    let cache = cache.to_owned();
+pub(crate) fn host(directory: &Path) -> Host {
+    let cache = directory.join("cache");
     Host::new(HostConfig {
         cache,
         compiler: Compiler::InProcess,
