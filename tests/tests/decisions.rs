@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::{Result, ensure};
 use event_log::decisions::{DecisionLog, DecisionStream as _};
-use policy_host::host::FAST_RESIDENT_BYTES_DEFAULT;
+use policy_host::host::{CACHE_BYTES_DEFAULT, FAST_RESIDENT_BYTES_DEFAULT};
 use policy_host::{Compiler, Host, HostConfig};
 use schemas::decision::{DecisionBatch, DecisionEffect, DecisionRecord};
 use schemas::policy::{PolicyClass, PolicyKind};
@@ -28,6 +28,7 @@ const LIMIT: u64 = 500;
 fn decisions(cache: &Path) -> Result<Vec<DecisionRecord>> {
     let host = Host::new(HostConfig {
         cache: cache.to_owned(),
+        cache_bytes_max: CACHE_BYTES_DEFAULT,
         compiler: Compiler::InProcess,
         fast_slots: 2,
         fast_resident_bytes: FAST_RESIDENT_BYTES_DEFAULT,

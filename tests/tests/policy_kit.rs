@@ -161,6 +161,7 @@ fn component(name: &str) -> Result<Vec<u8>> {
     let directory = tempfile::tempdir()?;
     let config = policy_host::HostConfig {
         cache: directory.path().join("cache"),
+        cache_bytes_max: policy_host::host::CACHE_BYTES_DEFAULT,
         compiler: policy_host::Compiler::InProcess,
         fast_slots: 1,
         fast_resident_bytes: 0,

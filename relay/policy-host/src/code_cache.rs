@@ -1,6 +1,7 @@
 //! Machine code on disk, by digest. What this node has not written itself is never run, so nobody else may have a part in the directory: who
 //! reads its key could write code that counts.
 
+use std::collections::HashSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
@@ -36,6 +37,7 @@ pub enum CacheError {
 /// A directory of machine code, each file with a tag under a key that only this node's user can read.
 pub(crate) struct CodeCache {
     directory: PathBuf,
+    bytes_max: u64,
     key: [u8; 32],
     profile: blake3::Hash,
 }
@@ -43,10 +45,10 @@ pub(crate) struct CodeCache {
 impl CodeCache {
     /// Opens or makes the directory, if it is this user's alone. Files of other profiles, left by another release, are removed, and what was never
     /// finished.
-    pub(crate) fn open(directory: &Path, profile: blake3::Hash) -> Result<Self, CacheError> {
+    pub(crate) fn open(directory: &Path, bytes_max: u64, profile: blake3::Hash) -> Result<Self, CacheError> {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
         check_owned(directory, &fs::metadata(directory)?)?;
-        let cache = Self { directory: directory.to_owned(), key: key(directory)?, profile };
+        let cache = Self { directory: directory.to_owned(), bytes_max, key: key(directory)?, profile };
         for entry in fs::read_dir(directory)? {
             let path = entry?.path();
             if cache.is_left_over(&path)
@@ -99,6 +101,30 @@ impl CodeCache {
             drop(fs::remove_file(&partial));
         }
         written
+    }
+
+    /// Removes the oldest machine code until no more bytes are left than may be, other than of these policies. What another process removes or
+    /// is about to read is no matter: it is compiled again.
+    pub(crate) fn prune(&self, needed: &HashSet<(Digest, PolicyClass)>) -> io::Result<()> {
+        let needed: HashSet<PathBuf> = needed.iter().map(|(digest, class)| self.path(digest, *class)).collect();
+        let entries = fs::read_dir(&self.directory)?.flatten();
+        let code = entries.filter(|entry| entry.path().extension().is_some_and(|extension| extension == "code"));
+        let mut kept: Vec<_> = code
+            .filter_map(|entry| {
+                let file = entry.metadata().ok()?;
+                Some((file.modified().ok()?, file.len(), entry.path()))
+            })
+            .collect();
+        kept.sort_unstable();
+        let mut bytes: u64 = kept.iter().map(|(_, bytes, _)| bytes).sum();
+        for (_, freed, path) in kept.into_iter().filter(|(_, _, path)| !needed.contains(path)) {
+            if bytes <= self.bytes_max {
+                break;
+            }
+            remove(&path)?;
+            bytes -= freed;
+        }
+        Ok(())
     }
 
     fn tag(&self, digest: &Digest, class: PolicyClass, code: &[u8]) -> blake3::Hash {
@@ -176,5 +202,39 @@ fn draw_key(directory: &Path, path: &Path) -> io::Result<()> {
     match linked {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
         Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::UNIX_EPOCH;
+
+    use super::*;
+
+    #[test]
+    fn the_oldest_machine_code_goes_first_and_nothing_that_is_needed_does() {
+        let folder = tempfile::tempdir().unwrap();
+        let directory = folder.path().join("cache");
+        let open = |bytes_max| CodeCache::open(&directory, bytes_max, blake3::hash(b"profile")).unwrap();
+        let digests = ["c", "a", "b"].map(|text| Digest::blake3(text.as_bytes()));
+        let cache = open(u64::MAX);
+        for (age, digest) in digests.iter().enumerate() {
+            cache.put(digest, PolicyClass::Fast, b"code").unwrap();
+            let path = cache.path(digest, PolicyClass::Fast);
+            let time = UNIX_EPOCH + Duration::from_secs(1000 + age as u64);
+            File::options().write(true).open(path).unwrap().set_modified(time).unwrap();
+        }
+        let left = || digests.each_ref().map(|digest| cache.get(digest, PolicyClass::Fast).unwrap().is_some());
+        let each = TAG_BYTES as u64 + 4;
+        let needed = HashSet::from([(digests[1], PolicyClass::Fast), (digests[0], PolicyClass::Slow)]);
+        open(3 * each).prune(&needed).unwrap();
+        assert_eq!(left(), [true; 3]);
+        open(3 * each - 1).prune(&needed).unwrap();
+        assert_eq!(left(), [false, true, true]);
+        open(each).prune(&needed).unwrap();
+        assert_eq!(left(), [false, true, false]);
+        open(0).prune(&needed).unwrap();
+        assert_eq!(left(), [false, true, false]);
+        assert!(directory.join(KEY_FILE).exists());
     }
 }

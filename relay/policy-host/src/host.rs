@@ -1,7 +1,8 @@
 //! A policy's way from uploaded bytes to a module that runs.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 use schemas::Digest;
@@ -26,6 +27,8 @@ pub const FAST_SLOTS_DEFAULT: usize = 256;
 /// Bytes of a fast policy's memory that stay with the process between instances: about what a policy touches. More is taken away and given
 /// again by the kernel, page by page.
 pub const FAST_RESIDENT_BYTES_DEFAULT: usize = 256 * 1024;
+/// Bytes of machine code that a node keeps: some forty modules of JavaScript or Python, which is more than it prepares for bindings that may come.
+pub const CACHE_BYTES_DEFAULT: u64 = 2 << 30;
 /// Threads for slow policies.
 pub const SLOW_THREADS_DEFAULT: usize = 2;
 /// Instances of slow policies besides those of its threads: for loading and admission.
@@ -36,6 +39,8 @@ const SLOW_SLOTS_SPARE: usize = 2;
 pub struct HostConfig {
     /// A directory of this process's user that nobody else has a part in; made if it is not there.
     pub cache: PathBuf,
+    /// The most bytes in it: when more come, the oldest go, other than those of policies that are loaded. Usually [`CACHE_BYTES_DEFAULT`].
+    pub cache_bytes_max: u64,
     pub compiler: Compiler,
     /// At least 1.
     pub fast_slots: usize,
@@ -63,6 +68,8 @@ struct Parts {
     slow: Arc<Running>,
     slow_pool: Arc<Pool>,
     cache: CodeCache,
+    /// Guards which modules there are, so that what is in use stays in the cache.
+    loaded: Mutex<Vec<Weak<Module>>>,
     compiler: Compiler,
     /// Held while compiling: one at a time, whatever it takes.
     compiling: Mutex<()>,
@@ -149,12 +156,13 @@ impl Host {
         let fast = Running::new(PolicyClass::Fast, config.fast_slots, config.fast_resident_bytes).map_err(engine)?;
         let slow = Running::new(PolicyClass::Slow, config.slow_threads + SLOW_SLOTS_SPARE, SLOW_RESIDENT_BYTES).map_err(engine)?;
         let ticker = Ticker::start(vec![fast.engine.clone(), slow.engine.clone()]).map_err(HostError::Thread)?;
-        let cache = CodeCache::open(&config.cache, engine::code_profile().map_err(engine)?);
+        let cache = CodeCache::open(&config.cache, config.cache_bytes_max, engine::code_profile().map_err(engine)?);
         let cache = cache.map_err(|source| HostError::Cache { path: config.cache.clone(), source })?;
         let slow_pool = Arc::new(Pool::start(config.slow_threads).map_err(HostError::Thread)?);
         let compiler = config.compiler;
         let profile = engine::profile().map_err(engine)?;
-        Ok(Self(Arc::new(Parts { fast, slow, slow_pool, cache, compiler, compiling: Mutex::new(()), profile, ticker: Arc::new(ticker) })))
+        let (loaded, compiling, ticker) = (Mutex::default(), Mutex::new(()), Arc::new(ticker));
+        Ok(Self(Arc::new(Parts { fast, slow, slow_pool, cache, loaded, compiler, compiling, profile, ticker })))
     }
 
     /// Judges what a user uploads: a component, or a core module that describes its world. Blocks, for as long as compiling takes.
@@ -172,7 +180,7 @@ impl Host {
                 (Digest::blake3(&component), component, machine_code, true)
             }
         };
-        let module = Arc::new(self.module(&digest, kind, class, &machine_code)?);
+        let module = self.module(&digest, kind, class, &machine_code)?;
         Schema::parse(&module.manifest().settings)?;
         if is_new {
             self.keep(&digest, class, &machine_code);
@@ -198,13 +206,13 @@ impl Host {
         let compiled = self.compile(component, class)?;
         let module = self.module(digest, kind, class, &compiled.machine_code)?;
         self.keep(digest, class, &compiled.machine_code);
-        Ok(Arc::new(module))
+        Ok(module)
     }
 
     /// Loads a component whose machine code this node has; none if it has not.
     pub fn load_cached(&self, digest: &Digest, kind: PolicyKind, class: PolicyClass) -> Result<Option<Arc<Module>>, LoadError> {
         let Some(machine_code) = self.0.cache.get(digest, class).map_err(AdmissionError::Cache)? else { return Ok(None) };
-        Ok(Some(Arc::new(self.module(digest, kind, class, &machine_code)?)))
+        Ok(Some(self.module(digest, kind, class, &machine_code)?))
     }
 
     /// Version and settings of the engine: equal profiles, modules and inputs give equal outputs and fuel.
@@ -213,9 +221,18 @@ impl Host {
     }
 
     fn keep(&self, digest: &Digest, class: PolicyClass, machine_code: &[u8]) {
-        if let Err(error) = self.0.cache.put(digest, class, machine_code) {
-            not_kept(digest, &error, "machine code cannot be kept; the policy is compiled again at its next load");
+        if let Err(error) = self.0.cache.put(digest, class, machine_code).and_then(|()| self.0.cache.prune(&self.in_use())) {
+            not_kept(
+                digest,
+                &error,
+                "the cache of machine code cannot be written; what it does not have is compiled again at its next load",
+            );
         }
+    }
+
+    fn in_use(&self) -> HashSet<(Digest, PolicyClass)> {
+        let modules: Vec<_> = self.0.loaded.lock().iter().filter_map(Weak::upgrade).collect();
+        modules.iter().map(|module| (module.digest, module.class)).collect()
     }
 
     fn compile(&self, uploaded: &[u8], class: PolicyClass) -> Result<Compiled, AdmissionError> {
@@ -227,7 +244,7 @@ impl Host {
         Ok(compiled?)
     }
 
-    fn module(&self, digest: &Digest, kind: PolicyKind, class: PolicyClass, machine_code: &[u8]) -> Result<Module, AdmissionError> {
+    fn module(&self, digest: &Digest, kind: PolicyKind, class: PolicyClass, machine_code: &[u8]) -> Result<Arc<Module>, AdmissionError> {
         let running = match class {
             PolicyClass::Fast => &self.0.fast,
             PolicyClass::Slow => &self.0.slow,
@@ -240,7 +257,13 @@ impl Host {
         let template = Template::new(running.clone(), &component, kind)?;
         let description = template.describe().map_err(AdmissionError::Describe)?;
         let manifest = Manifest::parse(&description, kind)?;
-        Ok(Module { digest: *digest, class, manifest, template, slow: self.0.slow_pool.clone(), _ticker: self.0.ticker.clone() })
+        let (slow, ticker) = (self.0.slow_pool.clone(), self.0.ticker.clone());
+        let module = Arc::new(Module { digest: *digest, class, manifest, template, slow, _ticker: ticker });
+        let mut loaded = self.0.loaded.lock();
+        loaded.retain(|module| module.strong_count() > 0);
+        loaded.push(Arc::downgrade(&module));
+        drop(loaded);
+        Ok(module)
     }
 }
 

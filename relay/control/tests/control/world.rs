@@ -20,7 +20,7 @@ use event_log::decisions::{DecisionLog, DecisionStream};
 use event_log::usage::{UsageLog, UsageStream};
 use http_body_util::BodyExt as _;
 use policy_host::active::Active;
-use policy_host::host::FAST_RESIDENT_BYTES_DEFAULT;
+use policy_host::host::{CACHE_BYTES_DEFAULT, FAST_RESIDENT_BYTES_DEFAULT};
 use policy_host::{Compiler, Host, HostConfig};
 use projector::decisions::DecisionProjector;
 use projector::usage::UsageProjector;
@@ -134,6 +134,7 @@ impl World {
         let cache = data.path().join("policy-code");
         let host = HostConfig {
             cache,
+            cache_bytes_max: CACHE_BYTES_DEFAULT,
             compiler: Compiler::InProcess,
             fast_slots: 4,
             fast_resident_bytes: FAST_RESIDENT_BYTES_DEFAULT,

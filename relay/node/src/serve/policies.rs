@@ -10,7 +10,7 @@ use control::Metrics;
 use control::policies::{PolicyLoader, PolicyLoaderParts, PolicyModules};
 use event_log::artefacts::Artefacts;
 use policy_host::active::Active;
-use policy_host::host::{FAST_RESIDENT_BYTES_DEFAULT, FAST_SLOTS_DEFAULT};
+use policy_host::host::{CACHE_BYTES_DEFAULT, FAST_RESIDENT_BYTES_DEFAULT, FAST_SLOTS_DEFAULT};
 use policy_host::{Compiler, Host, HostConfig};
 use projector::ReadModels;
 use tokio_util::task::TaskTracker;
@@ -40,6 +40,7 @@ impl Policies {
     ) -> anyhow::Result<Self> {
         let host = HostConfig {
             cache: data.join("policy-code"),
+            cache_bytes_max: CACHE_BYTES_DEFAULT,
             compiler: Compiler::Child { program: own_program()? },
             fast_slots: FAST_SLOTS_DEFAULT,
             fast_resident_bytes: FAST_RESIDENT_BYTES_DEFAULT,

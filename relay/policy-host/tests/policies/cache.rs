@@ -184,3 +184,15 @@ fn what_was_never_finished_is_removed_an_hour_later() {
     drop(world.restarted());
     assert_eq!((old.exists(), young.exists()), (false, true));
 }
+
+#[test]
+fn a_cache_that_is_full_keeps_what_is_loaded() {
+    let world = World::new();
+    let host = world.bounded(1);
+    let admit = |kind| host.admit(&Guest::new(kind).module(), kind, PolicyClass::Fast).unwrap();
+    let held = admit(PolicyKind::Route);
+    let let_go = admit(PolicyKind::Expiry).digest;
+    let last = admit(PolicyKind::Quota);
+    let is_kept = |digest| code_files(&world).iter().any(|path| path.to_string_lossy().contains(&format!("{digest}")));
+    assert_eq!((is_kept(held.digest), is_kept(let_go), is_kept(last.digest)), (true, false, true));
+}

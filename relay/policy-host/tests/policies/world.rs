@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use policy_host::contract::{Attribute, Demand, Price, Subject, expiry, quota, route};
-use policy_host::host::FAST_RESIDENT_BYTES_DEFAULT;
+use policy_host::host::{CACHE_BYTES_DEFAULT, FAST_RESIDENT_BYTES_DEFAULT};
 use policy_host::{AdmissionError, Admitted, Compiler, Host, HostConfig, HostError, Input, Module};
 use schemas::policy::{PolicyClass, PolicyKind};
 use tempfile::TempDir;
@@ -36,6 +36,11 @@ impl World {
         host(self.directory.path().join("cache"), compiler)
     }
 
+    /// As [`Self::restarted`], with so much machine code.
+    pub(crate) fn bounded(&self, cache_bytes_max: u64) -> Host {
+        Host::new(HostConfig { cache_bytes_max, ..config(self.directory.path().join("cache"), Compiler::InProcess) }).unwrap()
+    }
+
     /// As [`Self::restarted`], where that may fail.
     pub(crate) fn reopened(&self) -> Result<Host, HostError> {
         Host::new(config(self.directory.path().join("cache"), Compiler::InProcess))
@@ -55,7 +60,14 @@ fn host(cache: PathBuf, compiler: Compiler) -> Host {
 }
 
 fn config(cache: PathBuf, compiler: Compiler) -> HostConfig {
-    HostConfig { cache, compiler, fast_slots: 16, fast_resident_bytes: FAST_RESIDENT_BYTES_DEFAULT, slow_threads: 2 }
+    HostConfig {
+        cache,
+        cache_bytes_max: CACHE_BYTES_DEFAULT,
+        compiler,
+        fast_slots: 16,
+        fast_resident_bytes: FAST_RESIDENT_BYTES_DEFAULT,
+        slow_threads: 2,
+    }
 }
 
 fn subject() -> Subject {

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use policy_host::contract::{Demand, Effect, Subject, quota, route};
-use policy_host::host::FAST_RESIDENT_BYTES_DEFAULT;
+use policy_host::host::{CACHE_BYTES_DEFAULT, FAST_RESIDENT_BYTES_DEFAULT};
 use policy_host::{Compiler, Host, HostConfig, Input, Module, replay};
 use schemas::decision::{DecisionAnswer, DecisionBatch, DecisionEffect, DecisionMode, DecisionRecord};
 use schemas::policy::{PolicyClass, PolicyKind};
@@ -14,6 +14,7 @@ pub(crate) fn host(directory: &Path) -> Host {
     let cache = directory.join("cache");
     Host::new(HostConfig {
         cache,
+        cache_bytes_max: CACHE_BYTES_DEFAULT,
         compiler: Compiler::InProcess,
         fast_slots: 4,
         fast_resident_bytes: FAST_RESIDENT_BYTES_DEFAULT,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use policy_host::host::{FAST_RESIDENT_BYTES_DEFAULT, FAST_SLOTS_DEFAULT};
+use policy_host::host::{CACHE_BYTES_DEFAULT, FAST_RESIDENT_BYTES_DEFAULT, FAST_SLOTS_DEFAULT};
 use policy_host::{Compiler, Host, HostConfig, Input, Module};
 use schemas::policy::{PolicyClass, PolicyKind};
 use tests::{cli, policies};
@@ -93,7 +93,14 @@ pub(crate) fn measure(options: Options) -> Result<()> {
 fn host(directory: &Path, fast_resident_bytes: usize) -> Result<Host> {
     // In this process, because this program has no compiling child.
     let (cache, compiler) = (directory.join("code"), Compiler::InProcess);
-    Ok(Host::new(HostConfig { cache, compiler, fast_slots: FAST_SLOTS_DEFAULT, fast_resident_bytes, slow_threads: 1 })?)
+    Ok(Host::new(HostConfig {
+        cache,
+        cache_bytes_max: CACHE_BYTES_DEFAULT,
+        compiler,
+        fast_slots: FAST_SLOTS_DEFAULT,
+        fast_resident_bytes,
+        slow_threads: 1,
+    })?)
 }
 
 /// The same policy with another digest: a custom section at the end says which.

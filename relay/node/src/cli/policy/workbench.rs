@@ -46,7 +46,7 @@ impl Drop for Scratch {
 impl Workbench {
     pub(super) fn new(folder: &CodeFolder) -> anyhow::Result<Self> {
         // A folder that cannot be used costs time and nothing else.
-        if let Some(host) = folder.0.as_deref().and_then(|kept| host(kept).ok().inspect(|_| prune(kept, KEPT_BYTES_MAX))) {
+        if let Some(host) = folder.0.as_deref().and_then(|kept| host(kept).ok()) {
             return Ok(Self { host, _scratch: None });
         }
         let mut bytes = [0; 8];
@@ -74,34 +74,12 @@ fn host(cache: &Path) -> Result<Host, policy_host::HostError> {
     // The compiler's child is for what comes from outside; here it is the caller's own, or was admitted by a node.
     Host::new(HostConfig {
         cache: cache.to_owned(),
+        cache_bytes_max: KEPT_BYTES_MAX,
         compiler: Compiler::InProcess,
         fast_slots: 2,
         fast_resident_bytes: FAST_RESIDENT_BYTES_DEFAULT,
         slow_threads: 1,
     })
-}
-
-/// Removes the oldest machine code until no more than so many bytes are left. What another process removes or is about to read is no matter: it
-/// is compiled again.
-fn prune(folder: &Path, bytes_max: u64) {
-    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    let code = entries.filter(|entry| entry.path().extension().is_some_and(|extension| extension == "code"));
-    let mut kept: Vec<_> = code
-        .filter_map(|entry| {
-            let file = entry.metadata().ok()?;
-            Some((file.modified().ok()?, file.len(), entry.path()))
-        })
-        .collect();
-    kept.sort_unstable();
-    let mut bytes: u64 = kept.iter().map(|(_, bytes, _)| bytes).sum();
-    for (_, freed, path) in kept {
-        if bytes <= bytes_max {
-            break;
-        }
-        if fs::remove_file(path).is_ok() {
-            bytes -= freed;
-        }
-    }
 }
 
 #[cfg(test)]
@@ -121,22 +99,5 @@ mod tests {
         assert_eq!(of(&[("XDG_CACHE_HOME", ""), ("HOME", at)]), Some(home.path().join(".cache/keyrelay/policy-code")));
         assert_eq!(of(&[("HOME", "/nonexistent")]), None);
         assert_eq!(of(&[("XDG_CACHE_HOME", "relative")]), None);
-    }
-
-    #[test]
-    fn the_oldest_machine_code_goes_first_and_nothing_else_does() {
-        let folder = tempfile::tempdir().unwrap();
-        let names = ["key", "c.fast.0.code", "a.fast.0.code", "b.fast.0.code"];
-        for (age, name) in names.iter().enumerate() {
-            let path = folder.path().join(name);
-            fs::write(&path, [0; 10]).unwrap();
-            let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1000 + age as u64);
-            fs::File::options().write(true).open(&path).unwrap().set_modified(time).unwrap();
-        }
-        let left = || names.map(|name| folder.path().join(name).exists());
-        prune(folder.path(), 30);
-        assert_eq!(left(), [true; 4]);
-        prune(folder.path(), 19);
-        assert_eq!(left(), [true, false, false, true]);
     }
 }
