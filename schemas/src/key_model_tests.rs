@@ -74,6 +74,7 @@ enum Ask {
         since: i64,
     },
     Upgrade {
+        from: u8,
         hash: u8,
         pepper: u32,
     },
@@ -155,6 +156,7 @@ const RULES: &[Rule] = &[
     refuse(|key, ask, now| *ask == Ask::Expire && !is_past(key, now), "not expired"),
     idle(|key, ask, _| matches!(ask, Ask::Activate { since, .. } if key.awaits_use.is_none_or(|(_, began)| began != *since))),
     refuse(|key, ask, _| matches!(ask, Ask::Upgrade { .. }) && brought(key).is_none(), "no such secret"),
+    idle(|key, ask, _| matches!(ask, Ask::Upgrade { from, .. } if key.secrets.iter().all(|secret| secret.0 != 1 || secret.1 != *from))),
     idle(|key, ask, _| matches!(ask, Ask::Upgrade { pepper, .. } if brought(key).is_some_and(|present| present >= *pepper))),
     refuse(|_, ask, _| matches!(ask, Ask::Change { name: Some(""), .. }), "name"),
 ];
@@ -249,7 +251,7 @@ impl Facts {
                 (self.first_used, self.good_until) = (Some(first), Some(first + long));
                 said.push("KeyActivated");
             }
-            Ask::Upgrade { hash, pepper } => {
+            Ask::Upgrade { hash, pepper, .. } => {
                 let secret = self.secrets.iter_mut().find(|secret| secret.0 == 1).unwrap();
                 (secret.1, secret.3) = (hash, pepper);
                 said.push("KeySecretUpgraded");
@@ -382,7 +384,7 @@ impl Ask {
             Self::Enable => KeyCommand::Enable,
             Self::Expire => KeyCommand::Expire,
             Self::Activate { first, since } => KeyCommand::Activate { first_used_at: at(first), since: at(since) },
-            Self::Upgrade { hash: n, pepper } => KeyCommand::UpgradeSecret { number: 1, hash: hash(n), pepper },
+            Self::Upgrade { from, hash: n, pepper } => KeyCommand::UpgradeSecret { number: 1, from: hash(from), hash: hash(n), pepper },
             Self::Revoke => KeyCommand::Revoke { reason: None },
             Self::Leak { hash: n, revoke } => KeyCommand::ReportLeak(Box::new(LeakReport {
                 hash: hash(n),
@@ -511,7 +513,8 @@ fn column(name: &str) -> Ask {
         "enable" => Ask::Enable,
         "expire" => Ask::Expire,
         "activate" => Ask::Activate { first: 9, since: 0 },
-        "upgrade" => Ask::Upgrade { hash: 9, pepper: 2 },
+        "upgrade" => Ask::Upgrade { from: 1, hash: 9, pepper: 2 },
+        "upgrade-" => Ask::Upgrade { from: 8, hash: 9, pepper: 2 },
         "revoke" => Ask::Revoke,
         "leak" => Ask::Leak { hash: 1, revoke: false },
         "change" => Ask::Change { name: Some("b"), metadata: None, dedicated: None },
@@ -525,25 +528,25 @@ fn column(name: &str) -> Ask {
 /// A capital is an event, `·` no event, a small word a refusal. C created, R renewed, W its first use is awaited, E enabled, D disabled,
 /// T rotated, F overlap finished, X expiry recorded, A activated, U secret upgraded, V revoked, L leak reported, H changed, Z archived, B restored, P purged.
 const PAIRS: &str = "
-state                    | create renew   renew+  await   rotate  rotate+ finish  disable enable  expire activate upgrade revoke  leak  change  archive restore purge
-absent                   | C      none    none    none    none    none    none    none    none    none   none     none    none    none  none    none    none    none
-endless                  | exists R       R       RW      T       T       ·       D       ·       not    ·        secret  V       LD    H       Z       ·       store
-timed                    | exists R       R       RW      T       T       ·       D       ·       not    ·        secret  V       LD    H       Z       ·       store
-past                     | exists R       R       RW      expired expired ·       D       ·       X      ·        secret  V       LD    H       Z       ·       store
-expired, past            | exists R       R       RW      expired expired ·       D       ·       ·      ·        secret  V       LD    H       Z       ·       store
-disabled                 | exists R       RE      RW      T       T       ·       ·       E       not    ·        secret  V       L     H       Z       ·       store
-disabled, expired, past  | exists R       RE      RW      expired expired ·       ·       E       ·      ·        secret  V       L     H       Z       ·       store
-awaiting                 | exists R       R       ·       T       T       ·       D       ·       not    A        secret  V       LD    H       Z       ·       store
-activated                | exists R       R       RW      expired expired ·       D       ·       X      ·        secret  V       LD    H       Z       ·       store
-rotating                 | exists R       R       RW      running T       F       D       ·       not    ·        secret  V       LD    H       Z       ·       store
-brought                  | exists R       R       RW      T       T       ·       D       ·       not    ·        U       V       LD    H       Z       ·       store
-revoked                  | exists revoked revoked revoked revoked revoked revoked revoked revoked revoked revoked  revoked ·       ·     revoked Z       ·       store
-archived                 | exists away    away    away    away    away    ·       D       away    not    ·        secret  V       LD    away    ·       B       P
-archived, rotating       | exists away    away    away    away    away    F       D       away    not    ·        secret  V       LD    away    ·       B       P
-archived, awaiting       | exists away    away    away    away    away    ·       D       away    not    A        secret  V       LD    away    ·       B       P
-archived, disabled, past | exists away    away    away    away    away    ·       ·       away    X      ·        secret  V       L     away    ·       B       P
-archived, revoked        | exists revoked revoked revoked revoked revoked revoked revoked revoked revoked revoked  revoked ·       ·     revoked ·       B       P
-purged                   | exists none    none    none    none    none    none    none    none    none   none     none    none    none  none    none    none    none
+state                    | create renew   renew+  await   rotate  rotate+ finish  disable enable  expire activate upgrade upgrade- revoke  leak  change  archive restore purge
+absent                   | C      none    none    none    none    none    none    none    none    none   none     none    none     none    none  none    none    none    none
+endless                  | exists R       R       RW      T       T       ·       D       ·       not    ·        secret  secret   V       LD    H       Z       ·       store
+timed                    | exists R       R       RW      T       T       ·       D       ·       not    ·        secret  secret   V       LD    H       Z       ·       store
+past                     | exists R       R       RW      expired expired ·       D       ·       X      ·        secret  secret   V       LD    H       Z       ·       store
+expired, past            | exists R       R       RW      expired expired ·       D       ·       ·      ·        secret  secret   V       LD    H       Z       ·       store
+disabled                 | exists R       RE      RW      T       T       ·       ·       E       not    ·        secret  secret   V       L     H       Z       ·       store
+disabled, expired, past  | exists R       RE      RW      expired expired ·       ·       E       ·      ·        secret  secret   V       L     H       Z       ·       store
+awaiting                 | exists R       R       ·       T       T       ·       D       ·       not    A        secret  secret   V       LD    H       Z       ·       store
+activated                | exists R       R       RW      expired expired ·       D       ·       X      ·        secret  secret   V       LD    H       Z       ·       store
+rotating                 | exists R       R       RW      running T       F       D       ·       not    ·        secret  secret   V       LD    H       Z       ·       store
+brought                  | exists R       R       RW      T       T       ·       D       ·       not    ·        U       ·        V       LD    H       Z       ·       store
+revoked                  | exists revoked revoked revoked revoked revoked revoked revoked revoked revoked revoked  revoked revoked  ·       ·     revoked Z       ·       store
+archived                 | exists away    away    away    away    away    ·       D       away    not    ·        secret  secret   V       LD    away    ·       B       P
+archived, rotating       | exists away    away    away    away    away    F       D       away    not    ·        secret  secret   V       LD    away    ·       B       P
+archived, awaiting       | exists away    away    away    away    away    ·       D       away    not    A        secret  secret   V       LD    away    ·       B       P
+archived, disabled, past | exists away    away    away    away    away    ·       ·       away    X      ·        secret  secret   V       L     away    ·       B       P
+archived, revoked        | exists revoked revoked revoked revoked revoked revoked revoked revoked revoked revoked  revoked revoked  ·       ·     revoked ·       B       P
+purged                   | exists none    none    none    none    none    none    none    none    none   none     none    none     none    none  none    none    none    none
 ";
 
 fn cell(text: &str) -> Said {
@@ -604,7 +607,7 @@ fn every_command_in_every_state_does_what_the_table_says() {
             pairs += 1;
         }
     }
-    assert_eq!(pairs, 18 * 18);
+    assert_eq!(pairs, 18 * 19);
 }
 
 /// A seeded source of chance; the walk must be the same each time.
@@ -641,7 +644,7 @@ impl Chance {
             19..=21 => Ask::Enable,
             22..=26 => Ask::Expire,
             27..=29 => Ask::Activate { first: (now + self.below(20) as i64 - 15).max(0), since: (now - self.below(8) as i64).max(0) },
-            30 => Ask::Upgrade { hash: 9, pepper: self.below(4) as u32 },
+            30 => Ask::Upgrade { from: [1, 9, 8][self.below(3) as usize], hash: 9, pepper: self.below(4) as u32 },
             31 => match self.below(9) {
                 0 => Ask::Revoke,
                 1 => Ask::Leak { hash: self.below(6) as u8, revoke: true },

@@ -543,11 +543,14 @@ fn a_brought_secret_says_how_its_hash_was_made_and_a_rotation_gives_one_of_ours(
 #[test]
 fn a_secret_of_an_older_scheme_is_upgraded_once() {
     let old = Event::KeySecretBrought(KeySecretBrought { number: 1, scheme: SecretScheme::ClaudeRelayService { salt: 1 } });
-    let upgrade = |pepper| Command::Key(KeyCommand::UpgradeSecret { number: 1, hash: hash(9), pepper });
+    let upgrade_from = |from, pepper| Command::Key(KeyCommand::UpgradeSecret { number: 1, from: hash(from), hash: hash(9), pepper });
+    let upgrade = |pepper| upgrade_from(9, pepper);
     let upgraded = |pepper| Event::KeySecretUpgraded(KeySecretUpgraded { number: 1, hash: hash(9), pepper });
     let key = key(given([created(Expiry::Never), old])
-        .when(upgrade(2))
+        .when(upgrade_from(1, 2))
         .then([upgraded(2)])
+        .when(upgrade_from(1, 2))
+        .then_nothing()
         .when(upgrade(2))
         .then_nothing()
         .when(upgrade(1))
@@ -556,8 +559,19 @@ fn a_secret_of_an_older_scheme_is_upgraded_once() {
         .then([upgraded(3)]));
     assert_eq!((key.secret(&hash(1), NOW), key.current_secret().hash), (None, hash(9)));
     given([created(Expiry::Never)]).when(upgrade(1)).then_refused(KeyError::NoSuchSecret);
-    let other = Command::Key(KeyCommand::UpgradeSecret { number: 7, hash: hash(9), pepper: 1 });
+    let other = Command::Key(KeyCommand::UpgradeSecret { number: 7, from: hash(1), hash: hash(9), pepper: 1 });
     given([created(Expiry::Never)]).when(other).then_refused(KeyError::NoSuchSecret);
+}
+
+#[test]
+fn an_upgrade_that_waited_never_brings_a_replaced_secret_back() {
+    let scheme = SecretScheme::ClaudeRelayService { salt: 1 };
+    let old = Event::KeySecretBrought(KeySecretBrought { number: 1, scheme });
+    let secrets = vec![ImportedSecret { number: 1, hash: hash(5), scheme, valid_until: None }];
+    let imported = Event::KeyImported(KeyImported { secrets, created_at: NOW, renewed_at: None, rotated_at: None });
+    let waited = Command::Key(KeyCommand::UpgradeSecret { number: 1, from: hash(1), hash: hash(9), pepper: 1 });
+    let key = key(given([created(Expiry::Never), old, imported]).when(waited).then_nothing());
+    assert_eq!(key.current_secret().hash, hash(5));
 }
 
 #[test]

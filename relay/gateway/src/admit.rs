@@ -101,7 +101,7 @@ pub(crate) async fn admit(state: &State, parts: &Parts, endpoint: Endpoint, arri
         Exceeded::Concurrency(limit) => Refusal::ConcurrencyLimited(limit),
     })?;
     if let Some(upgrade) = upgrade {
-        older_key::upgrade(&key, secret_number, upgrade, &state.outbox);
+        older_key::upgrade(&key, secret, upgrade, &state.outbox);
     }
     Ok(Admitted { key, secret_number, secret_until, allowed, staleness })
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use schemas::key::{Key, KeyCommand};
+use schemas::key::{Key, KeyCommand, KeySecret};
 use schemas::{Command, Digest, Stream};
 use vault::UnsealError;
 
@@ -78,7 +78,8 @@ async fn hash(state: &State, text: &str, salt: u32) -> Result<Option<Digest>, Re
 }
 
 /// Sees to it that the key is known by our hash from now on.
-pub(crate) fn upgrade(key: &Key, number: u32, (hash, pepper): (Digest, u32), outbox: &Outbox) {
+pub(crate) fn upgrade(key: &Key, secret: &KeySecret, (hash, pepper): (Digest, u32), outbox: &Outbox) {
     let stream = Stream::key(key.tenant.clone(), key.id);
-    outbox.offer(Outbound { stream, command: Command::Key(KeyCommand::UpgradeSecret { number, hash, pepper }) });
+    let (number, from) = (secret.number, secret.hash);
+    outbox.offer(Outbound { stream, command: Command::Key(KeyCommand::UpgradeSecret { number, from, hash, pepper }) });
 }

@@ -125,6 +125,8 @@ pub enum KeyCommand {
     /// Knows a brought secret by the hash of a newer scheme from here on.
     UpgradeSecret {
         number: u32,
+        /// The hash that was presented: a secret that has another by now is left alone.
+        from: Digest,
         hash: Digest,
         pepper: u32,
     },

@@ -76,7 +76,7 @@ impl Key {
                 Expiry::At(_) | Expiry::Never => Err(KeyError::NotExpired),
             },
             KeyCommand::Activate { first_used_at, since } => Ok(key.decide_activate(*first_used_at, *since, now)),
-            KeyCommand::UpgradeSecret { number, hash, pepper } => key.decide_upgrade(*number, *hash, *pepper),
+            KeyCommand::UpgradeSecret { number, from, hash, pepper } => key.decide_upgrade(*number, *from, *hash, *pepper),
             KeyCommand::Change(patch) => key.decide_change(patch),
             KeyCommand::Create(_)
             | KeyCommand::Import(_)
@@ -149,10 +149,13 @@ impl Key {
         events
     }
 
-    fn decide_upgrade(&self, number: u32, hash: Digest, pepper: u32) -> Result<Vec<Event>, KeyError> {
+    /// Only of the very secret that was presented. The number alone does not tell: an import may have given it another secret since, which this
+    /// would put back to the one before.
+    fn decide_upgrade(&self, number: u32, from: Digest, hash: Digest, pepper: u32) -> Result<Vec<Event>, KeyError> {
         let secret = self.secrets.iter().find(|secret| secret.number == number).ok_or(KeyError::NoSuchSecret)?;
         match secret.scheme {
             SecretScheme::Issued => Err(KeyError::NoSuchSecret),
+            _ if secret.hash != from => Ok(vec![]),
             SecretScheme::Peppered { pepper: present } if present >= pepper => Ok(vec![]),
             SecretScheme::Peppered { .. } | SecretScheme::ClaudeRelayService { .. } => {
                 Ok(vec![Event::KeySecretUpgraded(KeySecretUpgraded { number, hash, pepper })])
