@@ -297,7 +297,7 @@ impl Key {
     }
 
     /// The leaks of those secrets that the key has already.
-    fn leaks_among(&self, secrets: Vec<KeySecret>) -> Vec<Leak> {
+    pub(super) fn leaks_among(&self, secrets: Vec<KeySecret>) -> Vec<Leak> {
         let hash = |number, secrets: &[KeySecret]| secrets.iter().find(|secret| secret.number == number).map(|secret| secret.hash);
         let is_kept = |leak: &&Leak| hash(leak.number, &secrets).is_some_and(|kept| hash(leak.number, &self.secrets) == Some(kept));
         self.leaks.iter().filter(is_kept).cloned().collect()

@@ -54,7 +54,7 @@ impl KeyImport {
         let created = KeyCreated { details: self.details.clone(), hash, expiry: self.term.expiry() };
         let mut events = vec![Event::KeyCreated(created)];
         events.extend(self.time_events());
-        events.push(self.imported());
+        events.push(Event::KeyImported(self.imported()));
         if self.metadata != METADATA_EMPTY {
             events.push(Event::KeyMetadataSet(KeyMetadataSet { metadata: self.metadata.clone() }));
         }
@@ -65,7 +65,8 @@ impl KeyImport {
         Ok(events)
     }
 
-    /// The events that make a key that is there the same. A revocation is final, so it is never taken back.
+    /// The events that make a key that is there the same. A revocation is final, so it is never taken back; nor is what a leak came to, see
+    /// [`Self::keeps_quarantine`].
     pub(super) fn decide_onto(&self, key: &Key) -> Result<Vec<Event>, KeyError> {
         self.check()?;
         if key.revoked.is_some() && self.revoked.is_none() {
@@ -81,9 +82,8 @@ impl KeyImport {
             events.extend(self.time_events());
         }
         let is_other_past = (key.created_at, key.renewed_at, key.rotated_at) != (self.created_at, self.renewed_at, self.rotated_at);
-        if let Event::KeyImported(imported) = self.imported()
-            && (is_other_time || is_other_past || imported.secrets() != key.secrets)
-        {
+        let imported = self.imported();
+        if is_other_time || is_other_past || imported.secrets() != key.secrets {
             events.push(Event::KeyImported(imported));
         }
         if self.metadata != key.metadata {
@@ -96,9 +96,15 @@ impl KeyImport {
         Ok(events)
     }
 
-    fn imported(&self) -> Event {
+    /// Whether a key that is there stays disabled, whatever it was elsewhere: it keeps a secret that was found in the open, and a secret is
+    /// reported only once.
+    pub fn keeps_quarantine(&self, key: &Key) -> bool {
+        self.disabled.is_none() && key.disabled.is_some() && !key.leaks_among(self.imported().secrets()).is_empty()
+    }
+
+    fn imported(&self) -> KeyImported {
         let &Self { created_at, renewed_at, rotated_at, .. } = self;
-        Event::KeyImported(KeyImported { secrets: self.secrets.clone(), created_at, renewed_at, rotated_at })
+        KeyImported { secrets: self.secrets.clone(), created_at, renewed_at, rotated_at }
     }
 
     /// What follows on an expiry: that it is awaited, was begun, or has passed.
@@ -119,6 +125,7 @@ impl KeyImport {
         let mut events = Vec::new();
         match (&self.disabled, key.is_some_and(|key| key.disabled.is_some())) {
             (Some(fact), false) => events.push(Event::KeyDisabled(KeyDisabled { reason: reason(fact) })),
+            (None, true) if key.is_some_and(|key| self.keeps_quarantine(key)) => {}
             (None, true) => events.push(Event::KeyEnabled(KeyEnabled {})),
             (Some(_), true) | (None, false) => {}
         }

@@ -124,6 +124,31 @@ fn a_revocation_is_never_taken_back() {
 }
 
 #[test]
+fn a_leaked_secret_stays_disabled_until_an_import_takes_it_away() {
+    let leak = LeakReport {
+        hash: secret(1, None).hash,
+        scanner: "own".into(),
+        source: None,
+        url: None,
+        action: LeakAction::Disable,
+        reason: None,
+    };
+    let leaked = || imported(vec![], plain()).when(Command::Key(KeyCommand::ReportLeak(Box::new(leak.clone())))).accepted();
+    leaked().when(import(plain())).then_nothing();
+    let named = KeyImport { details: KeyDetails { name: "other".into(), ..plain().details }, ..plain() };
+    let given = leaked().when(import(named.clone())).then([Event::KeyChanged(KeyChanged { details: named.details.clone() })]);
+    let key = state(given);
+    assert!(named.keeps_quarantine(&key) && !plain().keeps_quarantine(&state(imported(vec![], plain()))));
+    assert!(key.disabled.is_some() && key.leaks.len() == 1);
+
+    let replaced = KeyImport { secrets: vec![secret(2, None)], ..plain() };
+    let key = state(leaked().when(import(replaced)).accepted());
+    assert!(key.disabled.is_none() && key.leaks.is_empty());
+    // What an operator enabled stays so.
+    leaked().when(Command::Key(KeyCommand::Enable)).accepted().when(import(plain())).then_nothing();
+}
+
+#[test]
 fn secrets_and_times_that_do_not_go_together_are_refused() {
     let until = || Some(later(60));
     let secrets = |secrets| KeyImport { secrets, ..plain() };

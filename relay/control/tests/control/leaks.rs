@@ -206,6 +206,25 @@ async fn the_secret_before_the_current_one_counts_while_it_is_good() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_forced_import_leaves_a_leaked_key_disabled_and_says_so() {
+    let scanner = Scanner::new("90a4");
+    let (_world, node, _data) = node(&scanner, LeakAction::Disable).await;
+    let (id, secret) = created(&node, json!({ "name": "ci", "expires": "never" })).await;
+    let fields = [("keyrelay-passphrase", "a passphrase that is long enough for this")];
+    let (head, file) = node.exchange("GET", "/api/v1/export?types=keys", &fields, Vec::new()).await;
+    assert_eq!(head.status, StatusCode::OK);
+    let body = json!([found(&secret)]).to_string();
+    assert_eq!(report(&node, &scanner.fields(&body), &body).await.0, StatusCode::OK);
+
+    let (head, told) = node.exchange("POST", "/api/v1/import?on_conflict=force", &fields, file.to_vec()).await;
+    assert_eq!(head.status, StatusCode::OK, "{}", String::from_utf8_lossy(&told));
+    let told: Vec<Value> = told.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).collect();
+    let item = told.iter().find(|line| line["id"] == id).unwrap();
+    assert_eq!(item["detail"], "stays disabled: a secret of it was found in the open", "{told:?}");
+    assert_eq!(key(&node, &id).await["state"], "disabled");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_taken_in_where_no_scanner_is_configured_and_bad_keys_are_refused_at_start() {
     let world = World::default();
     let (node, _data) = world.node(&RootKey::generate().unwrap()).await;

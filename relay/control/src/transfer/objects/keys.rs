@@ -69,6 +69,7 @@ impl Import {
         if is_withheld {
             import.disabled = import.disabled.or(Some(ImportedFact { reason: None }));
         }
+        let stays_disabled = before.is_some_and(|key| import.keeps_quarantine(key));
         let merge = before.map(|key| Command::Key(KeyCommand::Change(Box::new(merge_key(key, &import)))));
         let is_foreign = self.head().is_ours() && self.head().cluster_id != self.app.cluster_id;
         let is_keyed = |secret: &SecretLine| secret.scheme != SchemeText::Issued && secret.scheme != SecretScheme::UNSALTED.into();
@@ -83,6 +84,9 @@ impl Import {
         }
         if is_to_be_done {
             prepared.detail = prepared.detail.take().or(time.detail);
+        }
+        if stays_disabled && matches!(prepared.outcome, Outcome::Changed | Outcome::Unchanged) {
+            prepared.detail = prepared.detail.take().or_else(|| Some("stays disabled: a secret of it was found in the open".to_owned()));
         }
         if prepared.outcome == Outcome::Created && is_withheld {
             prepared.detail = Some("disabled: no secret opens it; rotate it for one, then enable it".to_owned());
