@@ -110,6 +110,8 @@ pub(crate) enum ApiError {
     SecretTaken,
     #[error("settings have at most {} bytes", schemas::binding::SETTINGS_BYTES_MAX)]
     SettingsTooLarge,
+    #[error("what some of the tokens are cannot be told now: a salt of other systems' keys cannot be read; all others are done")]
+    LeakUntold(#[source] UnsealError),
     #[error("the settings are refused: {}", policies::listed(.0))]
     SettingsRefused(Vec<policy_host::SettingsFault>),
     #[error("the policy failed when it was asked about the settings: {0}")]
@@ -176,6 +178,7 @@ impl ApiError {
             Self::Busy(_) => (StatusCode::SERVICE_UNAVAILABLE, "busy"),
             Self::WeakSecret => (StatusCode::BAD_REQUEST, "weak_secret"),
             Self::SecretTaken => (StatusCode::CONFLICT, "secret_taken"),
+            Self::LeakUntold(_) => (StatusCode::SERVICE_UNAVAILABLE, KEY_STORE_UNAVAILABLE),
             Self::SettingsTooLarge => (StatusCode::BAD_REQUEST, "settings_too_large"),
             Self::SettingsRefused(_) => (StatusCode::UNPROCESSABLE_ENTITY, "settings_refused"),
             Self::PolicyFault(fault) => fault_status(fault),
@@ -278,6 +281,7 @@ impl ApiError {
             | Self::Busy(_)
             | Self::WeakSecret
             | Self::SecretTaken
+            | Self::LeakUntold(_)
             | Self::SettingsTooLarge
             | Self::SettingsRefused(_)
             | Self::PolicyFault(_)

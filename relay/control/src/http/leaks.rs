@@ -13,7 +13,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use futures_util::stream::{self, StreamExt as _};
 use schemas::key::{Key, KeyCommand, LeakAction, LeakReport};
-use schemas::{Actor, Command, CommandId, Digest, Stream, client_key};
+use schemas::{Actor, Aggregate, Command, CommandId, Digest, Stream, client_key};
 use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
 use vault::UnsealError;
@@ -34,6 +34,8 @@ const TOKENS_MAX: usize = 1000;
 const BODY_WAIT: Duration = Duration::from_secs(10);
 /// Commands under way at once.
 const COMMANDS_AT_ONCE: usize = 16;
+/// How often a secret is looked up whose key changes under way.
+const LOOKS_MAX: usize = 3;
 /// The most characters of a place's kind and of its address; the rest is cut off.
 const SOURCE_LENGTH_MAX: usize = 64;
 const URL_LENGTH_MAX: usize = 1000;
@@ -161,14 +163,17 @@ fn hex(text: &str) -> Option<Vec<u8>> {
 async fn take_in(app: &App, action: LeakAction, scanner: &str, tokens: &[FoundToken]) -> Result<Vec<Label>, ApiError> {
     let salts = salts(app).await?;
     let (mut firsts, mut met, mut labels) = (Vec::new(), BTreeSet::new(), Vec::with_capacity(tokens.len()));
+    let mut is_untold = false;
     for token in tokens {
-        let Some((key, hash)) = key_of(app, &token.token, &salts)? else {
+        let holder = holder_of(app, &token.token, &salts.open)?;
+        is_untold |= may_be_older(&token.token) && holder.as_ref().is_none_or(|holder| !holder.is_present);
+        let Some(holder) = holder else {
             labels.push(Label::FalsePositive);
             continue;
         };
         labels.push(Label::TruePositive);
-        if met.insert(hash) {
-            firsts.push(Found { key, hash, source: token.source.clone(), url: token.url.clone() });
+        if met.insert(holder.hash) {
+            firsts.push(Found { holder, token: token.token.clone(), source: token.source.clone(), url: token.url.clone() });
         }
     }
     let mut done = stream::iter(firsts).map(|found| act(app, action, scanner, found)).buffer_unordered(COMMANDS_AT_ONCE);
@@ -178,62 +183,116 @@ async fn take_in(app: &App, action: LeakAction, scanner: &str, tokens: &[FoundTo
         outcome = outcome.and(acted);
     }
     outcome?;
-    Ok(labels)
+    match salts.unreadable.filter(|_| is_untold) {
+        Some(error) => Err(ApiError::LeakUntold(error)),
+        None => Ok(labels),
+    }
 }
 
 /// A secret of a key, and where it was found.
 struct Found {
-    key: Arc<Key>,
-    hash: Digest,
+    holder: Holder,
+    token: Zeroizing<String>,
     source: Option<String>,
     url: Option<String>,
 }
 
-/// The salts of older schemes that present keys are known under, opened. One that this cluster does not have can tell nothing.
-async fn salts(app: &App) -> Result<Vec<u32>, ApiError> {
-    let salts: Vec<u32> = app.models.salts().iter().copied().collect();
-    if salts.is_empty() {
-        return Ok(salts);
+/// The key that has, or had, a secret.
+struct Holder {
+    key: Arc<Key>,
+    /// The hash by which the key knows it.
+    hash: Digest,
+    /// It has it still.
+    is_present: bool,
+}
+
+/// The salts of older schemes that present keys are known under. One that this cluster does not have can tell nothing.
+#[derive(Default)]
+struct Salts {
+    open: Vec<u32>,
+    /// Why one of the others could not be opened.
+    unreadable: Option<UnsealError>,
+}
+
+async fn salts(app: &App) -> Result<Salts, ApiError> {
+    let versions = app.models.salts();
+    if versions.is_empty() {
+        return Ok(Salts::default());
     }
     let opened = app.vault(move |vault| {
-        let is_open = |salt: &u32| match vault.open_salt(*salt) {
-            Ok(()) => Ok(true),
-            Err(UnsealError::Missing) => Ok(false),
-            Err(error) => Err(error),
-        };
-        salts.into_iter().map(|salt| is_open(&salt).map(|is_open| is_open.then_some(salt))).collect::<Result<Vec<_>, _>>()
+        let mut salts = Salts::default();
+        for version in versions.iter() {
+            match vault.open_salt(*version) {
+                Ok(()) => salts.open.push(*version),
+                Err(UnsealError::Missing) => {}
+                Err(error) => salts.unreadable = Some(error),
+            }
+        }
+        salts
     });
-    Ok(opened.await??.into_iter().flatten().collect())
+    Ok(opened.await?)
 }
 
-/// The key that has, or had, this secret, and the hash by which it is known.
-fn key_of(app: &App, token: &str, salts: &[u32]) -> Result<Option<(Arc<Key>, Digest)>, ApiError> {
-    let is_ours = token.starts_with(client_key::PREFIX);
-    let may_be_brought = LENGTH_OF_BROUGHT.contains(&token.len()) && token.bytes().all(|byte| byte.is_ascii_graphic());
-    let issued = (is_ours && client_key::parse(token).is_ok()).then(|| client_key::hash(token));
-    let brought = (!is_ours && may_be_brought).then(|| app.vault.client_key_hash(token).0);
-    let older = salts.iter().filter(|_| brought.is_some()).filter_map(|salt| app.vault.salted_hash(*salt, token));
-    for hash in issued.into_iter().chain(brought).chain(older) {
-        if let Some(key) = app.models.key_by_hash(&hash)? {
-            return Ok(Some((key, hash)));
+/// Whether a text may be a secret that was not issued here. Such ones may be short, since other systems issue what they like.
+fn may_be_older(token: &str) -> bool {
+    !token.is_empty() && token.len() <= *LENGTH_OF_BROUGHT.end() && !token.starts_with(client_key::PREFIX)
+}
+
+/// The key that has this secret, or else one that had it: by which hash a key knows its secret changes with an upgrade, and with an import that
+/// sets it back.
+fn holder_of(app: &App, token: &str, salts: &[u32]) -> Result<Option<Holder>, ApiError> {
+    let issued = client_key::parse(token).is_ok().then(|| client_key::hash(token));
+    let is_older = may_be_older(token);
+    let brought = is_older.then(|| app.vault.client_key_hash(token).0);
+    let older = salts.iter().filter(|_| is_older).filter_map(|salt| app.vault.salted_hash(*salt, token));
+    // An upgrade may take an older hash away between the first look and the others.
+    let again = brought.filter(|_| !salts.is_empty());
+    let mut former = None;
+    for hash in issued.into_iter().chain(brought).chain(older).chain(again) {
+        let Some(key) = app.models.key_by_hash(&hash)? else { continue };
+        let is_present = key.secrets.iter().any(|secret| secret.hash == hash);
+        let holder = Holder { key, hash, is_present };
+        if is_present {
+            return Ok(Some(holder));
+        }
+        former = former.or(Some(holder));
+    }
+    Ok(former)
+}
+
+/// Acts on one leak. What there is to decide is decided on the log's head, where the key may know the secret by another hash already; it is looked
+/// up again then.
+async fn act(app: &App, action: LeakAction, scanner: &str, mut found: Found) -> Result<(), ApiError> {
+    for _ in 0..LOOKS_MAX {
+        if is_settled(app, action, scanner, &found).await? {
+            return Ok(());
+        }
+        let Salts { open, unreadable } = salts(app).await?;
+        let holder = holder_of(app, &found.token, &open)?;
+        match (holder, unreadable) {
+            (Some(holder), None) => found.holder = holder,
+            (Some(holder), Some(_)) if holder.is_present => found.holder = holder,
+            (_, Some(error)) => return Err(ApiError::LeakUntold(error)),
+            (None, None) => return Ok(()),
         }
     }
-    Ok(None)
+    Err(ApiError::Busy("changes of a key that was found in the open"))
 }
 
-/// Reports one leak to its key. What there is to decide is decided on the log's head.
-async fn act(app: &App, action: LeakAction, scanner: &str, found: Found) -> Result<(), ApiError> {
-    let Found { key, hash, source, url } = found;
-    let secret = key.secret(&hash, app.now());
-    if key.revoked.is_some() || secret.is_none_or(|secret| key.leaks.iter().any(|leak| leak.number == secret.number)) {
-        return Ok(());
+/// Reports a leak to its key; tells whether that settles it.
+async fn is_settled(app: &App, action: LeakAction, scanner: &str, found: &Found) -> Result<bool, ApiError> {
+    let Found { holder: Holder { key, hash, .. }, source, url, .. } = found;
+    let Some(number) = key.secret(hash, app.now()).map(|secret| secret.number) else { return Ok(true) };
+    let is_known = |key: &Key| key.revoked.is_some() || key.leaks.iter().any(|leak| leak.number == number);
+    if is_known(key) {
+        return Ok(true);
     }
     let stream = Stream::key(key.tenant.clone(), key.id);
-    let source = source.map(|source| shortened(&source, SOURCE_LENGTH_MAX)).filter(|source| !source.is_empty());
-    let url = url.map(|url| shortened(&url, URL_LENGTH_MAX));
+    let source = source.as_deref().map(|source| shortened(source, SOURCE_LENGTH_MAX)).filter(|source| !source.is_empty());
+    let url = url.as_deref().map(|url| shortened(url, URL_LENGTH_MAX));
     let reason = format!("leaked: found by {scanner}{}", source.as_deref().map(|source| format!(" in {source}")).unwrap_or_default());
     let report = LeakReport {
-        hash,
+        hash: *hash,
         scanner: scanner.to_owned(),
         source,
         url: seal_text(app, &stream, url.as_deref()).await?,
@@ -252,8 +311,10 @@ async fn act(app: &App, action: LeakAction, scanner: &str, found: Found) -> Resu
     let receipt = app.commands.execute(request).await?;
     if receipt.recorded {
         tracing::warn!(key.id = %key.id, tenant = %key.tenant, scanner, sequence = receipt.sequence.0, "a client key was found in the open");
+        return Ok(true);
     }
-    Ok(())
+    // Nothing came of it: another report came first, or the key has no such hash any more.
+    Ok(matches!(&receipt.aggregate, Aggregate::Key(key) if is_known(key)))
 }
 
 /// At most so many characters, none of them a control character.

@@ -82,7 +82,7 @@ async fn an_outcome_that_is_unknown_stays_so_until_it_is_found_out() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_retry_of_a_refused_write_is_the_first_of_its_kind() {
     let (world, node, _data) = one_node().await;
-    world.log.next_appends([Turn::Away; 3]);
+    world.log.next_appends([Turn::Away, Turn::Away, Turn::Away]);
     let key = node.create_key().await;
     assert_eq!(node.get(&format!("/api/v1/keys/{key}")).await.body["key"]["version"], json!(1));
 }

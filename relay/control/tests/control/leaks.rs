@@ -10,15 +10,17 @@ use axum::body::Body;
 use axum::http::{Request, StatusCode};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use control::{LeakConfig, LeakIntake};
+use control::{Commands, LeakConfig, LeakIntake};
 use http_body_util::BodyExt as _;
-use schemas::key::LeakAction;
+use schemas::key::{ImportedSecret, KeyCommand, KeyDetails, KeyImport, LeakAction, METADATA_EMPTY, SecretScheme, Term};
+use schemas::{Actor, Command, CommandId, Digest, KeyId, PoolId, Stream, TenantId, Timestamp};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tower::ServiceExt as _;
-use vault::RootKey;
+use vault::{Entry, KeyStore as _, RootKey};
 use zeroize::Zeroizing;
 
+use crate::shaky::{Gate, Turn};
 use crate::world::{Node, World};
 
 const SECRET: &str = "a secret that our own scanners sign with";
@@ -205,6 +207,125 @@ async fn the_secret_before_the_current_one_counts_while_it_is_good() {
     assert_eq!((&key["state"], &key["leaks"][0]["number"]), (&json!("revoked"), &json!(3)));
 }
 
+/// A key that another system made, in this cluster.
+struct Older<'a> {
+    node: &'a Node,
+    id: KeyId,
+    secret: &'static str,
+    /// What that system hashed behind the secret.
+    salt: &'static str,
+    version: u32,
+}
+
+impl Older<'_> {
+    fn hash(&self) -> Digest {
+        let text = format!("{}{}", self.secret, self.salt);
+        Digest::from_bytes(digest::digest(&digest::SHA256, text.as_bytes()).as_ref().try_into().unwrap())
+    }
+
+    /// The key as that system's file says; onto one that is there, as a forced import does it.
+    fn import(&self) -> KeyCommand {
+        let scheme = SecretScheme::ClaudeRelayService { salt: self.version };
+        KeyCommand::Import(Box::new(KeyImport {
+            details: KeyDetails { name: "older".into(), pools: vec![PoolId::from_bytes([1; 16])], ..KeyDetails::default() },
+            metadata: METADATA_EMPTY.into(),
+            dedicated: None,
+            secrets: vec![ImportedSecret { number: 1, hash: self.hash(), scheme, valid_until: None }],
+            term: Term::Never,
+            first_used_at: None,
+            created_at: Timestamp::from_micros(1),
+            renewed_at: None,
+            rotated_at: None,
+            expired_at: None,
+            disabled: None,
+            revoked: None,
+            archived: None,
+        }))
+    }
+
+    /// As a gateway says it on the first use.
+    fn upgrade(&self) -> KeyCommand {
+        let (hash, pepper) = self.node.vault.client_key_hash(self.secret);
+        KeyCommand::UpgradeSecret { number: 1, from: self.hash(), hash, pepper }
+    }
+
+    async fn does(&self, step: &str, command: KeyCommand) {
+        let (tenant, actor) = (TenantId::default_tenant(), Actor::Owner);
+        let request = control::Request {
+            command_id: CommandId::of(&tenant, &actor, &format!("{step} {}", self.id)),
+            stream: Stream::key(tenant, self.id),
+            command: Command::Key(command),
+            actor,
+            request_digest: Digest::blake3(step.as_bytes()),
+            if_version: None,
+            deadline: Commands::deadline(),
+        };
+        assert!(self.node.commands.execute(request).await.unwrap().recorded, "{step}");
+    }
+
+    async fn state(&self) -> Value {
+        key(self.node, &self.id.to_string()).await["state"].clone()
+    }
+}
+
+const LITELLM: &str = "sk-litellm-4f1c9a7e03b8d2566e1f9b0c";
+
+fn older<'a>(node: &'a Node, n: u8, secret: &'static str) -> Older<'a> {
+    Older { node, id: KeyId::from_bytes([n; 16]), secret, salt: "", version: 0 }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_was_set_back_to_its_old_hash_is_disabled() {
+    let scanner = Scanner::new("90a4");
+    let (_world, node, _data) = node(&scanner, LeakAction::Disable).await;
+    let older = older(&node, 1, LITELLM);
+    older.does("import", older.import()).await;
+    older.does("upgrade", older.upgrade()).await;
+    older.does("set back", older.import()).await;
+    let body = json!([found(LITELLM)]).to_string();
+    assert_eq!(report(&node, &scanner.fields(&body), &body).await, (StatusCode::OK, json!([labelled(LITELLM, "true_positive")])));
+    assert_eq!(older.state().await, "disabled");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_secret_that_is_upgraded_under_way_is_found_by_its_new_hash() {
+    let scanner = Scanner::new("90a4");
+    let (world, node, _data) = node(&scanner, LeakAction::Disable).await;
+    let older = older(&node, 1, LITELLM);
+    older.does("import", older.import()).await;
+    let (body, gate) = (json!([found(LITELLM)]).to_string(), Gate::default());
+    world.log.next_appends([Turn::Held(gate.clone())]);
+    let fields = scanner.fields(&body);
+    let upgraded = async {
+        gate.reached().await;
+        older.does("upgrade", older.upgrade()).await;
+        gate.open();
+    };
+    let (answer, ()) = tokio::join!(report(&node, &fields, &body), upgraded);
+    assert_eq!(answer, (StatusCode::OK, json!([labelled(LITELLM, "true_positive")])));
+    assert_eq!(older.state().await, "disabled");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn secrets_of_other_systems_are_found_however_short_and_before_their_first_use() {
+    let scanner = Scanner::new("90a4");
+    let (_world, node, _data) = node(&scanner, LeakAction::Disable).await;
+    let (short, used) = (older(&node, 1, "sk-1234"), older(&node, 2, "sk-5678"));
+    let version = node.vault.seal_salt(b"an ENCRYPTION_KEY", Timestamp::from_micros(1)).unwrap();
+    let salted = Older { salt: "an ENCRYPTION_KEY", version, ..older(&node, 3, "cr_4f1c9a7e03b8d2566e1f9b0c8a7d3e2f") };
+    let all = [&short, &used, &salted];
+    for one in all {
+        one.does("import", one.import()).await;
+    }
+    used.does("upgrade", used.upgrade()).await;
+    let body = json!(all.map(|one| found(one.secret))).to_string();
+    let expected = json!(all.map(|one| labelled(one.secret, "true_positive")));
+    assert_eq!(report(&node, &scanner.fields(&body), &body).await, (StatusCode::OK, expected));
+    for one in all {
+        assert_eq!(one.state().await, "disabled", "{}", one.secret);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_forced_import_leaves_a_leaked_key_disabled_and_says_so() {
     let scanner = Scanner::new("90a4");
@@ -222,6 +343,42 @@ async fn a_forced_import_leaves_a_leaked_key_disabled_and_says_so() {
     let item = told.iter().find(|line| line["id"] == id).unwrap();
     assert_eq!(item["detail"], "stays disabled: a secret of it was found in the open", "{told:?}");
     assert_eq!(key(&node, &id).await["state"], "disabled");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_can_be_told_is_acted_on_while_a_salt_cannot_be_read() {
+    let scanner = Scanner::new("90a4");
+    let (world, node, _data) = node(&scanner, LeakAction::Disable).await;
+    let (issued, secret) = created(&node, json!({ "name": "issued", "expires": "never" })).await;
+    let (other, other_secret) = created(&node, json!({ "name": "other", "expires": "never" })).await;
+    let version = node.vault.seal_salt(b"an ENCRYPTION_KEY", Timestamp::from_micros(1)).unwrap();
+    let salted = Older { salt: "an ENCRYPTION_KEY", version, ..older(&node, 1, "cr_4f1c9a7e03b8d2566e1f9b0c8a7d3e2f") };
+    salted.does("import", salted.import()).await;
+    let sealed = world.store.scan(Entry::Sealed, None, 1000).unwrap();
+    let (slot, good) = sealed.into_iter().find(|(slot, _)| slot.field == "salt").unwrap();
+    let mut bad = good.clone();
+    *bad.last_mut().unwrap() ^= 1;
+    let put = |from: &[u8], to: &[u8]| {
+        world.store.delete_sealed(&slot, from).unwrap();
+        world.store.put_sealed(&slot, to).unwrap();
+    };
+    put(&good, &bad);
+
+    let body = json!([found(salted.secret), found(&secret)]).to_string();
+    let (status, answer) = report(&node, &scanner.fields(&body), &body).await;
+    assert_eq!((status, &answer["code"]), (StatusCode::SERVICE_UNAVAILABLE, &json!("key_store_unavailable")), "{answer}");
+    assert_eq!((key(&node, &issued).await["state"].clone(), salted.state().await), (json!("disabled"), json!("active")));
+    // Where nothing is left to be told, all is well.
+    let body_of_ours = json!([found(&other_secret)]).to_string();
+    let answer = report(&node, &scanner.fields(&body_of_ours), &body_of_ours).await;
+    assert_eq!(answer, (StatusCode::OK, json!([labelled(&other_secret, "true_positive")])));
+    assert_eq!(key(&node, &other).await["state"], "disabled");
+
+    put(&bad, &good);
+    let (status, answer) = report(&node, &scanner.fields(&body), &body).await;
+    let expected = json!([labelled(salted.secret, "true_positive"), labelled(&secret, "true_positive")]);
+    assert_eq!((status, answer), (StatusCode::OK, expected));
+    assert_eq!(salted.state().await, "disabled");
 }
 
 #[tokio::test(flavor = "multi_thread")]

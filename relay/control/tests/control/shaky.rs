@@ -8,13 +8,33 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use event_log::{AppendError, Appended, Batches, EventLog, Expect, MemoryLog, ReadError, Stored, SyncMode};
 use schemas::Sequence;
+use tokio::sync::Notify;
 
 /// How an append goes that a test has something to say about.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub(crate) enum Turn {
     /// It is stored, and nobody hears of it.
     KeptAndUnknown,
     Away,
+    /// It waits until the test lets it on.
+    Held(Gate),
+}
+
+/// Where an append waits, and the test for it.
+#[derive(Clone, Default)]
+pub(crate) struct Gate {
+    reached: Arc<Notify>,
+    opened: Arc<Notify>,
+}
+
+impl Gate {
+    pub(crate) async fn reached(&self) {
+        self.reached.notified().await;
+    }
+
+    pub(crate) fn open(&self) {
+        self.opened.notify_one();
+    }
 }
 
 /// A clone is another handle of the same log.
@@ -66,6 +86,11 @@ impl EventLog for ShakyLog {
         let turn = self.turns.lock().unwrap().pop_front();
         match turn {
             None => self.log.append(subject, expect, record).await,
+            Some(Turn::Held(gate)) => {
+                gate.reached.notify_one();
+                gate.opened.notified().await;
+                self.log.append(subject, expect, record).await
+            }
             Some(Turn::Away) => Err(AppendError::Unavailable { reason: away() }),
             Some(Turn::KeptAndUnknown) => self.log.append(subject, expect, record).await.map(|_| Appended::Unknown),
         }
