@@ -1,8 +1,9 @@
 //! Which policies a node runs no more for a while, because they failed again and again.
 //!
-//! What is kept are facts per binding and module: how often it failed in a row, and when it may be tried again. A request in between is
-//! decided by what was bound before, or as the binding's `on_fault` says, at no cost but the look-up here. One trial at a time finds out
-//! whether the module works again; each that fails doubles the pause.
+//! What is kept are facts per binding, module and settings: how often it failed in a row, and when it may be tried again. A request in
+//! between is decided by what was bound before, or as the binding's `on_fault` says, at no cost but the look-up here. One trial at a time
+//! finds out whether it works again; each that fails doubles the pause. A module may fail with some settings and be sound with others, so
+//! what failed with new settings says nothing of the old ones.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -17,14 +18,23 @@ pub const FAULTS_MAX: u32 = 5;
 pub const PAUSE_MIN: Duration = Duration::from_secs(30);
 /// However often a trial failed, the next comes after this.
 pub const PAUSE_MAX: Duration = Duration::from_secs(600);
-/// Facts are kept for so many modules; beyond it those whose pause ended longest ago go.
-const MODULES_MAX: usize = 4_096;
+/// Facts are kept for so many versions; beyond it those whose pause ended longest ago go.
+const VERSIONS_MAX: usize = 4_096;
 
-/// The modules that failed lately. One per node.
+/// What may fail: a module as a binding runs it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Version {
+    pub binding: BindingId,
+    pub policy: Digest,
+    /// BLAKE3 of the settings.
+    pub settings: Digest,
+}
+
+/// The versions that failed lately. One per node.
 #[derive(Default)]
 pub struct Breaker {
     /// Written at faults, at the first success after one, and at trials.
-    facts: Mutex<HashMap<(BindingId, Digest), Fact>>,
+    facts: Mutex<HashMap<Version, Fact>>,
     /// 0 if there are no facts, as on a good day, which then costs no lock.
     count: AtomicUsize,
 }
@@ -38,24 +48,24 @@ struct Fact {
     trial_at: Timestamp,
 }
 
-/// Whether a module is to be run.
+/// Whether a version is to be run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pass {
     Run,
-    /// The one request that finds out whether the module works again.
+    /// The one request that finds out whether it works again.
     Trial,
     /// It failed too often; the next trial is not due.
     Open,
 }
 
 impl Breaker {
-    /// Whether to run a module now. After [`Pass::Run`] and [`Pass::Trial`] the caller says how it went.
-    pub fn pass(&self, binding: BindingId, policy: &Digest, now: Timestamp) -> Pass {
+    /// Whether to run a version now. After [`Pass::Run`] and [`Pass::Trial`] the caller says how it went.
+    pub fn pass(&self, version: &Version, now: Timestamp) -> Pass {
         if self.count.load(Ordering::Relaxed) == 0 {
             return Pass::Run;
         }
         let mut facts = self.facts.lock();
-        match facts.get_mut(&(binding, *policy)) {
+        match facts.get_mut(version) {
             Some(Fact { pause: Some(pause), trial_at, .. }) if now >= *trial_at => {
                 *trial_at = later(now, *pause);
                 Pass::Trial
@@ -65,25 +75,24 @@ impl Breaker {
         }
     }
 
-    /// The module answered. What it answered does not matter.
-    pub fn succeeded(&self, binding: BindingId, policy: &Digest, pass: Pass) {
+    /// It answered. What it answered does not matter.
+    pub fn succeeded(&self, version: &Version, pass: Pass) {
         if self.count.load(Ordering::Relaxed) == 0 {
             return;
         }
         let mut facts = self.facts.lock();
-        let key = (binding, *policy);
         // What was under way when the breaker opened says nothing new; only a trial closes it.
-        if pass == Pass::Trial || facts.get(&key).is_some_and(|fact| fact.pause.is_none()) {
-            facts.remove(&key);
+        if pass == Pass::Trial || facts.get(version).is_some_and(|fact| fact.pause.is_none()) {
+            facts.remove(version);
             self.count.store(facts.len(), Ordering::Relaxed);
         }
     }
 
-    /// The module failed. True if that opened the breaker; a trial that fails does not open it again, it only doubles the pause.
-    pub fn failed(&self, binding: BindingId, policy: &Digest, pass: Pass, now: Timestamp) -> bool {
+    /// It failed. True if that opened the breaker; a trial that fails does not open it again, it only doubles the pause.
+    pub fn failed(&self, version: &Version, pass: Pass, now: Timestamp) -> bool {
         let mut facts = self.facts.lock();
         make_room(&mut facts);
-        let fact = facts.entry((binding, *policy)).or_insert(Fact { in_a_row: 0, pause: None, trial_at: now });
+        let fact = facts.entry(*version).or_insert(Fact { in_a_row: 0, pause: None, trial_at: now });
         self.count.store(1, Ordering::Relaxed);
         fact.in_a_row = fact.in_a_row.saturating_add(1);
         match fact.pause {
@@ -100,7 +109,7 @@ impl Breaker {
         }
     }
 
-    /// The modules that are not run at the moment.
+    /// The versions that are not run at the moment.
     pub fn open(&self) -> usize {
         if self.count.load(Ordering::Relaxed) == 0 {
             return 0;
@@ -114,10 +123,10 @@ fn later(now: Timestamp, pause: Duration) -> Timestamp {
 }
 
 /// Bindings come and go; facts about those that are no more would stay for good.
-fn make_room(facts: &mut HashMap<(BindingId, Digest), Fact>) {
-    if facts.len() >= MODULES_MAX {
+fn make_room(facts: &mut HashMap<Version, Fact>) {
+    if facts.len() >= VERSIONS_MAX {
         let mut times: Vec<_> = facts.values().map(|fact| fact.trial_at).collect();
-        let (_, median, _) = times.select_nth_unstable(MODULES_MAX / 2);
+        let (_, median, _) = times.select_nth_unstable(VERSIONS_MAX / 2);
         let median = *median;
         facts.retain(|_, fact| fact.trial_at > median);
     }
@@ -127,11 +136,8 @@ fn make_room(facts: &mut HashMap<(BindingId, Digest), Fact>) {
 mod tests {
     use super::*;
 
-    const BINDING: BindingId = BindingId::from_bytes([1; 16]);
-
-    fn policy(n: u8) -> Digest {
-        Digest::from_bytes([n; 32])
-    }
+    const VERSION: Version =
+        Version { binding: BindingId::from_bytes([1; 16]), policy: Digest::from_bytes([1; 32]), settings: Digest::from_bytes([1; 32]) };
 
     fn at(seconds: u64) -> Timestamp {
         Timestamp::from_micros(seconds * 1_000_000)
@@ -141,10 +147,10 @@ mod tests {
     fn failing(breaker: &Breaker, seconds: impl IntoIterator<Item = u64>) -> Vec<(u64, Pass)> {
         let mut told = Vec::new();
         for second in seconds {
-            let pass = breaker.pass(BINDING, &policy(1), at(second));
+            let pass = breaker.pass(&VERSION, at(second));
             if pass != Pass::Open {
                 told.push((second, pass));
-                breaker.failed(BINDING, &policy(1), pass, at(second));
+                breaker.failed(&VERSION, pass, at(second));
             }
         }
         told
@@ -165,38 +171,45 @@ mod tests {
         let breaker = Breaker::default();
         for _ in 0..10 {
             failing(&breaker, [0; 4]);
-            breaker.succeeded(BINDING, &policy(1), Pass::Run);
+            breaker.succeeded(&VERSION, Pass::Run);
         }
-        assert_eq!((breaker.pass(BINDING, &policy(1), at(0)), breaker.open()), (Pass::Run, 0));
+        assert_eq!((breaker.pass(&VERSION, at(0)), breaker.open()), (Pass::Run, 0));
     }
 
     #[test]
     fn a_trial_that_works_closes_it_and_one_that_never_reports_is_followed_by_another() {
         let breaker = Breaker::default();
         failing(&breaker, [0; 5]);
-        assert_eq!(breaker.pass(BINDING, &policy(1), at(30)), Pass::Trial);
-        assert_eq!(breaker.pass(BINDING, &policy(1), at(59)), Pass::Open);
-        assert_eq!(breaker.pass(BINDING, &policy(1), at(60)), Pass::Trial);
-        breaker.succeeded(BINDING, &policy(1), Pass::Trial);
-        assert_eq!((breaker.pass(BINDING, &policy(1), at(61)), breaker.open()), (Pass::Run, 0));
+        assert_eq!(breaker.pass(&VERSION, at(30)), Pass::Trial);
+        assert_eq!(breaker.pass(&VERSION, at(59)), Pass::Open);
+        assert_eq!(breaker.pass(&VERSION, at(60)), Pass::Trial);
+        breaker.succeeded(&VERSION, Pass::Trial);
+        assert_eq!((breaker.pass(&VERSION, at(61)), breaker.open()), (Pass::Run, 0));
     }
 
     #[test]
     fn what_was_under_way_when_it_opened_changes_nothing() {
         let breaker = Breaker::default();
         failing(&breaker, [0; 5]);
-        breaker.succeeded(BINDING, &policy(1), Pass::Run);
-        assert!(!breaker.failed(BINDING, &policy(1), Pass::Run, at(20)));
-        assert_eq!(breaker.pass(BINDING, &policy(1), at(29)), Pass::Open);
-        assert_eq!(breaker.pass(BINDING, &policy(1), at(30)), Pass::Trial);
+        breaker.succeeded(&VERSION, Pass::Run);
+        assert!(!breaker.failed(&VERSION, Pass::Run, at(20)));
+        assert_eq!(breaker.pass(&VERSION, at(29)), Pass::Open);
+        assert_eq!(breaker.pass(&VERSION, at(30)), Pass::Trial);
     }
 
     #[test]
-    fn another_module_or_binding_has_a_breaker_of_its_own() {
+    fn another_module_binding_or_settings_have_a_breaker_of_their_own() {
         let breaker = Breaker::default();
         failing(&breaker, [0; 5]);
-        assert_eq!(breaker.pass(BINDING, &policy(2), at(1)), Pass::Run);
-        assert_eq!(breaker.pass(BindingId::from_bytes([2; 16]), &policy(1), at(1)), Pass::Run);
+        let another = Digest::from_bytes([2; 32]);
+        for other in [
+            Version { policy: another, ..VERSION },
+            Version { settings: another, ..VERSION },
+            Version { binding: BindingId::from_bytes([2; 16]), ..VERSION },
+        ] {
+            assert_eq!(breaker.pass(&other, at(1)), Pass::Run, "{other:?}");
+        }
+        assert_eq!(breaker.pass(&VERSION, at(1)), Pass::Open);
     }
 
     #[test]
@@ -205,8 +218,8 @@ mod tests {
         for n in 0..20_000_u32 {
             let mut id = [0; 16];
             id[..4].copy_from_slice(&n.to_be_bytes());
-            breaker.failed(BindingId::from_bytes(id), &policy(1), Pass::Run, at(u64::from(n)));
+            breaker.failed(&Version { binding: BindingId::from_bytes(id), ..VERSION }, Pass::Run, at(u64::from(n)));
         }
-        assert!(breaker.facts.lock().len() <= MODULES_MAX);
+        assert!(breaker.facts.lock().len() <= VERSIONS_MAX);
     }
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use policy_host::Output;
 use policy_host::contract::{Effect, Verdict, expiry};
-use serde_json::json;
+use serde_json::{Value, json};
 use tests::{clock, wait};
 
 use crate::bench::{Bench, SPARE, evaluations, picks, refused};
@@ -103,5 +103,25 @@ async fn a_policy_that_rested_is_tried_by_one_request_and_stays_when_it_works_ag
     for _ in 0..3 {
         ensure!(bench.served_by().await? == "third" && faults().await? == 7.0, "it works, and stays");
     }
+    Ok(())
+}
+
+#[tokio::test]
+async fn settings_that_a_policy_fails_with_give_way_to_those_before_and_do_not_outlast_a_rollback() -> Result<()> {
+    let bench = Bench::start().await?;
+    // It fails with any settings but `{}`.
+    let mut picky = picks(&[&bench.spare]);
+    picky.decide = format!("(if (i32.ne (i32.load offset=20 (local.get $input)) (i32.const 2)) (then unreachable)) {}", picky.decide);
+    let binding = bench.bind(&picky, json!({ "on_fault": "skip", "settings": {} })).await?;
+    ensure!(bench.served_by().await? == SPARE);
+    bench.change(&binding, &json!({ "settings": { "other": 1 } })).await?;
+    for fault in 0..5 {
+        ensure!(bench.served_by().await? == "openai", "fault {fault} counts as nothing said");
+    }
+    ensure!(bench.served_by().await? == SPARE, "after five faults in a row the last good settings have the word");
+    bench.world.admin.post(&format!("/bindings/{binding}/rollback"), &Value::Null).await?.success()?;
+    ensure!(bench.served_by().await? == SPARE, "what failed with other settings rests");
+    let faults = bench.metric("keyrelay_policy_faults_total{kind=\"route\",code=\"breaker_open\"}").await?;
+    ensure!(faults == 0.0, "{faults} times nothing was run");
     Ok(())
 }

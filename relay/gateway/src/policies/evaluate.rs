@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use policy_host::active::{ActiveBinding, ActivePolicy};
-use policy_host::breaker::Pass;
+use policy_host::breaker::{Pass, Version};
 use policy_host::chain::{Member, Said};
 use policy_host::contract::{Effect, Obligation};
 use policy_host::{Evaluation, Input, Module, Output, PolicyFault};
@@ -111,7 +111,7 @@ impl Policies {
     pub(super) fn runnable<'a>(&self, binding: &'a ActiveBinding, policy: &'a ActivePolicy, now: Timestamp) -> Runnable<'a> {
         let runnable = |policy: &'a ActivePolicy| match &policy.module {
             None => Runnable::NotLoaded(policy),
-            Some(module) => match self.breaker.pass(binding.id, &policy.digest, now) {
+            Some(module) => match self.breaker.pass(&version(binding, policy), now) {
                 Pass::Open => Runnable::Open(policy),
                 pass @ (Pass::Run | Pass::Trial) => Runnable::Run(policy, module, pass),
             },
@@ -119,7 +119,8 @@ impl Policies {
         match runnable(policy) {
             run @ Runnable::Run(..) => run,
             other @ (Runnable::Open(_) | Runnable::NotLoaded(_)) => {
-                let is_good = |previous: &&ActivePolicy| previous.mode == Mode::Enforce && previous.digest != policy.digest;
+                let is_good =
+                    |previous: &&ActivePolicy| previous.mode == Mode::Enforce && version(binding, previous) != version(binding, policy);
                 match binding.previous.as_ref().filter(is_good).map(runnable) {
                     Some(previous @ Runnable::Run(..)) => previous,
                     _ => other,
@@ -174,11 +175,11 @@ impl Policies {
 
     fn heed(&self, binding: &ActiveBinding, policy: &ActivePolicy, pass: Pass, fault: Option<&PolicyFault>, now: Timestamp) {
         match fault {
-            None => self.breaker.succeeded(binding.id, &policy.digest, pass),
+            None => self.breaker.succeeded(&version(binding, policy), pass),
             // These say something about the node or the request, not about the module.
             Some(PolicyFault::Busy | PolicyFault::NotLoaded | PolicyFault::InvalidInput) => {}
             Some(fault) => {
-                if self.breaker.failed(binding.id, &policy.digest, pass, now) {
+                if self.breaker.failed(&version(binding, policy), pass, now) {
                     self.metrics.breaker_opened(binding.kind);
                     let fault: &dyn std::error::Error = fault;
                     tracing::error!(binding.id = %binding.id, policy.digest = %policy.digest, error = fault, "a policy failed too often and rests");
@@ -186,6 +187,11 @@ impl Policies {
             }
         }
     }
+}
+
+/// What the breaker knows a policy of a binding by.
+fn version(binding: &ActiveBinding, policy: &ActivePolicy) -> Version {
+    Version { binding: binding.id, policy: policy.digest, settings: policy.settings_digest }
 }
 
 /// Fast policies run inline, as fuel bounds them; slow ones on threads of their own.
