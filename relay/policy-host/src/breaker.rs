@@ -66,7 +66,7 @@ impl Breaker {
         }
         let mut facts = self.facts.lock();
         match facts.get_mut(version) {
-            Some(Fact { pause: Some(pause), trial_at, .. }) if now >= *trial_at => {
+            Some(Fact { pause: Some(pause), trial_at, .. }) if is_due(*trial_at, now) => {
                 *trial_at = later(now, *pause);
                 Pass::Trial
             }
@@ -120,6 +120,11 @@ impl Breaker {
 
 fn later(now: Timestamp, pause: Duration) -> Timestamp {
     now.plus_seconds(pause.as_secs())
+}
+
+/// No pause is longer than the longest: a trial further ahead was set by a clock that has been set back since.
+fn is_due(trial_at: Timestamp, now: Timestamp) -> bool {
+    now >= trial_at || trial_at > later(now, PAUSE_MAX)
 }
 
 /// Bindings come and go; facts about those that are no more would stay for good.
@@ -210,6 +215,17 @@ mod tests {
             assert_eq!(breaker.pass(&other, at(1)), Pass::Run, "{other:?}");
         }
         assert_eq!(breaker.pass(&VERSION, at(1)), Pass::Open);
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_makes_a_trial_due_instead_of_a_long_rest() {
+        const DAY: u64 = 86_400;
+        let breaker = Breaker::default();
+        failing(&breaker, [DAY; 5]);
+        assert_eq!(breaker.pass(&VERSION, at(DAY + 29)), Pass::Open);
+        assert_eq!(failing(&breaker, [0]), [(0, Pass::Trial)]);
+        // From here on the pauses are counted by the clock as it is now.
+        assert_eq!(failing(&breaker, 1..200), [60, 180].map(|second| (second, Pass::Trial)));
     }
 
     #[test]
