@@ -80,7 +80,7 @@ pub struct Baseline {
 /// Why a request is refused.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Denial {
-    /// Of those that deny, in the order of the chain.
+    /// Of those that deny, in the order of the chain; none where all permit and no candidate suits them all.
     pub reasons: Vec<Reason>,
     /// The longest wait that one of them asks for.
     pub retry_ms: Option<u64>,
@@ -189,7 +189,7 @@ impl Standing {
             Tally { denial: Some(denial), .. } => Outcome::Deny(denial),
             Tally { is_fault: true, .. } => Outcome::Fault,
             Tally { is_pool_fault: true, is_pool_denied: false, .. } if is_exhausted => Outcome::Fault,
-            tally if is_exhausted => Outcome::Deny(self.exhausted(tally)),
+            Tally { is_permitted, .. } if is_exhausted => Outcome::Deny(self.exhausted(is_permitted)),
             Tally { is_permitted: true, permits, .. } => Outcome::Permit(permits),
             _ => Outcome::NotApplicable,
         }
@@ -345,13 +345,10 @@ impl Standing {
         }
     }
 
-    /// No candidate is left: the reasons are those that cost the request its pools, else those that narrowed it to nothing.
-    fn exhausted(&self, tally: Tally) -> Denial {
+    /// No candidate is left: the reasons are those that cost the request its pools. A permit's is not among them, it says why to go on.
+    fn exhausted(&self, is_permitted: bool) -> Denial {
         let mut denial = self.lost.clone().unwrap_or_default();
-        denial.is_expired &= !tally.is_permitted;
-        if denial.reasons.is_empty() {
-            denial.reasons = tally.permits;
-        }
+        denial.is_expired &= !is_permitted;
         denial
     }
 }

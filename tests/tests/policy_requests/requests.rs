@@ -2,7 +2,8 @@
 
 use anyhow::{Context as _, Result, ensure};
 use http::Method;
-use policy_host::contract::{Effect, Obligation, Verdict, expiry};
+use policy_host::contract::route::Pick;
+use policy_host::contract::{Effect, Obligation, Reason, Verdict, expiry, route};
 use policy_host::{Output, canonical_json};
 use schemas::policy::PolicyKind;
 use serde_json::{Value, json};
@@ -43,10 +44,16 @@ async fn failover_keeps_what_policies_decided() -> Result<()> {
 #[tokio::test]
 async fn policies_that_permit_but_have_no_upstream_in_common_are_told_of_and_written_down() -> Result<()> {
     let bench = Bench::start().await?;
-    bench.bind(&picks(&[&bench.first]), json!({})).await?;
-    bench.bind(&picks(&[&bench.spare]), json!({})).await?;
+    let only = |id: &str| {
+        let reason = Reason { code: "test.reason".into(), text: Some("it is near".into()), is_public: true };
+        let verdict = Verdict { reasons: vec![reason], ..Verdict::plain(Effect::Permit) };
+        Guest::saying(Output::Route(route::Output { verdict, picks: vec![Pick { id: id.to_owned(), rank: 0, weight: 1 }] }))
+    };
+    bench.bind(&only(&bench.first), json!({})).await?;
+    bench.bind(&only(&bench.spare), json!({})).await?;
     let answer = bench.chat().await?;
     refused(&answer, 403, "policy_denied")?;
+    ensure!(!answer.headers.contains_key("x-keyrelay-policy-reason"), "a permit's reason is told as the refusal's: {:?}", answer.headers);
     ensure!(answer.text().contains("no upstream is left that the policies allow"), "{}", answer.text());
     let query = format!("/decisions?request={}", answer.header("x-request-id"));
     let decisions = wait::until("both decisions", || async {

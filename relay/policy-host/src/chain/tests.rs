@@ -366,6 +366,27 @@ fn a_denial_of_a_pool_costs_that_pool_and_of_all_pools_the_request() {
 }
 
 #[test]
+fn permits_that_leave_nothing_in_common_are_no_reason() {
+    let candidates = candidates(&[(0, None), (0, None)]);
+    let picks = |id: &str| Drawn {
+        binding: BindingId::from_bytes([1; 16]),
+        scope: Scope::Tenant,
+        on_fault: OnFault::Deny,
+        kind: PolicyKind::Route,
+        verdict: Some(Verdict {
+            reasons: vec![Reason { code: "route.near".into(), text: None, is_public: true }],
+            ..Verdict::plain(Effect::Permit)
+        }),
+        valid_until_ms: None,
+        reserve: vec![],
+        retry_ms: None,
+        picks: vec![Pick { id: id.into(), rank: 0, weight: 1 }],
+    };
+    let (_, outcomes) = combined(&[vec![picks(IDS[0]), picks(IDS[1])]], &candidates);
+    assert_eq!(outcomes, [Outcome::Deny(Denial::default())]);
+}
+
+#[test]
 fn a_time_that_policies_brought_forward_is_told_from_a_denial() {
     let candidates = candidates(&[(0, None)]);
     let said = |effect, valid_until_ms| Drawn {

@@ -100,8 +100,8 @@ impl Request<'_> {
         if of_stage().any(|member| is_whole(member) && word(member) == Word::Denies) {
             return texts(of_stage().filter(|member| is_whole(member) && word(member) == Word::Denies).collect());
         }
-        let pools = texts(self.members(stage + 1).into_iter().filter(|member| !is_whole(member) && word(member) == Word::Denies).collect());
-        if pools.is_empty() { texts(of_stage().filter(|member| word(member) == Word::Permits).collect()) } else { pools }
+        // No permit is the reason of a refusal, though together they may leave nothing.
+        texts(self.members(stage + 1).into_iter().filter(|member| !is_whole(member) && word(member) == Word::Denies).collect())
     }
 
     pub(super) fn is_kept(&self, candidate: &Candidate<'_>) -> bool {
