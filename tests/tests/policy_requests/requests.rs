@@ -104,13 +104,22 @@ async fn a_soft_cap_lowers_what_the_upstream_is_asked_for() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_cap_on_requests_at_once_counts_those_under_way() -> Result<()> {
-    let bench = Bench::start().await?;
+async fn a_cap_on_requests_at_once_counts_those_under_way_and_is_written_down_where_it_refuses() -> Result<()> {
+    // No request is recorded by chance.
+    let bench = Bench::with(|launch| launch.with("KEYRELAY_POLICY_DECISION_SAMPLE_PPM", "0")).await?;
     bench.bind(&obliging(vec![Obligation::CapParallel(1)]), json!({})).await?;
     bench.world.upstream.next(Behaviour { words: 1000, hold_after: Some(10), ..Behaviour::default() });
     let mut first = bench.relay().chat_stream(&bench.key.secret, "go on and on").await?;
     ensure!(first.next().await?.is_some(), "nothing came");
-    refused(&bench.chat().await?, 429, "concurrency_limited")?;
+    let answer = bench.chat().await?;
+    refused(&answer, 429, "concurrency_limited")?;
+    let query = format!("/decisions?request={}", answer.header("x-request-id"));
+    let decision = wait::until("the decision that refused it", || async {
+        let page = bench.world.admin.get(&query).await?.success()?;
+        Ok(page["decisions"].as_array().and_then(|decisions| decisions.first()).cloned())
+    });
+    let decision = decision.await?;
+    ensure!((&decision["effect"], &decision["combined"]) == (&json!("permit"), &json!("deny")), "{decision}");
     drop(first);
     wait::until("the place of the client that left", || async { Ok((bench.chat().await?.status == 200).then_some(())) }).await
 }

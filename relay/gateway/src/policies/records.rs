@@ -58,9 +58,17 @@ impl Recorder {
     pub(super) fn record(&self, occasion: &Occasion, evaluated: &[Evaluated], outcome: &Outcome) {
         let combined = outcome.effect();
         for one in evaluated {
-            if occasion.is_sampled || is_refusal(combined) || is_refusal(one.effect()) || one.tags_usage() {
+            if occasion.is_sampled || is_refusal(combined) || is_always_recorded(one) {
                 self.decisions.offer(self.decision(occasion, one, combined));
             }
+        }
+    }
+
+    /// Records what the members of a stage said that let the request pass, when what they asked for refuses it later. What [`Self::record`]
+    /// wrote down of the stage is not written twice.
+    pub(super) fn record_refused(&self, occasion: &Occasion, evaluated: &[Evaluated]) {
+        for one in evaluated.iter().filter(|one| !occasion.is_sampled && !is_always_recorded(one)) {
+            self.decisions.offer(self.decision(occasion, one, DecisionEffect::Deny));
         }
     }
 
@@ -94,6 +102,10 @@ impl Recorder {
             engine: self.engine.to_string(),
         }
     }
+}
+
+fn is_always_recorded(one: &Evaluated) -> bool {
+    is_refusal(one.effect()) || one.tags_usage()
 }
 
 const fn is_refusal(effect: DecisionEffect) -> bool {

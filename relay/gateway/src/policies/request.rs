@@ -83,6 +83,8 @@ struct Chain<'a> {
     life: Option<Life>,
     reservation: Option<Reservation>,
     shadow: Option<Shadow>,
+    /// What the stages said that let the request pass: what they asked for may refuse it yet.
+    passed: Vec<Arc<Vec<Evaluated>>>,
 }
 
 /// Asks the policies that are bound. `permit` is what the key's own limits have counted of the request.
@@ -114,6 +116,7 @@ pub(crate) async fn decide(
         life: None,
         reservation: None,
         shadow: None,
+        passed: Vec::new(),
     };
     if PolicyKind::ALL.into_iter().flat_map(|kind| active.of(&key.tenant, kind)).any(|binding| binding.current.mode == Mode::Shadow) {
         chain.shadow = Shadow::begin(policies, candidates, baseline, &chain.occasion);
@@ -121,7 +124,7 @@ pub(crate) async fn decide(
     for kind in PolicyKind::ALL {
         chain.stage(kind, Question::First).await?;
     }
-    chain.hold_pools()?;
+    chain.hold_pools().inspect_err(|_| chain.record_passed())?;
     let (first, rest) = chain.choose().await?;
     chain.finish(first, rest, permit)
 }
@@ -154,10 +157,13 @@ impl<'a> Chain<'a> {
         drop(members);
         self.asked.state.policies.recorder.record(&self.occasion, &evaluated, &outcome);
         if let Some(shadow) = &mut self.shadow {
-            shadow.passed(Stage { evaluated });
+            shadow.passed(Stage { evaluated: Arc::clone(&evaluated) });
         }
         match outcome {
-            Outcome::Permit(_) | Outcome::NotApplicable => Ok(()),
+            Outcome::Permit(_) | Outcome::NotApplicable => {
+                self.passed.push(evaluated);
+                Ok(())
+            }
             Outcome::Fault => Err(Refusal::PolicyFault),
             Outcome::Deny(denial) => Err(refusal(kind, &denial)),
         }
@@ -337,6 +343,12 @@ impl<'a> Chain<'a> {
         }
     }
 
+    /// Writes down what the policies said whose caps refuse the request, though none of them denied it.
+    fn record_passed(&self) {
+        let recorder = &self.asked.state.policies.recorder;
+        self.passed.iter().for_each(|evaluated| recorder.record_refused(&self.occasion, evaluated));
+    }
+
     /// The upstream to begin with, after the policies that want to know its price were asked again.
     async fn choose(&mut self) -> Result<(Arc<Target>, Selection), Refusal> {
         let Asked { state, snapshot, head, .. } = self.asked;
@@ -368,10 +380,11 @@ impl<'a> Chain<'a> {
     }
 
     fn finish(self, first: Arc<Target>, rest: Selection, permit: Option<Permit>) -> Result<Decided, Refusal> {
-        let Self { asked: Asked { state, key, arrival, .. }, standing, mut reservation, shadow, .. } = self;
+        let Asked { state, key, arrival, .. } = self.asked;
+        let held = state.allowances.hold(key.id, permit, self.standing.terms().parallel_max, arrival.at);
+        let permit = held.map_err(Refusal::ConcurrencyLimited).inspect_err(|_| self.record_passed())?;
+        let Self { standing, mut reservation, shadow, .. } = self;
         let terms = standing.terms();
-        let held = state.allowances.hold(key.id, permit, terms.parallel_max, arrival.at);
-        let permit = held.map_err(Refusal::ConcurrencyLimited)?;
         if let Some(reservation) = &mut reservation {
             reservation.raise(standing.reserve());
         }
