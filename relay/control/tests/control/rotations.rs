@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::http::StatusCode;
-use control::{ExpirySweeper, Rotations};
+use control::{ExpirySweeper, Rotations, SUCCESSOR_OWNER};
 use coordination::LocalCoordination;
-use schemas::client_key;
+use schemas::{KeyId, TenantId, client_key};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
-use vault::RootKey;
+use vault::{Entry, KeyStore as _, RootKey, SecretAddress};
 
 use crate::world::{Node, World, clock};
 
@@ -65,6 +65,26 @@ async fn collect(node: &Node, id: &str, idempotency_key: Option<&str>) -> (Statu
     (answer.status, answer.body)
 }
 
+/// Where the second secret of a key waits.
+fn second_secret(id: &str) -> SecretAddress {
+    SecretAddress {
+        tenant: TenantId::default_tenant(),
+        owner_kind: SUCCESSOR_OWNER,
+        owner_id: *id.parse::<KeyId>().unwrap().as_bytes(),
+        field: "successor",
+        version: 2,
+        origin: String::new(),
+    }
+}
+
+/// A key that is rotated every 30 days.
+async fn scheduled_key(node: &Node) -> String {
+    let id = node.create_key().await;
+    let set = node.call("PATCH", &format!("/api/v1/keys/{id}"), json!({ "rotation": { "every": "30d" } })).await;
+    assert_eq!(set.status, StatusCode::OK, "{}", set.body);
+    id
+}
+
 /// The names of the events of a key.
 async fn events(node: &Node, id: &str) -> Vec<String> {
     let answer = node.get(&format!("/api/v1/events?stream={id}&limit=1000")).await.body;
@@ -117,18 +137,28 @@ async fn two_nodes_that_sweep_at_once_make_one_successor_and_its_secret_is_given
 async fn a_secret_that_was_sealed_before_a_crash_is_the_one_that_the_key_gets() {
     let world = World::default();
     let (node, _data) = world.node(&RootKey::generate().unwrap()).await;
-    let id = node.create_key().await;
-    node.call("PATCH", &format!("/api/v1/keys/{id}"), json!({ "rotation": { "every": "30d" } })).await;
+    let id = scheduled_key(&node).await;
     // The log goes away behind the seal: what is sealed waits there, and the key is what it was.
     world.log.leave();
     let sweep = Sweep::begin(&node, 31);
-    tokio::time::sleep(Duration::from_millis(500)).await;
-    world.log.come_back();
+    let (address, deadline) = (second_secret(&id), tokio::time::Instant::now() + Duration::from_secs(30));
+    let sealed = loop {
+        match world.store.read(Entry::Sealed, &address.slot()).unwrap() {
+            Some(sealed) => break sealed,
+            None => assert!(tokio::time::Instant::now() < deadline, "nothing is sealed"),
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
     drop(sweep);
+    let text = node.vault.unseal(&address).unwrap();
+    assert_eq!(key(&node, &id).await["successor"], Value::Null);
+    world.log.come_back();
     let _sweep = Sweep::begin(&node, 31);
     key_with(&node, &id, |key| key["successor"] == 2).await;
+    assert_eq!(world.store.read(Entry::Sealed, &address.slot()).unwrap().unwrap(), sealed);
     let (status, collected) = collect(&node, &id, None).await;
     assert_eq!(status, StatusCode::OK, "{collected}");
+    assert_eq!(collected["secret"].as_str().unwrap().as_bytes(), text.as_slice());
     let hash = client_key::hash(collected["secret"].as_str().unwrap());
     assert_eq!(node.models.key_by_hash(&hash).unwrap().unwrap().id.to_string(), id);
 }
