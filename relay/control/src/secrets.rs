@@ -1,11 +1,16 @@
 //! New secrets, and how a retry gets the same one.
 
+use std::time::Duration;
+
 use schemas::{KeyId, RecordId, TenantId, Timestamp, client_key};
 use vault::{Lifetime, SealError, Sealing, SecretAddress, StoreError, UnsealError, Vault};
 use zeroize::Zeroizing;
 
 /// How long a secret stays sealed for a retry under its idempotency key, in seconds: 24 hours.
 const REPEAT_SECONDS: u64 = 24 * 3600;
+
+/// How long a secret that waits, and that the key store does not show, may be on its way to this node.
+const SUCCESSOR_WAIT: Duration = Duration::from_secs(5);
 
 /// What is sealed for a retry: one client key, or what those of a batch come from.
 const CLIENT_KEY: &str = "client_key";
@@ -90,8 +95,8 @@ pub(crate) fn sealed_successor(
     }
 }
 
-/// The secret that waits, sealed once more for the retries of the command that collects it, where there may be any. None where it was
-/// collected in the meantime.
+/// The secret that waits, sealed once more for the retries of the command that collects it, where there may be any. None where it is
+/// not there: it was collected in the meantime, or the key store has lost it.
 pub(crate) fn waiting_successor(
     vault: &Vault,
     tenant: &TenantId,
@@ -100,7 +105,7 @@ pub(crate) fn waiting_successor(
     record: Option<RecordId>,
     now: Timestamp,
 ) -> Result<Option<Zeroizing<String>>, RepeatError> {
-    let text = match vault.unseal(&successor_address(tenant, id, number)) {
+    let text = match vault.unseal_within(&successor_address(tenant, id, number), SUCCESSOR_WAIT) {
         Ok(bytes) => client_key_of(&bytes)?,
         Err(UnsealError::Missing | UnsealError::Erased) => return Ok(None),
         Err(error) => return Err(error.into()),

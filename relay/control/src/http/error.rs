@@ -108,6 +108,8 @@ pub(crate) enum ApiError {
     WeakSecret,
     #[error("another key has this secret")]
     SecretTaken,
+    #[error("the secret that waits is gone from the key store; rotate the key by hand, with finish_previous while its overlap runs")]
+    SuccessorGone,
     #[error("settings have at most {} bytes", schemas::binding::SETTINGS_BYTES_MAX)]
     SettingsTooLarge,
     #[error("what some of the tokens are cannot be told now: a salt of other systems' keys cannot be read; all others are done")]
@@ -179,6 +181,7 @@ impl ApiError {
             Self::WeakSecret => (StatusCode::BAD_REQUEST, "weak_secret"),
             Self::SecretTaken => (StatusCode::CONFLICT, "secret_taken"),
             Self::LeakUntold(_) => (StatusCode::SERVICE_UNAVAILABLE, KEY_STORE_UNAVAILABLE),
+            Self::SuccessorGone => (StatusCode::CONFLICT, "successor_gone"),
             Self::SettingsTooLarge => (StatusCode::BAD_REQUEST, "settings_too_large"),
             Self::SettingsRefused(_) => (StatusCode::UNPROCESSABLE_ENTITY, "settings_refused"),
             Self::PolicyFault(fault) => fault_status(fault),
@@ -282,6 +285,7 @@ impl ApiError {
             | Self::WeakSecret
             | Self::SecretTaken
             | Self::LeakUntold(_)
+            | Self::SuccessorGone
             | Self::SettingsTooLarge
             | Self::SettingsRefused(_)
             | Self::PolicyFault(_)

@@ -188,3 +188,37 @@ async fn keys_with_a_tag_follow_their_tenants_schedule_and_those_that_are_put_aw
         assert_eq!(key(&node, id).await["successor"], Value::Null, "{id}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_secret_that_the_key_store_lost_is_not_taken_for_collected() {
+    let world = World::default();
+    let (node, _data) = world.node(&RootKey::generate().unwrap()).await;
+    let id = scheduled_key(&node).await;
+    let sweep = Sweep::begin(&node, 31);
+    key_with(&node, &id, |key| key["successor"] == 2).await;
+    drop(sweep);
+    let (slot, before) = (second_secret(&id).slot(), events(&node, &id).await);
+    let read = |entry| world.store.read(entry, &slot).unwrap();
+    let (sealed, wrapped) = (read(Entry::Sealed).unwrap(), read(Entry::Wrapped).unwrap());
+
+    let _ = world.store.swap_wrapped(&slot, Some(&wrapped), None).unwrap();
+    let (status, refused) = collect(&node, &id, Some("mine")).await;
+    assert_eq!((status, &refused["code"]), (StatusCode::CONFLICT, &json!("successor_gone")), "{refused}");
+    assert_eq!((events(&node, &id).await, read(Entry::Sealed)), (before.clone(), Some(sealed.clone())));
+    assert_eq!(key(&node, &id).await["successor"], 2);
+
+    // One that comes back while it is waited for is given out, and only that is collected.
+    let _ = world.store.swap_wrapped(&slot, None, Some(&wrapped)).unwrap();
+    world.store.delete_sealed(&slot, &sealed).unwrap();
+    let heal = async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        assert_eq!(events(&node, &id).await, before);
+        let _ = world.store.put_sealed(&slot, &sealed).unwrap();
+    };
+    let ((status, collected), ()) = tokio::join!(collect(&node, &id, Some("mine")), heal);
+    assert_eq!(status, StatusCode::OK, "{collected}");
+    let hash = client_key::hash(collected["secret"].as_str().unwrap());
+    assert_eq!(node.models.key_by_hash(&hash).unwrap().unwrap().id.to_string(), id);
+    assert_eq!(events(&node, &id).await.last().unwrap(), "KeySuccessorCollected");
+    assert_eq!((read(Entry::Sealed), read(Entry::Wrapped)), (None, None));
+}

@@ -1,5 +1,7 @@
 //! Rotation by schedule: what a body says of it, and giving out the secret that it left in the vault.
 
+use std::time::Duration;
+
 use axum::Json;
 use axum::extract::{Path, State};
 use schemas::key::{Key, KeyCommand, RotationSchedule};
@@ -16,6 +18,9 @@ use crate::secrets;
 
 /// The overlap of a schedule that names none: seven days, or as long as it takes to the next rotation.
 const OVERLAP_SECONDS_DEFAULT: u64 = 7 * 24 * 3600;
+
+/// How long the read models may take to come level with the log where only that tells what became of a secret.
+const LEVEL_WAIT: Duration = Duration::from_secs(2);
 
 /// When a key gets a new secret by itself.
 #[derive(Debug, Clone, Deserialize, ToSchema)]
@@ -74,6 +79,10 @@ pub(in crate::http) async fn collect(
         Some(number) => waiting(&app, &mutation, &tenant, id, number).await?,
         None => None,
     };
+    if let (Some(number), None) = (number, &waiting) {
+        check_collected(&app, &mutation, &tenant, id, number).await?;
+    }
+    let number = number.filter(|_| waiting.is_some());
     // Where nothing waits it is refused, or the repetition of a command that was done.
     let command = KeyCommand::CollectSuccessor { number: number.unwrap_or_default() };
     let receipt = app.commands.execute(mutation.request(Stream::key(tenant.clone(), id), Command::Key(command))).await?;
@@ -90,6 +99,17 @@ pub(in crate::http) async fn collect(
         }
     }
     issued(&app, receipt, secret).await.map(Json)
+}
+
+/// Refuses to collect a secret that the key store has lost: nobody would get it, and the key would be taken for one whose secret is in use. One
+/// that is not there may have been collected meanwhile, which only the log's head tells.
+async fn check_collected(app: &App, mutation: &Mutation<Nothing>, tenant: &TenantId, id: KeyId, number: u32) -> Result<(), ApiError> {
+    let head = app.log.head().await?;
+    if !app.models.wait_for(head, LEVEL_WAIT).await {
+        return Err(ApiError::NotApplied(head.0));
+    }
+    let is_waiting = load(app, tenant, id)?.value.successor == Some(number);
+    if is_waiting && app.models.command(&mutation.command_id)?.is_none() { Err(ApiError::SuccessorGone) } else { Ok(()) }
 }
 
 /// The secret that waits; kept for a retry as well, where one may come.
