@@ -41,7 +41,7 @@ pub(crate) enum RotationError {
 impl Rotations {
     /// Rotates a key if its schedule is due; whether it did.
     pub(crate) async fn rotate(&self, stream: Stream, now: Timestamp) -> Result<bool, RotationError> {
-        let (Some(Aggregate::Key(key)), _) = self.models.load(&stream)? else { return Ok(false) };
+        let (Some(Aggregate::Key(key)), head) = self.models.load(&stream)? else { return Ok(false) };
         let Some(schedule) = self.due(&key, now) else { return Ok(false) };
         let number = key.current_secret().number.saturating_add(1);
         let (vault, tenant, id) = (Arc::clone(&self.vault), key.tenant.clone(), key.id);
@@ -53,8 +53,8 @@ impl Rotations {
                 overlap_seconds: schedule.overlap_seconds,
             }),
             actor: Actor::Scheduler,
-            // Two nodes at once, or one twice, are one command.
-            command_id: CommandId::of(&key.tenant, &Actor::Scheduler, &format!("rotation {id} {number}")),
+            // Two nodes at once, or one twice, are one command. A key that an import has set back to an earlier number is at another version.
+            command_id: CommandId::of(&key.tenant, &Actor::Scheduler, &format!("rotation {id} {number} {}", head.version)),
             request_digest: Digest::blake3(b"keyrelay rotation"),
             if_version: None,
             deadline: Commands::deadline(),

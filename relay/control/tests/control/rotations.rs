@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::http::StatusCode;
-use control::{ExpirySweeper, Rotations, SUCCESSOR_OWNER};
+use control::{Commands, ExpirySweeper, Request, Rotations, SUCCESSOR_OWNER};
 use coordination::LocalCoordination;
-use schemas::{KeyId, TenantId, client_key};
+use schemas::key::{ImportedSecret, Key, KeyCommand, KeyImport};
+use schemas::{Actor, Aggregate, Command, CommandId, Digest, KeyId, Stream, TenantId, client_key};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 use vault::{Entry, KeyStore as _, RootKey, SecretAddress};
@@ -221,4 +222,53 @@ async fn a_secret_that_the_key_store_lost_is_not_taken_for_collected() {
     assert_eq!(node.models.key_by_hash(&hash).unwrap().unwrap().id.to_string(), id);
     assert_eq!(events(&node, &id).await.last().unwrap(), "KeySuccessorCollected");
     assert_eq!((read(Entry::Sealed), read(Entry::Wrapped)), (None, None));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_an_import_set_back_is_rotated_again() {
+    let world = World::default();
+    let (node, _data) = world.node(&RootKey::generate().unwrap()).await;
+    let id = scheduled_key(&node).await;
+    let stream = Stream::key(TenantId::default_tenant(), id.parse().unwrap());
+    let (Some(Aggregate::Key(before)), _) = node.models.load(&stream).unwrap() else { panic!("no such key") };
+    let sweep = Sweep::begin(&node, 31);
+    key_with(&node, &id, |key| key["successor"] == 2).await;
+    drop(sweep);
+    let first = collect(&node, &id, None).await.1["secret"].clone();
+
+    let set_back = Request {
+        stream,
+        command: Command::Key(KeyCommand::Import(Box::new(as_it_was(&before)))),
+        actor: Actor::Owner,
+        command_id: CommandId::from_bytes([7; 16]),
+        request_digest: Digest::blake3(b"import"),
+        if_version: None,
+        deadline: Commands::deadline(),
+    };
+    node.commands.execute(set_back).await.unwrap();
+    assert_eq!(key(&node, &id).await["secrets"][0]["number"], 1);
+    let _sweep = Sweep::begin(&node, 31);
+    key_with(&node, &id, |key| key["successor"] == 2).await;
+    let second = collect(&node, &id, None).await.1["secret"].clone();
+    assert!(first.is_string() && second.is_string() && first != second);
+}
+
+/// What brings a key back to a state that it had.
+fn as_it_was(key: &Key) -> KeyImport {
+    let secret = key.current_secret();
+    KeyImport {
+        details: key.details.clone(),
+        metadata: key.metadata.clone(),
+        dedicated: key.dedicated,
+        secrets: vec![ImportedSecret { number: secret.number, hash: secret.hash, scheme: secret.scheme, valid_until: None }],
+        term: key.term(),
+        first_used_at: None,
+        created_at: key.created_at,
+        renewed_at: None,
+        rotated_at: None,
+        expired_at: None,
+        disabled: None,
+        revoked: None,
+        archived: None,
+    }
 }
