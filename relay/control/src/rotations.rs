@@ -9,7 +9,6 @@ use projector::{ReadError, ReadModels};
 use schemas::key::{Key, KeyCommand, RotationSchedule};
 use schemas::{Actor, Aggregate, Command, CommandId, Digest, KeyId, Stream, TenantId, Timestamp, client_key};
 use thiserror::Error;
-use tokio::task::JoinError;
 use vault::Vault;
 
 use crate::commands::{Commands, ExecuteError, Request};
@@ -25,27 +24,31 @@ pub struct Rotations {
     pub vault: Arc<Vault>,
 }
 
-/// Why a rotation was not done. The next sweep tries again.
+/// Why no key can be rotated now. The next sweep tries again.
 #[derive(Debug, Error)]
 pub(crate) enum RotationError {
     #[error("the read models cannot be read")]
     Read(#[from] ReadError),
-    #[error("the new secret cannot be sealed")]
-    Seal(#[from] RepeatError),
+    #[error("the key store does not take secrets")]
+    Seal(#[source] RepeatError),
     #[error("the log does not take records")]
     Execute(#[source] ExecuteError),
-    #[error("the work on the key store ended early")]
-    Task(#[from] JoinError),
 }
 
 impl Rotations {
-    /// Rotates a key if its schedule is due; whether it did.
+    /// Rotates a key if its schedule is due; whether it did. What stands in the way of this key alone is told and passed over, so that it does not
+    /// stand in the way of others.
     pub(crate) async fn rotate(&self, stream: Stream, now: Timestamp) -> Result<bool, RotationError> {
         let (Some(Aggregate::Key(key)), head) = self.models.load(&stream)? else { return Ok(false) };
         let Some(schedule) = self.due(&key, now) else { return Ok(false) };
         let number = key.current_secret().number.saturating_add(1);
         let (vault, tenant, id) = (Arc::clone(&self.vault), key.tenant.clone(), key.id);
-        let text = tokio::task::spawn_blocking(move || secrets::sealed_successor(&vault, &tenant, id, number, now)).await??;
+        let text = match tokio::task::spawn_blocking(move || secrets::sealed_successor(&vault, &tenant, id, number, now)).await {
+            Ok(Ok(text)) => text,
+            Ok(Err(error)) if error.is_store_away() => return Err(RotationError::Seal(error)),
+            Ok(Err(error)) => return Ok(passed_over(id, &error)),
+            Err(ended) => return Ok(passed_over(id, &ended)),
+        };
         let request = Request {
             command: Command::Key(KeyCommand::RotateBySchedule {
                 number,
@@ -64,11 +67,8 @@ impl Rotations {
             Ok(receipt) => Ok(receipt.recorded && !receipt.repeated),
             // Rotated by hand, archived, revoked or purged since it was read.
             Err(ExecuteError::Rejected(_)) => Ok(false),
-            Err(error @ (ExecuteError::Contention | ExecuteError::RecordVoid { .. } | ExecuteError::HistoryGone { .. })) => {
-                tracing::warn!(key.id = %id, error = &error as &dyn std::error::Error, "a key could not be rotated; the next sweep tries again");
-                Ok(false)
-            }
-            Err(error) => Err(RotationError::Execute(error)),
+            Err(error) if concerns_all(&error) => Err(RotationError::Execute(error)),
+            Err(error) => Ok(passed_over(id, &error)),
         }
     }
 
@@ -98,4 +98,30 @@ impl Rotations {
         let schedule = routes.tenant(&key.tenant).map_or(key.rotation, |tenant| tenant.value.rotation_of(key))?;
         (key.rotation_due_at(schedule)? <= now).then_some(schedule)
     }
+}
+
+/// Whether the log or the read models are away, so that the next key would fare no better.
+fn concerns_all(error: &ExecuteError) -> bool {
+    match error {
+        ExecuteError::Log(_)
+        | ExecuteError::LogLost { .. }
+        | ExecuteError::History(_)
+        | ExecuteError::OutcomeUnknown { .. }
+        | ExecuteError::Read(_)
+        | ExecuteError::Stopping => true,
+        ExecuteError::Rejected(_)
+        | ExecuteError::VersionMismatch { .. }
+        | ExecuteError::ExpiryTooLong { .. }
+        | ExecuteError::CommandReused
+        | ExecuteError::Contention
+        | ExecuteError::RecordVoid { .. }
+        | ExecuteError::Encode(_)
+        | ExecuteError::HistoryGone { .. } => false,
+    }
+}
+
+/// Tells why a key is not rotated; it was not.
+fn passed_over(id: KeyId, error: &(dyn std::error::Error + 'static)) -> bool {
+    tracing::warn!(key.id = %id, error, "a key could not be rotated; the next sweep tries again");
+    false
 }

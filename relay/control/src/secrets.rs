@@ -160,3 +160,13 @@ pub(crate) enum RepeatError {
     #[error(transparent)]
     Unseal(#[from] UnsealError),
 }
+
+impl RepeatError {
+    /// Whether the key store may answer later, and nothing is wrong with what it holds.
+    pub(crate) fn is_store_away(&self) -> bool {
+        match self {
+            Self::Seal(SealError::Store(error)) | Self::Unseal(UnsealError::Store(error)) => is_away(error),
+            Self::Seal(_) | Self::Unseal(_) => false,
+        }
+    }
+}

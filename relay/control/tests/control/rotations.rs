@@ -272,3 +272,23 @@ fn as_it_was(key: &Key) -> KeyImport {
         archived: None,
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_whose_place_in_the_key_store_is_broken_holds_no_other_back() {
+    let world = World::default();
+    let (node, _data) = world.node(&RootKey::generate().unwrap()).await;
+    // Keys with schedules of their own come before those that follow their tenant's.
+    let rotations = json!({ "rotations": [{ "tag": "ci", "every": "30d" }] });
+    assert_eq!(node.call("PATCH", "/api/v1/tenants/default", rotations).await.status, StatusCode::OK);
+    let made = node.call("POST", "/api/v1/keys", json!({ "name": "sound", "expires": "never", "tags": ["ci"] })).await;
+    let (sound, broken) = (made.body["key"]["id"].as_str().unwrap().to_owned(), scheduled_key(&node).await);
+    let slot = second_secret(&broken).slot();
+    let _ = world.store.put_sealed(&slot, b"erased in part").unwrap();
+
+    let _sweep = Sweep::begin(&node, 31);
+    key_with(&node, &sound, |key| key["successor"] == 2).await;
+    assert_eq!(key(&node, &broken).await["successor"], Value::Null);
+    // Once its place is cleared it gets its turn.
+    world.store.delete_sealed(&slot, b"erased in part").unwrap();
+    key_with(&node, &broken, |key| key["successor"] == 2).await;
+}
