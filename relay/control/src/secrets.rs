@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use schemas::{KeyId, RecordId, TenantId, Timestamp, client_key};
+use schemas::{KeyId, RecordId, Stream, TenantId, Timestamp, client_key};
 use vault::{Lifetime, SealError, Sealing, SecretAddress, StoreError, UnsealError, Vault};
 use zeroize::Zeroizing;
 
@@ -120,6 +120,11 @@ pub(crate) fn waiting_successor(
 /// Destroys a secret that was collected. Doing it again is safe.
 pub(crate) fn erase_successor(vault: &Vault, tenant: &TenantId, id: KeyId, number: u32) -> Result<(), StoreError> {
     vault.erase(&successor_address(tenant, id, number))
+}
+
+/// Destroys whatever secrets wait for a key that is gone. Doing it again is safe.
+pub(crate) fn erase_successors(vault: &Vault, key: &Stream) -> Result<(), StoreError> {
+    vault.erase_owner(key.tenant(), SUCCESSOR_OWNER, key.id())
 }
 
 fn client_key_of(bytes: &[u8]) -> Result<Zeroizing<String>, RepeatError> {

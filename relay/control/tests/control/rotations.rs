@@ -292,3 +292,20 @@ async fn a_key_whose_place_in_the_key_store_is_broken_holds_no_other_back() {
     world.store.delete_sealed(&slot, b"erased in part").unwrap();
     key_with(&node, &broken, |key| key["successor"] == 2).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_purge_destroys_the_secret_that_waits() {
+    let world = World::default();
+    let (node, _data) = world.node(&RootKey::generate().unwrap()).await;
+    let id = scheduled_key(&node).await;
+    let sweep = Sweep::begin(&node, 31);
+    key_with(&node, &id, |key| key["successor"] == 2).await;
+    drop(sweep);
+    let slot = second_secret(&id).slot();
+    let read = || [Entry::Sealed, Entry::Wrapped].map(|entry| world.store.read(entry, &slot).unwrap().is_some());
+    assert_eq!(read(), [true, true]);
+    assert_eq!(node.call("POST", &format!("/api/v1/keys/{id}/archive"), json!({})).await.status, StatusCode::OK);
+    let purged = node.call("POST", &format!("/api/v1/keys/{id}/purge"), json!({})).await;
+    assert_eq!((purged.status, &purged.body["erased"]), (StatusCode::OK, &json!(true)), "{}", purged.body);
+    assert_eq!(read(), [false, false]);
+}

@@ -6,12 +6,14 @@ use schemas::key::KeyCommand;
 use schemas::{Aggregate, Command, Head, KeyId, Sequence, Stream};
 use serde::Serialize;
 use utoipa::ToSchema;
+use vault::Vault;
 
 use super::{KeyAnswer, execute, parse_id, seal_reason};
 use crate::commands::{Receipt, Request};
 use crate::http::app::App;
 use crate::http::conventions::{Mutation, Nothing, Reason};
 use crate::http::error::{ApiError, MutationProblems};
+use crate::secrets;
 
 /// What is left to say of a key that was purged.
 #[derive(Debug, Serialize, ToSchema)]
@@ -74,7 +76,8 @@ pub(in crate::http) async fn purge(
     Ok(Json(PurgedKey { id, erased, sequence, applied }))
 }
 
-/// Purges a key and destroys its texts; gives whether those are destroyed already. Of a key that is gone, only that may be left to do.
+/// Purges a key and destroys its texts, and a secret that waits to be collected; gives whether those are destroyed already. Of a key that is
+/// gone, only that may be left to do.
 pub(super) async fn purged(app: &App, request: Request) -> Result<(Receipt, bool), ApiError> {
     let stream = request.stream.clone();
     let receipt = match app.models.load(&stream)? {
@@ -87,10 +90,15 @@ pub(super) async fn purged(app: &App, request: Request) -> Result<(Receipt, bool
         _ => app.commands.execute(request).await?,
     };
     let subject = stream.clone();
-    let erased = match app.vault(move |vault| vault.erase_subject(&subject)).await? {
+    // Each is tried whatever becomes of the other.
+    let erase = move |vault: &Vault| {
+        let (texts, successors) = (vault.erase_subject(&subject), secrets::erase_successors(vault, &subject));
+        texts.and(successors)
+    };
+    let erased = match app.vault(erase).await? {
         Ok(()) => true,
         Err(error) => {
-            tracing::warn!(stream = %stream, error = &error as &dyn std::error::Error, "the personal fields of a purged key are not destroyed yet");
+            tracing::warn!(stream = %stream, error = &error as &dyn std::error::Error, "the secrets of a purged key are not destroyed yet");
             false
         }
     };
