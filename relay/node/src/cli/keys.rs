@@ -9,7 +9,7 @@ use clap::{Args, Subcommand};
 use http::Method;
 use serde_json::{Map, Value, json};
 
-use super::client::{Call, Client};
+use super::client::{Call, Client, idempotency_key};
 use super::failure::Failure;
 use super::output::Output;
 use super::render::{self, Field};
@@ -48,7 +48,12 @@ pub(super) enum KeysCommand {
         finish_previous: bool,
     },
     /// Take the secret that a rotation by schedule left for the key; shown this once
-    Collect { id: String },
+    Collect {
+        id: String,
+        /// Go on with a call whose answer was lost; it said this word
+        #[arg(long, value_name = "WORD")]
+        resume: Option<String>,
+    },
     /// End the overlap of a rotation early: the secret before the current one is refused from now on
     FinishRotation { id: String },
     /// Refuse a key until it is enabled again
@@ -297,7 +302,7 @@ pub(super) async fn run(command: KeysCommand, client: &Client, output: &mut Outp
             }
             issued(&act(client, &id, "rotate", body).await?, output)
         }
-        KeysCommand::Collect { id } => issued(&act(client, &id, "successor", json!({})).await?, output),
+        KeysCommand::Collect { id, resume } => collect(&id, resume, client, output).await,
         KeysCommand::FinishRotation { id } => shown(&act(client, &id, "finish-rotation", json!({})).await?, output),
         KeysCommand::Archive(BecauseOf { target, reason }) => target.run("archive", json!({ "reason": reason }), client, output).await,
         KeysCommand::Restore(target) => target.run("restore", json!({}), client, output).await,
@@ -356,6 +361,23 @@ fn purged(answer: &Value, output: &mut Output) -> Result<(), Failure> {
 
 async fn act(client: &Client, id: &str, verb: &str, body: Value) -> Result<Value, Failure> {
     client.send(Call::new(Method::POST, &["keys", id, verb]).body(body)).await
+}
+
+/// Takes the secret that waits. It is given out once, so whoever lost the answer is told how to come by the same again.
+async fn collect(id: &str, resume: Option<String>, client: &Client, output: &mut Output) -> Result<(), Failure> {
+    let word = resume.map_or_else(idempotency_key, Ok)?;
+    let path = ["keys", id, "successor"];
+    let call = Call::new(Method::POST, &path).body(json!({})).idempotency_key(&word);
+    let collected = match client.send(call).await {
+        Ok(answer) => issued(&answer, output),
+        Err(failure) => Err(failure),
+    };
+    if collected.as_ref().is_err_and(Failure::may_be_done) {
+        output.note(&format!(
+            "For 24 hours the secret comes, the same again if it was given out, with the same command and: --resume {word}"
+        ));
+    }
+    collected
 }
 
 fn shown(answer: &Value, output: &mut Output) -> Result<(), Failure> {

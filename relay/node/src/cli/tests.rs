@@ -1,9 +1,13 @@
 #![allow(clippy::unwrap_used, reason = "a failing test says where")]
 
+use std::io::{Read as _, Write as _};
+
 use clap::CommandFactory as _;
 use clap::error::ErrorKind;
+use keys::KeysCommand;
 
 use super::*;
+use crate::config::Secret;
 
 fn parse(line: &str) -> Result<Cli, ErrorKind> {
     Cli::try_parse_from(line.split_whitespace()).map_err(|error| error.kind())
@@ -43,6 +47,7 @@ fn every_verb_is_understood() {
         "keys update key_x --no-upstream --metadata {}",
         "keys renew key_x --expires-after-first-use 12h --enable",
         "keys finish-rotation key_x",
+        "keys collect key_x --resume w",
         "keys archive key_x --reason left",
         "keys restore key_x",
         "keys purge key_x --json",
@@ -178,4 +183,26 @@ fn the_tenant_comes_from_the_flag_wherever_it_stands_or_the_environment() {
     // Without a name it is the scope alone, and whose is said elsewhere.
     assert_eq!(find("policy bind 0123abcd --tenant", &[("KEYRELAY_TENANT", "acme")]), named);
     assert_eq!(find("policy bind 0123abcd --tenant", &[]), None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_collect_that_goes_on_is_the_same_call() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
+    let node = std::thread::spawn(move || {
+        let (mut stream, mut request) = (listener.accept().unwrap().0, Vec::new());
+        while !request.ends_with(b"{}") {
+            let mut bytes = [0; 1024];
+            let length = stream.read(&mut bytes).unwrap();
+            assert!(length > 0, "the request broke off");
+            request.extend_from_slice(&bytes[..length]);
+        }
+        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}").unwrap();
+        String::from_utf8(request).unwrap()
+    });
+    let client = Client::new(Access { url, token: Secret::new("t"), tenant: None }).unwrap();
+    let command = KeysCommand::Collect { id: "key_x".into(), resume: Some("word".into()) };
+    keys::run(command, &client, &mut Output::new(true)).await.unwrap();
+    let request = node.join().unwrap();
+    assert!(request.starts_with("POST /api/v1/keys/key_x/successor ") && request.contains("idempotency-key: word\r\n"), "{request}");
 }
