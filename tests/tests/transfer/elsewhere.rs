@@ -73,6 +73,11 @@ async fn keys_of_a_claude_relay_service_go_on_working_and_are_upgraded_once() ->
     ensure!(bert["expires_after_first_use"] == "2d", "{bert}");
     ensure!(bert["endpoints"] == json!(["models", "messages"]), "{bert}");
     ensure!(bert["metadata"]["claude-relay-service"]["dailyCostLimit"] == "5", "{bert}");
+    // A window belongs to tokens too, and a service that is named twice is one.
+    let carl = key_named(&world, "carl, never expires, disabled").await?;
+    let kept = &carl["metadata"]["claude-relay-service"];
+    ensure!(kept["rateLimitWindow"] == 300 && kept["tokenLimit"] == "100000" && kept["rateLimitRequests"].is_null(), "{carl}");
+    ensure!(carl["endpoints"] == json!(["models", "messages", "chat_completions"]), "{carl}");
     let lost = left(&done, "/data/apiKeys/1");
     for what in ["dailyCostLimit 5", "totalCostLimit 100", "600 requests in 60 minutes", "permission gemini", "claudeAccountId group:3f1a"]
     {

@@ -17,18 +17,26 @@ async fn fifty_canaries_are_in_no_spelling_of_a_sanitised_file() -> Result<()> {
     for number in 0..12 {
         let text = |what: &str| format!("canary-{what}-{number}-Zq7vX2mL9tRw4KdB8sYh");
         let (credential, description, reason, disabled) = (text("credential"), text("description"), text("reason"), text("disabled"));
+        let owner = text("owner");
         let upstream = json!({
             "name": format!("u{number}"), "dialect": "openai", "base_url": world.upstream.openai_url(), "credential": credential,
         });
         admin.add_upstream_with(&upstream).await?;
         admin.post(&format!("/upstreams/u{number}/disable"), &json!({ "reason": disabled })).await?.success()?;
-        let key = world.key(json!({ "name": format!("k{number}"), "description": description })).await?;
+        let key = world.key(json!({ "name": format!("k{number}"), "description": description, "owner": owner })).await?;
         admin.post(&format!("/keys/{}/disable", key.id), &json!({ "reason": reason })).await?.success()?;
         let secret = key.secret.rsplit('-').next().context("a secret")?.to_owned();
         let hash = schemas::client_key::hash(&key.secret);
         canaries.extend(
-            [("credential", &credential), ("description", &description), ("reason", &reason), ("disabled", &disabled), ("secret", &secret)]
-                .map(|(name, text)| Canary::new(name, text.as_bytes())),
+            [
+                ("credential", &credential),
+                ("description", &description),
+                ("reason", &reason),
+                ("disabled", &disabled),
+                ("owner", &owner),
+                ("secret", &secret),
+            ]
+            .map(|(name, text)| Canary::new(name, text.as_bytes())),
         );
         canaries.push(Canary::new("hash", hash.as_bytes()));
     }
@@ -39,11 +47,11 @@ async fn fifty_canaries_are_in_no_spelling_of_a_sanitised_file() -> Result<()> {
     for canary in &canaries {
         ensure!(canary.found_in(&bytes).is_none(), "a {} is in the file, {}", canary.name, canary.found_in(&bytes).unwrap_or_default());
     }
-    // The search finds what is there: under a passphrase hashes go along, and nothing else of these.
+    // The search finds what is there: under a passphrase hashes and owners go along, and nothing else of these.
     let full = crate::node::export(&world.node, directory, "full.jsonl")?;
     let full = fs::read(full)?;
     for canary in &canaries {
-        ensure!(canary.found_in(&full).is_some() == (canary.name == "hash"), "a {} in the full file", canary.name);
+        ensure!(canary.found_in(&full).is_some() == matches!(canary.name, "hash" | "owner"), "a {} in the full file", canary.name);
     }
     Ok(())
 }

@@ -43,7 +43,7 @@ const LEFT_OUT: [(&str, &str); 6] = [
 /// And what a sanitised one leaves out beside.
 const SANITIZED: [(&str, &str); 2] = [
     ("tenants, upstreams: credentials, reasons and who gave them", "sanitised"),
-    ("keys: secrets, description, metadata, reasons and who gave them", "sanitised"),
+    ("keys: secrets, description, owner, metadata, reasons and who gave them", "sanitised"),
 ];
 
 /// Why an export broke off.
@@ -281,7 +281,7 @@ impl Writer<'_> {
             id,
             name: details.name.clone(),
             description: self.text("key", id, "description", details.description.as_ref())?,
-            owner: details.owner.clone(),
+            owner: details.owner.clone().filter(|_| !is_sanitized),
             tags: details.tags.clone(),
             pools: details.pools.clone(),
             models: details.models.clone(),

@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 
 use schemas::UpstreamId;
-use schemas::key::{Endpoint, Limits};
+use schemas::key::{Endpoint, Limits, SecretScheme};
 use schemas::upstream::Dialect;
 use serde_json::{Map, Value};
 
@@ -157,7 +157,7 @@ fn api_key(place: String, value: &Value, draft: &mut Draft<'_>, accounts: &HashM
     let secret = match (draft.salt, is_hash(&secret)) {
         (Some(salt), true) => {
             let hash = secret.to_ascii_lowercase().parse().map_err(|_| "apiKey is no hash")?;
-            draft.hashed(&place, hash, salt)
+            draft.hashed(&place, hash, SecretScheme::ClaudeRelayService { salt })
         }
         _ => draft.brought(&place, &secret),
     };
@@ -218,17 +218,7 @@ fn api_key(place: String, value: &Value, draft: &mut Draft<'_>, accounts: &HashM
     if entry.value("usageStats").is_some() {
         draft.leave(&place, "usageStats", "usage is counted from requests, and never imported");
     }
-    entry.rest(draft);
-    if !entry.kept.is_empty() {
-        key.metadata.insert(SYSTEM.to_owned(), Value::Object(std::mem::take(&mut entry.kept)));
-    }
-    match entry.fault() {
-        Some(detail) => Err(detail),
-        None => {
-            draft.key(&place, key);
-            Ok(())
-        }
-    }
+    draft.key_of(SYSTEM, entry, key)
 }
 
 /// No time is a key that nobody has decided on: that system has no other word for one that never expires.
@@ -254,17 +244,18 @@ fn term(entry: &mut Entry, key: &mut KeyLine) -> Result<(), String> {
 fn limits(entry: &mut Entry, draft: &mut Draft<'_>) -> Limits {
     let concurrency = entry.count("concurrencyLimit");
     let (window, requests) = (entry.count("rateLimitWindow"), entry.count("rateLimitRequests"));
-    let requests_per_minute = match (window, requests) {
-        (Some(1), Some(requests)) => Some(requests),
-        (Some(minutes), Some(requests)) => {
-            let what = format!("{requests} requests in {minutes} minutes");
-            draft.leave(&entry.place, what, "a key's window is one minute here; it stands in the key's metadata, for a policy");
-            entry.kept.insert("rateLimitWindow".to_owned(), minutes.into());
-            entry.kept.insert("rateLimitRequests".to_owned(), requests.into());
-            None
-        }
-        _ => None,
-    };
+    let requests_per_minute = requests.filter(|_| window == Some(1));
+    let other = requests.filter(|_| requests_per_minute.is_none()).zip(window);
+    if let Some((requests, minutes)) = other {
+        let what = format!("{requests} requests in {minutes} minutes");
+        draft.leave(&entry.place, what, "a key's window is one minute here; it stands in the key's metadata, for a policy");
+        entry.kept.insert("rateLimitRequests".to_owned(), requests.into());
+    }
+    // Tokens and cost are counted in the same window, and mean nothing without it.
+    let has_others = ["tokenLimit", "rateLimitCost"].iter().any(|name| entry.has(name));
+    if let Some(minutes) = window.filter(|_| other.is_some() || has_others) {
+        entry.kept.insert("rateLimitWindow".to_owned(), minutes.into());
+    }
     Limits { requests_per_minute, concurrency }
 }
 
@@ -276,13 +267,18 @@ fn endpoints(entry: &mut Entry, draft: &mut Draft<'_>) -> Vec<Endpoint> {
     }
     let mut endpoints = vec![Endpoint::Models];
     for service in services {
-        match &service[..] {
-            "claude" => endpoints.push(Endpoint::Messages),
-            "openai" => endpoints.push(Endpoint::ChatCompletions),
-            other => draft.leave(&entry.place, format!("permission {other}"), "no endpoint here is like it"),
+        let endpoint = match &service[..] {
+            "claude" => Endpoint::Messages,
+            "openai" => Endpoint::ChatCompletions,
+            other => {
+                draft.leave(&entry.place, format!("permission {other}"), "no endpoint here is like it");
+                continue;
+            }
+        };
+        if !endpoints.contains(&endpoint) {
+            endpoints.push(endpoint);
         }
     }
-    endpoints.dedup();
     endpoints
 }
 

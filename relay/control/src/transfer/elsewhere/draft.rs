@@ -2,11 +2,12 @@
 
 use std::collections::{HashMap, HashSet};
 
-use schemas::key::{Limits, METADATA_BYTES_MAX};
+use schemas::key::{Limits, METADATA_BYTES_MAX, SecretScheme};
 use schemas::upstream::Dialect;
 use schemas::{Digest, KeyId, PoolId, TenantId, Timestamp, UpstreamId, name};
 use serde_json::{Map, Value};
 
+use super::entry::Entry;
 use super::{KINDS, NotCarried, Source, fault};
 use crate::App;
 use crate::http::{ApiError, brought, named_pool};
@@ -138,8 +139,8 @@ impl<'a> Draft<'a> {
     }
 
     /// A secret that the file has by a hash only.
-    pub(super) fn hashed(&mut self, place: &str, hash: Digest, salt: u32) -> Option<SecretLine> {
-        let scheme = SchemeText::ClaudeRelayService(salt);
+    pub(super) fn hashed(&mut self, place: &str, hash: Digest, scheme: SecretScheme) -> Option<SecretLine> {
+        let scheme = scheme.into();
         self.once(place, "the key", hash).then_some(SecretLine { number: 1, hash, scheme, valid_until: None })
     }
 
@@ -217,6 +218,21 @@ impl<'a> Draft<'a> {
             key.metadata.clear();
         }
         self.lines.0.push((place.to_owned(), Line::Key(Box::new(key))));
+    }
+
+    /// A key that was made of an entry: what of that was kept for policies goes along, and what is left of it is told.
+    pub(super) fn key_of(&mut self, system: &str, mut entry: Entry, mut key: KeyLine) -> Result<(), String> {
+        entry.rest(self);
+        if !entry.kept.is_empty() {
+            key.metadata.insert(system.to_owned(), Value::Object(std::mem::take(&mut entry.kept)));
+        }
+        match entry.fault() {
+            Some(detail) => Err(detail),
+            None => {
+                self.key(&entry.place, key);
+                Ok(())
+            }
+        }
     }
 
     /// A key with nothing but what every key has.

@@ -128,6 +128,11 @@ impl Entry {
         }
     }
 
+    /// Whether a member that nobody has taken says something.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.members.get(name).is_some_and(says_something)
+    }
+
     /// Leaves out what says nothing about what the object may do.
     pub(super) fn pass_over(&mut self, names: &[&str]) {
         names.iter().for_each(|name| drop(self.members.remove(*name)));

@@ -44,12 +44,7 @@ fn key(place: String, value: &Value, draft: &mut Draft<'_>) -> Result<(), String
     let token = entry.text("token").ok_or("it has no token")?;
     let hash = token.parse();
     let (id, secret) = match hash {
-        Ok(hash) if token.len() == 64 => {
-            let schemas::key::SecretScheme::ClaudeRelayService { salt } = SecretScheme::UNSALTED else {
-                return Err("no scheme".to_owned());
-            };
-            (draft.id("key", &[SYSTEM, &token]), draft.hashed(&place, hash, salt))
-        }
+        Ok(hash) if token.len() == 64 => (draft.id("key", &[SYSTEM, &token]), draft.hashed(&place, hash, SecretScheme::UNSALTED)),
         _ if token.starts_with("sk-") => (draft.id("key", &[SYSTEM, &draft.mark(&token)]), draft.brought(&place, &token)),
         _ => return Err("its token is neither a SHA-256 in hexadecimal nor a key".to_owned()),
     };
@@ -103,15 +98,5 @@ fn key(place: String, value: &Value, draft: &mut Draft<'_>) -> Result<(), String
         "user",
         "token_id",
     ]);
-    entry.rest(draft);
-    if !entry.kept.is_empty() {
-        key.metadata.insert(SYSTEM.to_owned(), Value::Object(std::mem::take(&mut entry.kept)));
-    }
-    match entry.fault() {
-        Some(detail) => Err(detail),
-        None => {
-            draft.key(&place, key);
-            Ok(())
-        }
-    }
+    draft.key_of(SYSTEM, entry, key)
 }

@@ -59,15 +59,5 @@ fn token(place: String, value: &Value, draft: &mut Draft<'_>) -> Result<(), Stri
     }
     entry.keep(&["subnet"], "keys are not bound to addresses here", draft);
     entry.pass_over(&["id", "user_id", "accessed_time", "used_quota"]);
-    entry.rest(draft);
-    if !entry.kept.is_empty() {
-        key.metadata.insert(SYSTEM.to_owned(), Value::Object(std::mem::take(&mut entry.kept)));
-    }
-    match entry.fault() {
-        Some(detail) => Err(detail),
-        None => {
-            draft.key(&place, key);
-            Ok(())
-        }
-    }
+    draft.key_of(SYSTEM, entry, key)
 }

@@ -24,7 +24,8 @@ impl Import {
         let details = KeyDetails {
             name: line.name.clone(),
             description: self.description(&stream, line, before, pass)?,
-            owner: line.owner.clone(),
+            // A sanitised file has none to say.
+            owner: line.owner.clone().or_else(|| before.filter(|_| is_sanitized)?.details.owner.clone()),
             tags: line.tags.clone(),
             pools: line.pools.iter().map(|pool| self.pool(*pool)).collect(),
             models: line.models.clone(),
