@@ -59,18 +59,26 @@ async fn fifty_canaries_are_in_no_spelling_of_a_sanitised_file() -> Result<()> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_sanitised_file_makes_keys_and_upstreams_that_are_disabled() -> Result<()> {
     let world = World::start().await?;
-    let key = world.key(json!({ "name": "ci", "tags": ["a"], "description": "personal" })).await?;
+    let key = world.key(json!({ "name": "ci", "tags": ["a"], "description": "personal", "owner": "ada" })).await?;
     let directory = world.directory.path();
     let file = directory.join("clean.jsonl");
     keyrelay(&world.node, &["export", "--sanitize", "--output", path(&file)?])?.expect(0)?;
     let again = keyrelay(&world.node, &["import", path(&file)?, "--yes"])?.expect(1)?;
     ensure!(again.stderr.contains("sanitized_refused"), "{}", again.stderr);
+    // What the file leaves out stays as it is where it came from.
+    let head = world.admin.head().await?;
+    keyrelay(&world.node, &["import", path(&file)?, "--force", "--yes"])?.expect(0)?;
+    let kept = world.admin.key(&key.id).await?;
+    ensure!(kept["description"] == "personal" && kept["owner"] == "ada" && world.admin.head().await? == head, "{kept}");
 
     let other = empty_node(directory, "other").await?;
     let admin = other.admin()?;
     keyrelay(&other, &["import", path(&file)?, "--yes"])?.expect(0)?;
     let made = admin.key(&key.id).await?;
-    ensure!(made["state"] == "disabled" && made["tags"] == json!(["a"]) && made["description"].is_null(), "{made}");
+    ensure!(
+        made["state"] == "disabled" && made["tags"] == json!(["a"]) && made["description"].is_null() && made["owner"].is_null(),
+        "{made}"
+    );
     let upstreams = admin.get("/upstreams").await?.success()?;
     let upstreams = upstreams["upstreams"].as_array().context("upstreams")?;
     ensure!(upstreams.len() == 2 && upstreams.iter().all(|one| one["credential"].is_null() && !one["disabled"].is_null()), "{upstreams:?}");

@@ -29,10 +29,10 @@ async fn one_node_alone_remembers_the_first_record_and_the_last_ones() {
     node.is(&Health::Trusted).await;
     // Not more than is remembered can be put back.
     log.lose_tail(50).await;
-    node.reconnect();
+    node.reconnect().await;
     node.has_healed(50).await;
     log.lose_tail(51).await;
-    node.reconnect();
+    node.reconnect().await;
     node.is_refused().await;
 }
 
@@ -65,7 +65,7 @@ async fn own_records_are_remembered_until_another_writer_has_seen_them() {
     // An own record far before the window is compared after a reconnect all the same.
     node.is(&Health::Trusted).await;
     log.overwrite(Sequence(10), "another".into()).await;
-    node.reconnect();
+    node.reconnect().await;
     let (reason, _) = node.is_refused().await;
     assert!(reason.contains("sequence 10 holds"), "{reason}");
 }
@@ -95,7 +95,7 @@ async fn history_that_passes_by_is_not_remembered() {
     }
     assert_eq!(node.log.remembered() as u64, WINDOW + 1);
     log.lose_tail(50).await;
-    node.reconnect();
+    node.reconnect().await;
     node.has_healed(50).await;
     assert_eq!(log.head().await, Ok(Sequence(500)));
 }

@@ -73,7 +73,7 @@ async fn an_append_under_way_while_the_log_is_lost_is_resolved_after_healing() {
         let (log, deadline) = (node.log.clone(), Instant::now() + Duration::from_secs(10));
         async move { append_resolving(&log, &subject, expect, bytes, deadline).await }
     });
-    node.reconnect();
+    node.reconnect().await;
     node.becomes(|health| *health == Health::Unknown).await;
     let outcome = appending.await.unwrap().unwrap();
     assert!(matches!(outcome, Appended::Appended(Sequence(11)) | Appended::AlreadyAppended(Sequence(11))), "{outcome:?}");
@@ -118,7 +118,7 @@ async fn a_log_that_is_refused_has_no_head_however_long_it_is() {
     fill(&node.log, 1..=10).await;
     assert_eq!(node.log.head().await, Ok(Sequence(10)));
     log.overwrite(Sequence(4), Bytes::from_static(b"another")).await;
-    node.reconnect();
+    node.reconnect().await;
     let (reason, _) = node.is_refused().await;
     // Whoever is level with it must not count as fresh.
     append(&log, "kr.e.default.key.0", Bytes::from_static(b"on and on")).await;
@@ -138,7 +138,7 @@ async fn a_reader_at_the_end_gets_nothing_of_a_branch() {
     let mut runs = node.log.read(Sequence(11)).await.unwrap();
     // Reconnected, and the branch comes while the comparison is under way.
     log.set_delay(Duration::from_millis(100));
-    node.reconnect();
+    node.reconnect().await;
     node.is(&Health::Unknown).await;
     log.lose_tail(3).await;
     for _ in 0..6 {

@@ -37,7 +37,7 @@ async fn a_record_that_was_acknowledged_to_a_dying_process_is_read_back() {
     }
     let before = log.records().await;
     log.lose_tail(3).await;
-    node.reconnect();
+    node.reconnect().await;
     node.has_healed(3).await;
     assert_eq!(log.records().await, before);
 }
@@ -49,7 +49,7 @@ async fn a_refusal_stands_across_restarts_until_the_log_agrees() {
     fill(&node.log, 1..=10).await;
     let right = log.records().await;
     log.overwrite(Sequence(4), "another".into()).await;
-    node.reconnect();
+    node.reconnect().await;
     let (reason, evidence) = node.is_refused().await;
     let kept = fs::read(evidence.join("found.jsonl")).unwrap();
 
@@ -85,7 +85,7 @@ async fn a_log_is_taken_as_it_is_when_the_directory_was_moved_away() {
     let node = Node::new(&log).await;
     fill(&node.log, 1..=10).await;
     log.roll_back_to([]);
-    node.reconnect();
+    node.reconnect().await;
     node.is_refused().await;
     drop(node);
     let node = Node::new(&log).await;
@@ -104,8 +104,7 @@ async fn nodes_heal_one_log_together() {
     }
     let before = log.records().await;
     log.roll_back_to(before[..1].iter().cloned());
-    one.reconnect();
-    two.reconnect();
+    tokio::join!(one.reconnect(), two.reconnect());
     while one.log.counts().healed_records + two.log.counts().healed_records < 30 {
         tokio::time::sleep(std::time::Duration::from_millis(1)).await;
     }
@@ -127,8 +126,7 @@ async fn nodes_that_heal_at_once_do_not_disturb_each_other() {
     two.follow_to(300).await;
     let before = log.records().await;
     log.lose_tail(280).await;
-    one.reconnect();
-    two.reconnect();
+    tokio::join!(one.reconnect(), two.reconnect());
     while one.log.counts().healed_records + two.log.counts().healed_records < 280 {
         tokio::time::sleep(std::time::Duration::from_millis(1)).await;
     }

@@ -36,7 +36,7 @@ async fn case(name: &str, is_told: bool, end: End, damage: impl AsyncFnOnce(&Fai
     let begin = Instant::now();
     damage(&log).await;
     if is_told {
-        node.reconnect();
+        node.reconnect().await;
     }
     match end {
         End::Healed { put_back } => {
@@ -163,7 +163,7 @@ async fn a_tail_of_which_nobody_has_everything_is_refused() {
     assert_eq!(node.log.remembered(), 11);
     let before = log.records().await;
     log.roll_back_to(first(&before, 8));
-    node.reconnect();
+    node.reconnect().await;
     let (reason, evidence) = node.is_refused().await;
     assert!(reason.contains("lost records from sequence 11 on"), "{reason}");
     // As far as it is exact the log was healed all the same.
@@ -183,7 +183,7 @@ async fn a_log_that_only_went_away_is_trusted_again() {
     let node = Node::new(&log).await;
     fill(&node.log, 1..=10).await;
     log.set_away(true);
-    node.reconnect();
+    node.reconnect().await;
     node.is(&Health::Unknown).await;
     log.set_away(false);
     node.is(&Health::Trusted).await;
