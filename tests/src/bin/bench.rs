@@ -3,7 +3,7 @@
 //! and ratios against what the design wants to reach.
 //!
 //! `bench [--rounds N] [--seconds N] [--keys N] [--servers N] [--only PARTS]`, the parts with commas between them: `proxy`, `enforced` (the
-//! relay with policies on), `engines`, `policies`, `keys` (many over the API), `backup`, `expiry`, and of the log on NATS `appends`, `replay`,
+//! relay with policies on), `hostile` (beside policies that misbehave), `engines`, `policies`, `keys` (many over the API, and moved), `backup`, `expiry`, and of the log on NATS `appends`, `replay`,
 //! `revocation`, `migration`, or all four as `cluster`. `--servers` are those that a log is migrated to.
 //! `bench mock` and `bench forward ORIGIN` are its own children.
 
@@ -21,12 +21,16 @@ mod engines;
 mod expiry;
 #[path = "bench/founded.rs"]
 mod founded;
+#[path = "bench/hostile.rs"]
+mod hostile;
 #[path = "bench/keys.rs"]
 mod keys;
 #[path = "bench/load.rs"]
 mod load;
 #[path = "bench/migration.rs"]
 mod migration;
+#[path = "bench/moved.rs"]
+mod moved;
 #[path = "bench/policies.rs"]
 mod policies;
 #[path = "bench/process.rs"]
@@ -62,10 +66,10 @@ struct Options {
 }
 
 /// What can be measured by itself, in this order.
-const PARTS: [&str; 11] =
-    ["proxy", "enforced", "engines", "policies", "keys", "backup", "expiry", "appends", "replay", "revocation", "migration"];
+const PARTS: [&str; 12] =
+    ["proxy", "enforced", "hostile", "engines", "policies", "keys", "backup", "expiry", "appends", "replay", "revocation", "migration"];
 /// Where the parts of `cluster` begin.
-const CLUSTER: usize = 7;
+const CLUSTER: usize = 8;
 
 impl Options {
     fn parse(words: &[String]) -> Result<Self> {
@@ -79,11 +83,15 @@ impl Options {
                 "--keys" => options.keys = value?.parse()?,
                 "--servers" => options.servers = value?.parse()?,
                 "--only" => options.parts = parts(value?)?,
-                _ => bail!("usage: bench [--rounds N] [--seconds N] [--keys N] [--servers N] [--only {},cluster]", PARTS.join(",")),
+                _ => bail!("{}", usage()),
             }
         }
         Ok(options)
     }
+}
+
+fn usage() -> String {
+    format!("usage: bench [--rounds N] [--seconds N] [--keys N] [--servers N] [--only {},cluster]", PARTS.join(","))
 }
 
 fn parts(names: &str) -> Result<[bool; PARTS.len()]> {
@@ -103,6 +111,7 @@ fn main() -> Result<()> {
     // As many workers everywhere as the machine has cores, which is what the node takes too.
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     match words.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+        ["--help" | "-h"] => report::line(&usage()),
         ["mock"] => runtime.block_on(servers::mock()),
         ["forward", origin] => runtime.block_on(servers::forward((*origin).to_owned())),
         _ => runtime.block_on(measure(Options::parse(&words)?)),
@@ -111,12 +120,15 @@ fn main() -> Result<()> {
 
 async fn measure(options: Options) -> Result<()> {
     report::conditions(options)?;
-    let [proxy, enforced, engines, policies, keys, backup, expiry, appends, replay, revocation, migration] = options.parts;
+    let [proxy, enforced, hostile, engines, policies, keys, backup, expiry, appends, replay, revocation, migration] = options.parts;
     if proxy {
         proxy::measure(options).await?;
     }
     if enforced {
         enforced::measure(options).await?;
+    }
+    if hostile {
+        hostile::measure(options).await?;
     }
     if engines {
         engines::measure(options).await?;

@@ -1,4 +1,4 @@
-//! Many keys over the API of a node: created in bulk, paged, searched.
+//! Many keys over the API of a node: created in bulk, paged, searched, and moved to another node.
 
 use std::time::{Duration, Instant};
 
@@ -6,9 +6,9 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 use tests::{Admin, Launch};
 
-use super::Options;
 use super::process::peak_bytes;
 use super::report::{line, percentile, row};
+use super::{Options, moved};
 
 /// Keys of one batch, the most there may be.
 const BATCH: usize = 10_000;
@@ -52,6 +52,7 @@ pub(crate) async fn measure(options: Options) -> Result<()> {
     let figure = format!("{:.1} k/s, longest {} ms", found as f64 / elapsed.as_secs_f64() / 1e3, millis(longest.as_secs_f64() * 1e6));
     row(&format!("paged through by name, {pages} pages of {PAGE}"), &figure, "<= 250 ms a page")?;
     row("peak memory of the node after that, MiB", &mebibytes(peak_bytes(node.pid())?), "<= 512 with 1 M")?;
+    moved::measure(&node, directory.path(), keys as u64).await?;
     node.stop().await?;
     Ok(())
 }

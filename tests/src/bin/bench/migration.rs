@@ -27,7 +27,7 @@ const LOAD: Rates = Rates { writes_per_second: 50, requests_per_second: 200, fen
 /// Records under way while the log is filled.
 const WRITERS: usize = 512;
 /// A node judges all of its log before it is ready.
-const PATIENCE: Duration = Duration::from_secs(1800);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(1800);
 /// Load before and after the move.
 const WRITES_AFTER: usize = 100;
 /// How often it is looked at what a run has used so far.
