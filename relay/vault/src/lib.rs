@@ -5,15 +5,17 @@
 //! destroying a data key erases one secret wherever its sealed bytes were copied.
 //!
 //! Where to look first: [`vault`] for what callers do, [`seal`] and [`wrap`] for the bytes, [`key_store`] for the contract of the store,
-//! [`files`] for secrets that are files, [`passphrase`] for those that travel in one.
+//! [`files`] for secrets that are files, [`passphrase`] and [`age`] for those that travel in one.
 //!
 //! The vault knows no clock, no log and no network: times are arguments, and what may be swept is the caller's judgement. Every call
 //! blocks on the store; asynchronous callers run it off their executor. What a cluster's key store needs of NATS stays in [`nats_store`].
 
 pub mod address;
 mod aead;
+pub mod age;
 pub mod cluster_secrets;
 pub mod field;
+pub mod file_key;
 pub mod files;
 pub mod key_store;
 pub mod memory_store;
@@ -29,12 +31,14 @@ pub mod wrap;
 
 pub use address::{SecretAddress, Slot};
 pub use aead::NoRandomness;
+pub use age::{Identity, OpenAgeError, ParseKeyError, Recipient, SealAgeError};
 pub use field::{SealFieldError, UnsealFieldError};
+pub use file_key::{Altered, FileKey};
 pub use key_store::{Entry, KeyStore, Put, StoreError, Swap};
 pub use memory_store::MemoryKeyStore;
 pub use nats_store::{Mirrored, NatsKeyStore, OpenNatsStoreError};
-pub use passphrase::{Altered, PassphraseKey, StretchError, Stretching};
+pub use passphrase::{StretchError, Stretching};
 pub use rocks_store::{OpenStoreError, RocksKeyStore};
 pub use root_key::{ParseRootKeyError, RootKey, RootKeyVersion};
-pub use salts::{SALTS_MAX, SealSaltError};
+pub use salts::{SALTS_MAX, SealSaltError, salt_address};
 pub use vault::{Lifetime, OpenError, SealError, Sealing, UnsealError, Vault};

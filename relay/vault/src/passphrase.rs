@@ -1,22 +1,20 @@
 //! Sealing under a passphrase: how secrets leave the vault for a file that travels, and come into another one.
 //!
-//! The key is Argon2id of the passphrase under a salt that each file draws for itself; each text is then sealed for its place in the file.
+//! The key is Argon2id of the passphrase under a salt that each file draws for itself.
 //! A passphrase is guessed offline by whoever has the file, so the key is made costly, and a file says how costly.
 
 use argon2::{Algorithm, Argon2, Params, Version};
-use schemas::Digest;
 use thiserror::Error;
-use zeroize::{Zeroize as _, Zeroizing};
+use zeroize::Zeroizing;
 
-use crate::aead::{self, DataKey, Forged, NONCE_LENGTH, NoRandomness, associated_data};
+use crate::aead::{self, DataKey, NoRandomness};
+use crate::file_key::FileKey;
 
 /// The fewest bytes of a passphrase.
 pub const PASSPHRASE_BYTES_MIN: usize = 8;
 /// The most bytes of a passphrase.
 pub const PASSPHRASE_BYTES_MAX: usize = 1024;
 
-const DOMAIN: &[u8] = b"keyrelay 2026 vault passphrase sealing v1";
-const CHECK_DOMAIN: &[u8] = b"keyrelay 2026 vault passphrase check v1";
 /// The second choice of RFC 9106 (64 MiB, three passes), on one lane since nothing here runs lanes side by side.
 const MEMORY_KIB: u32 = 64 * 1024;
 const PASSES: u32 = 3;
@@ -42,14 +40,6 @@ pub enum StretchError {
     Cost { memory_kib: u32, passes: u32 },
 }
 
-/// A sealed text was not sealed under this passphrase for this place, or was changed since.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-#[error("a sealed text was changed, or stands in another's place")]
-pub struct Altered;
-
-/// The key of one file.
-pub struct PassphraseKey(DataKey);
-
 impl Stretching {
     /// What new files have, with a salt of their own.
     pub fn draw() -> Result<Self, NoRandomness> {
@@ -57,7 +47,7 @@ impl Stretching {
     }
 
     /// Takes as long as a passphrase should take to try: tenths of a second, and the memory.
-    pub fn key(&self, passphrase: &str) -> Result<PassphraseKey, StretchError> {
+    pub fn key(&self, passphrase: &str) -> Result<FileKey, StretchError> {
         let &Self { ref salt, memory_kib, passes } = self;
         if !(PASSPHRASE_BYTES_MIN..=PASSPHRASE_BYTES_MAX).contains(&passphrase.len()) {
             return Err(StretchError::Length);
@@ -70,36 +60,7 @@ impl Stretching {
         let mut key = Zeroizing::new([0; DataKey::LENGTH]);
         let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, parameters);
         argon2.hash_password_into(passphrase.as_bytes(), salt, &mut key[..]).map_err(cost)?;
-        Ok(PassphraseKey(DataKey::from_bytes(key)))
-    }
-}
-
-impl PassphraseKey {
-    /// What stands in the file, so that a wrong passphrase is told before anything is opened. It lets nobody guess faster than a sealed text.
-    pub fn check(&self) -> Digest {
-        Digest::from_bytes(*blake3::keyed_hash(self.0.as_bytes(), CHECK_DOMAIN).as_bytes())
-    }
-
-    /// Seals a text for a place: a nonce, the ciphertext, and its tag.
-    pub fn seal(&self, place: &str, text: &[u8]) -> Result<Vec<u8>, NoRandomness> {
-        let nonce = aead::random::<NONCE_LENGTH>()?;
-        let mut sealed = nonce.to_vec();
-        aead::encrypt(self.0.as_bytes(), &nonce, &associated_data(&[DOMAIN, place.as_bytes()]), text, &mut sealed);
-        Ok(sealed)
-    }
-
-    /// Opens what was sealed for a place.
-    pub fn open(&self, place: &str, sealed: &[u8]) -> Result<Zeroizing<String>, Altered> {
-        let (nonce, ciphertext) = sealed.split_at_checked(NONCE_LENGTH).ok_or(Altered)?;
-        let associated = associated_data(&[DOMAIN, place.as_bytes()]);
-        let mut text = aead::decrypt(self.0.as_bytes(), nonce, &associated, ciphertext).map_err(|Forged| Altered)?;
-        match String::from_utf8(std::mem::take(&mut *text)) {
-            Ok(text) => Ok(Zeroizing::new(text)),
-            Err(error) => {
-                error.into_bytes().zeroize();
-                Err(Altered)
-            }
-        }
+        Ok(FileKey::from_bytes(key))
     }
 }
 
@@ -108,6 +69,7 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
 
     use super::*;
+    use crate::file_key::Altered;
 
     fn cheap() -> Stretching {
         Stretching { salt: [7; 16], memory_kib: 8 * 1024, passes: 1 }

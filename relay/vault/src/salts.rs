@@ -98,7 +98,8 @@ fn hash(text: &str, salt: &[u8]) -> Digest {
     Digest::from_bytes(Sha256::new().chain_update(text).chain_update(salt).finalize().into())
 }
 
-fn salt_address(version: u32) -> SecretAddress {
+/// Where the salt of a version lies, which is never 0.
+pub fn salt_address(version: u32) -> SecretAddress {
     address([0; 16], FIELD, version)
 }
 

@@ -7,5 +7,6 @@ mod expiry;
 mod faults;
 mod killed;
 mod node;
+mod recipients;
 mod sanitized;
 mod tenant;

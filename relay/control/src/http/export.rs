@@ -21,6 +21,7 @@ use super::error::{ApiError, ReadProblems};
 use crate::transfer::export::Exported;
 use crate::transfer::file::{FileError, Kind};
 use crate::transfer::privacy::{Privacy, PrivacyError};
+use crate::transfer::sealing::parse_recipients;
 use crate::transfer::{csv, export as writing};
 
 const CHUNK_BYTES: usize = 64 * 1024;
@@ -40,6 +41,10 @@ pub(super) struct Selection {
     /// Leave out secrets, hashes of secrets and personal texts.
     #[serde(default)]
     sanitize: bool,
+    /// Seal to these X25519 public keys of age, `age1…`, separated by commas, instead of under a passphrase; at most 64. Whoever has the identity of one
+    /// opens the file.
+    #[serde(default)]
+    recipients: Option<String>,
     #[serde(default)]
     #[param(inline)]
     format: Format,
@@ -55,9 +60,9 @@ enum Format {
 }
 
 /// Export data of all tenants, or of one, as of one moment: a head, then a line for each object. Secrets and personal texts are sealed under the
-/// passphrase, or left out of a sanitised file; hashes of secrets that were issued here go along, since nothing can be told from them.
+/// passphrase or to the recipients, or left out of a sanitised file; hashes of secrets that were issued here go along, since nothing can be told from them.
 #[utoipa::path(get, path = "/export", tag = "data", operation_id = "export_data",
-    params(Selection, ("Keyrelay-Passphrase" = Option<String>, Header, description = "Needed for upstreams and keys, unless sanitised")),
+    params(Selection, ("Keyrelay-Passphrase" = Option<String>, Header, description = "Needed for upstreams, keys and tenants, unless sanitised or sealed to recipients")),
     responses((status = 200, content((String = "application/x-ndjson"), (String = "text/csv"))), ReadProblems))]
 pub(super) async fn export(
     State(app): State<App>,
@@ -76,14 +81,18 @@ pub(super) async fn export(
         }
         return table(app, tenant).await;
     }
+    let recipients = selection.recipients.as_deref().map(parse_recipients).transpose()?;
     let (passphrase, is_private) = (passphrase(&headers)?, kinds.iter().any(|kind| kind.is_private()));
     let (sanitize, runtime) = (selection.sanitize, Handle::current());
     let work = move || {
-        let privacy = match passphrase {
+        let privacy = match (passphrase, recipients) {
+            (_, Some(_)) if sanitize => return Err(FileError::SealedTwice.into()),
             _ if sanitize => Privacy::Sanitized,
-            Some(passphrase) => Privacy::sealed(&passphrase)?,
-            None if is_private => return Err(FileError::PassphraseNeeded.into()),
-            None => Privacy::Plain,
+            (Some(_), Some(_)) => return Err(FileError::SealedTwice.into()),
+            (Some(passphrase), None) => Privacy::sealed(&passphrase)?,
+            (None, Some(recipients)) => Privacy::sealed_to(&recipients)?,
+            (None, None) if is_private => return Err(FileError::Unsealed.into()),
+            (None, None) => Privacy::Plain,
         };
         let exported = writing::write(&app, &runtime, &kinds, &privacy, tenant.as_ref())?;
         tracing::info!(sanitized = sanitize, lines = exported.head.lines(), "data was exported");

@@ -18,13 +18,14 @@ use utoipa::IntoParams;
 use zeroize::Zeroizing;
 
 use super::app::App;
-use super::conventions::{Caller, Params, secret_header};
+use super::conventions::{Caller, Params, passphrase, secret_header};
 use super::error::{ApiError, MutationProblems};
 use crate::transfer::apply;
 use crate::transfer::check::CheckError;
 use crate::transfer::elsewhere::{self, Source, System};
 use crate::transfer::file::FileError;
 use crate::transfer::import::{Import, OnConflict, Staged, Told};
+use crate::transfer::sealing::{Opener, parse_identities};
 
 /// The most bytes of a file. It is kept on disk while it is worked on.
 const FILE_BYTES_MAX: u64 = 16 * 1024 * 1024 * 1024;
@@ -105,6 +106,8 @@ impl Manner {
 /// nothing can be made of is told as `not_carried`, with its place and the reason.
 #[utoipa::path(post, path = "/import", tag = "data", operation_id = "import_data",
     params(Manner, ("Keyrelay-Passphrase" = Option<String>, Header, description = "What the file's secrets are sealed under"),
+        ("Keyrelay-Identity" = Option<String>, Header,
+            description = "Of a file that is sealed to recipients: an identity of age, `AGE-SECRET-KEY-1…`, or several, separated by commas"),
         ("Keyrelay-Old-Key" = Option<String>, Header, description = "With `from=claude-relay-service`: its `ENCRYPTION_KEY`")),
     request_body(content = String, content_type = "application/x-ndjson", description = "The file"),
     responses((status = 200, content_type = "application/x-ndjson", body = String,
@@ -119,7 +122,7 @@ pub(super) async fn import(
 ) -> Result<Response, ApiError> {
     let Manner { on_conflict, prune, dry_run, from, ref tenant, .. } = manner;
     let tenant = tenant.clone();
-    let passphrase = secret_header(&headers, "keyrelay-passphrase")?;
+    let opener = opener(&headers)?;
     let received = match from {
         Some(_) if prune => return Err(FileError::Prune.into()),
         Some(system) => Received::Elsewhere(manner.source(hold(body).await?, secret_header(&headers, "keyrelay-old-key")?, system)),
@@ -134,9 +137,7 @@ pub(super) async fn import(
     let runtime = Handle::current();
     let work = move || {
         let mut import = match received {
-            Received::Export(staged) => {
-                Import::begin(app, staged, on_conflict, prune, passphrase.as_ref().map(|text| text.as_str()), tenant)?
-            }
+            Received::Export(staged) => Import::begin(app, staged, on_conflict, prune, &opener, tenant)?,
             Received::Elsewhere(source) => {
                 let (staged, elsewhere) = elsewhere::stage(&app, &source)?;
                 Import::begin_elsewhere(app, staged, elsewhere, on_conflict)
@@ -158,6 +159,13 @@ pub(super) async fn import(
     tasks.commands.spawn_task(apply::run(Arc::new(import), planned, dry_run, teller));
     let lines = stream::unfold(told, |mut told| async { told.recv().await.map(|one| (line(&one), told)) });
     Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines)).into_response())
+}
+
+/// What the caller gave to open the file with.
+fn opener(headers: &HeaderMap) -> Result<Opener, ApiError> {
+    let identities = secret_header(headers, "keyrelay-identity")?;
+    let identities = identities.map(|text| parse_identities(&text)).transpose()?.unwrap_or_default();
+    Ok(Opener { passphrase: passphrase(headers)?, identities })
 }
 
 enum Received {

@@ -6,14 +6,14 @@
 use schemas::{ClusterId, Digest, Sequence, TenantId, Timestamp};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
-use vault::{PassphraseKey, StretchError, Stretching};
+use vault::{ParseKeyError, SealAgeError, StretchError};
+
+use super::sealing::SealingTerms;
 
 /// The format that this release writes, and the only one that it reads.
 pub const FORMAT: u32 = 1;
 /// The most bytes of a line: a policy's module in base64, and room around it.
 pub const LINE_BYTES_MAX: usize = 40 * 1024 * 1024;
-/// How texts are sealed.
-const SEALING: &str = "argon2id-xchacha20poly1305";
 const DIGEST_DOMAIN: &str = "keyrelay 2026 export file v1";
 const BLANK: Digest = Digest::from_bytes([0; 32]);
 
@@ -75,20 +75,6 @@ pub struct LeftOut {
     pub why: String,
 }
 
-/// How the file's secrets and personal texts are sealed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct SealingTerms {
-    /// `argon2id-xchacha20poly1305`.
-    pub scheme: String,
-    /// 32 hexadecimal digits.
-    pub salt: String,
-    pub memory_kib: u32,
-    pub passes: u32,
-    /// By which a wrong passphrase is told.
-    pub check: Digest,
-}
-
 /// The first line of a file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -123,46 +109,38 @@ pub enum FileError {
     Format(u32),
     #[error("the file was changed or damaged: its digest is not the one in its head")]
     Digest,
+    #[error("a file with secrets is sealed: give a passphrase or recipients, or sanitise it")]
+    Unsealed,
     #[error("the file's secrets are sealed; give the passphrase")]
     PassphraseNeeded,
+    #[error("the file's secrets are sealed under a passphrase, and no identity opens it; give the passphrase")]
+    UnderPassphrase,
+    #[error("the file's secrets are sealed to recipients; give the identity of one of them")]
+    IdentityNeeded,
+    #[error("the file's secrets are sealed to recipients, and no passphrase opens it; give the identity of one of them")]
+    ToRecipients,
+    #[error("the file is sealed to other recipients than those of the identities that were given")]
+    WrongIdentity,
     #[error("the passphrase is not the one that the file was sealed under")]
     WrongPassphrase,
     #[error(transparent)]
     Stretch(#[from] StretchError),
+    #[error(transparent)]
+    Recipient(ParseKeyError),
+    #[error(transparent)]
+    Identity(ParseKeyError),
+    #[error("at most {max} identities are tried on a file")]
+    TooManyIdentities { max: usize },
+    #[error("a file is sealed under a passphrase or to recipients, not both, and a sanitised one is not sealed at all")]
+    SealedTwice,
+    #[error(transparent)]
+    Seal(SealAgeError),
     #[error("the file is sanitised, and there are keys here whose secrets work; force it if that is meant")]
     Sanitized,
     #[error("in its own cluster a tenant's data has its place already: another tenant would have the same ids")]
     SameCluster,
     #[error("only a whole export of a Keyrelay cluster, imported with force, says what to prune")]
     Prune,
-}
-
-impl SealingTerms {
-    pub fn new(stretching: &Stretching, key: &PassphraseKey) -> Self {
-        let &Stretching { salt, memory_kib, passes } = stretching;
-        let salt = salt.iter().map(|byte| format!("{byte:02x}")).collect();
-        Self { scheme: SEALING.to_owned(), salt, memory_kib, passes, check: key.check() }
-    }
-
-    /// The key that the passphrase gives, if it is the file's.
-    pub fn key(&self, passphrase: &str) -> Result<PassphraseKey, FileError> {
-        let fault = |what: &str| FileError::Head(format!("its sealing has {what}"));
-        if self.scheme != SEALING {
-            return Err(fault("a scheme that this release does not know"));
-        }
-        let salt = parse_hex16(&self.salt).ok_or_else(|| fault("a salt that is none"))?;
-        let key = Stretching { salt, memory_kib: self.memory_kib, passes: self.passes }.key(passphrase)?;
-        if key.check() == self.check { Ok(key) } else { Err(FileError::WrongPassphrase) }
-    }
-}
-
-fn parse_hex16(text: &str) -> Option<[u8; 16]> {
-    let mut bytes = [0; 16];
-    let is_hex = text.len() == 32 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-    for (index, byte) in bytes.iter_mut().enumerate().take(if is_hex { 16 } else { 0 }) {
-        *byte = u8::from_str_radix(text.get(2 * index..2 * index + 2)?, 16).ok()?;
-    }
-    is_hex.then_some(bytes)
 }
 
 impl Head {
@@ -268,17 +246,5 @@ mod tests {
         assert!(matches!(Head::parse(&text.replacen('{', "{\"more\":1,", 1)), Err(FileError::Head(_))));
         assert_eq!(Head::parse(&text.replacen(":1,", ":2,", 1)), Err(FileError::Format(2)));
         assert!(matches!(Head::parse("{}"), Err(FileError::Head(_))));
-    }
-
-    #[test]
-    fn only_the_right_passphrase_opens_a_file() {
-        let stretching = Stretching { salt: [9; 16], memory_kib: 8 * 1024, passes: 1 };
-        let terms = SealingTerms::new(&stretching, &stretching.key("correct horse").unwrap());
-        assert!(terms.key("correct horse").is_ok());
-        assert_eq!(terms.key("correct horsf").err(), Some(FileError::WrongPassphrase));
-        let costly = SealingTerms { memory_kib: u32::MAX, ..terms.clone() };
-        assert!(matches!(costly.key("correct horse").err(), Some(FileError::Stretch(_))));
-        let odd = SealingTerms { salt: "zz".repeat(16), ..terms };
-        assert!(matches!(odd.key("correct horse").err(), Some(FileError::Head(_))));
     }
 }

@@ -11,13 +11,14 @@ use schemas::tenant::TenantChanged;
 use schemas::{Actor, Digest, PoolId, Sequence, TenantId, UpstreamId};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
-use vault::PassphraseKey;
+use vault::FileKey;
 use zeroize::Zeroizing;
 
 use super::elsewhere::{Elsewhere, NotCarried};
 use super::file::{FileError, Head, Kind, LINE_BYTES_MAX};
 use super::privacy::withheld_hash;
 use super::scope::TenantScope;
+use super::sealing::Opener;
 use crate::App;
 use crate::http::ApiError;
 
@@ -64,7 +65,7 @@ pub(crate) enum Texts {
     /// It has none.
     None,
     /// They are sealed under this.
-    Sealed(PassphraseKey),
+    Sealed(FileKey),
     /// They are not sealed: lines that were made here, of another system's file.
     Plain,
 }
@@ -266,15 +267,11 @@ impl Import {
         staged: Staged,
         on_conflict: OnConflict,
         prune: bool,
-        passphrase: Option<&str>,
+        opener: &Opener,
         into: Option<TenantId>,
     ) -> Result<Self, ApiError> {
         let head = &staged.head;
-        let texts = match (&head.sealing, passphrase) {
-            (None, _) => Texts::None,
-            (Some(_), None) => return Err(FileError::PassphraseNeeded.into()),
-            (Some(terms), Some(passphrase)) => Texts::Sealed(terms.key(passphrase)?),
-        };
+        let texts = head.sealing.as_ref().map(|terms| terms.key(opener)).transpose()?.map_or(Texts::None, Texts::Sealed);
         let is_forced = on_conflict == OnConflict::Force;
         if prune && (!is_forced || head.sanitized || !head.is_ours()) {
             return Err(FileError::Prune.into());

@@ -1,19 +1,20 @@
-//! What becomes of secrets and personal texts in a file: sealed under a passphrase, or left out.
+//! What becomes of secrets and personal texts in a file: sealed under a passphrase or to recipients, or left out.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use schemas::{Digest, KeyId};
-use vault::{Altered, NoRandomness, PassphraseKey, Stretching};
+use vault::{Altered, FileKey, NoRandomness, Recipient, SealAgeError, Stretching};
 use zeroize::Zeroizing;
 
-use super::file::{FileError, SealingTerms};
+use super::file::FileError;
 use super::line::SealedText;
+use super::sealing::{self, SealingTerms};
 
 /// How a file is written.
 pub enum Privacy {
     Sealed {
         terms: SealingTerms,
-        key: PassphraseKey,
+        key: FileKey,
     },
     /// No secret, no hash of one, no personal text.
     Sanitized,
@@ -21,7 +22,7 @@ pub enum Privacy {
     Plain,
 }
 
-/// Why a passphrase seals nothing.
+/// Why nothing is sealed.
 #[derive(Debug, thiserror::Error)]
 pub enum PrivacyError {
     #[error(transparent)]
@@ -35,7 +36,16 @@ impl Privacy {
     pub fn sealed(passphrase: &str) -> Result<Self, PrivacyError> {
         let stretching = Stretching::draw()?;
         let key = stretching.key(passphrase).map_err(FileError::from)?;
-        Ok(Self::Sealed { terms: SealingTerms::new(&stretching, &key), key })
+        Ok(Self::Sealed { terms: SealingTerms::under(&stretching, &key), key })
+    }
+
+    /// To recipients, under a key that is drawn for the file.
+    pub fn sealed_to(recipients: &[Recipient]) -> Result<Self, PrivacyError> {
+        match sealing::draw(recipients) {
+            Ok((terms, key)) => Ok(Self::Sealed { terms, key }),
+            Err(SealAgeError::NoRandomness(error)) => Err(error.into()),
+            Err(error) => Err(FileError::Seal(error).into()),
+        }
     }
 
     pub const fn is_sanitized(&self) -> bool {
@@ -59,7 +69,7 @@ impl Privacy {
 }
 
 /// Opens a text of a file.
-pub fn open(key: &PassphraseKey, place: &str, text: &SealedText) -> Result<Zeroizing<String>, Altered> {
+pub fn open(key: &FileKey, place: &str, text: &SealedText) -> Result<Zeroizing<String>, Altered> {
     key.open(place, &STANDARD.decode(&text.sealed).map_err(|_| Altered)?)
 }
 

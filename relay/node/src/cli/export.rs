@@ -8,6 +8,7 @@ use anyhow::{Context as _, anyhow};
 use clap::{Args, Subcommand, ValueEnum};
 use control::transfer::file::{FileError, Head};
 use control::transfer::line::Line;
+use control::transfer::sealing::SealingTerms;
 use schemas::Digest;
 use serde_json::json;
 use zeroize::Zeroizing;
@@ -18,8 +19,8 @@ use super::output::Output;
 use super::{progress, render, stream};
 use crate::config::Secret;
 
-/// The most bytes of a passphrase file.
-const PASSPHRASE_BYTES_MAX: u64 = 4096;
+/// The most bytes of a file with a passphrase or with identities.
+const SECRET_BYTES_MAX: u64 = 16 * 1024;
 /// An export counts and hashes everything before it answers.
 const PATIENCE: std::time::Duration = std::time::Duration::from_secs(3600);
 
@@ -40,6 +41,9 @@ pub(super) struct ExportArgs {
     /// A file with the passphrase to seal credentials and personal texts under; - is stdin
     #[arg(long, value_name = "FILE")]
     passphrase_file: Option<PathBuf>,
+    /// A public key of age to seal them to, instead: age1…; may be said again for others
+    #[arg(long = "recipient", value_name = "AGE1…", conflicts_with_all = ["sanitize", "passphrase_file"])]
+    recipients: Vec<String>,
     /// csv is a table of keys, for spreadsheets
     #[arg(long, value_enum, default_value_t = Format::Jsonl)]
     format: Format,
@@ -62,6 +66,7 @@ pub(super) async fn run(args: ExportArgs, client: &Client, output: &mut Output) 
     let types = args.types.or_else(|| is_table.then(|| "keys".to_owned()));
     let passphrase = args.passphrase_file.as_deref().map(read_passphrase).transpose()?;
     let call = Call::get(&["export"]).query("types", types).query("sanitize", args.sanitize.then_some(true));
+    let call = call.query("recipients", (!args.recipients.is_empty()).then(|| args.recipients.join(",")));
     let call = call.query("tenant", client.named_tenant());
     let call = call.query("format", is_table.then_some("csv")).passphrase(passphrase).patience(PATIENCE);
     let body = client.open(call).await?.into_body();
@@ -106,15 +111,34 @@ pub(super) fn read_passphrase(path: &Path) -> anyhow::Result<Secret> {
 
 /// Reads the first line of a file, or of stdin.
 pub(super) fn read_secret(path: &Path, what: &str) -> anyhow::Result<Secret> {
+    let text = read_text(path, what)?;
+    let line = text.lines().next().filter(|line| !line.is_empty()).with_context(|| format!("{} has no {what}", path.display()))?;
+    Ok(Secret::new(line.to_owned()))
+}
+
+fn read_text(path: &Path, what: &str) -> anyhow::Result<Zeroizing<String>> {
     let mut text = Zeroizing::new(String::new());
     let unreadable = || format!("cannot read the {what} from {}", path.display());
     if path.as_os_str() == "-" {
-        io::stdin().lock().take(PASSPHRASE_BYTES_MAX).read_to_string(&mut text).with_context(unreadable)?;
+        io::stdin().lock().take(SECRET_BYTES_MAX).read_to_string(&mut text).with_context(unreadable)?;
     } else {
-        File::open(path).with_context(unreadable)?.take(PASSPHRASE_BYTES_MAX).read_to_string(&mut text).with_context(unreadable)?;
+        File::open(path).with_context(unreadable)?.take(SECRET_BYTES_MAX).read_to_string(&mut text).with_context(unreadable)?;
     }
-    let line = text.lines().next().filter(|line| !line.is_empty()).with_context(|| format!("{} has no {what}", path.display()))?;
-    Ok(Secret::new(line.to_owned()))
+    Ok(text)
+}
+
+/// The identities of a file as `age-keygen` writes it, for a header: lines that begin with `#` say nothing.
+pub(super) fn read_identities(path: &Path) -> anyhow::Result<Secret> {
+    let text = read_text(path, "identity")?;
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+    let lines: Vec<&str> = lines.collect();
+    match lines.first() {
+        None => Err(anyhow!("{} has no identity", path.display())),
+        Some(first) if first.starts_with("-----BEGIN AGE") || first.starts_with("age-encryption.org/") => {
+            Err(anyhow!("{0} is sealed itself; open it first: age -d {0}", path.display()))
+        }
+        Some(_) => Ok(Secret::new(lines.join(","))),
+    }
 }
 
 /// Shows the head of a file, and checks digest, counts and the form of every line.
@@ -178,7 +202,12 @@ pub(super) fn inspect(path: &Path, output: &mut Output) -> Result<(), Failure> {
 fn secrets(head: &Head) -> String {
     match &head.sealing {
         _ if head.sanitized => "none: the file is sanitised".to_owned(),
-        Some(terms) => format!("sealed under a passphrase ({}, {} KiB, {} passes)", terms.scheme, terms.memory_kib, terms.passes),
+        Some(SealingTerms::Passphrase { memory_kib, passes, .. }) => {
+            format!("sealed under a passphrase (Argon2id with {memory_kib} KiB and {passes} passes, XChaCha20-Poly1305)")
+        }
+        Some(SealingTerms::Recipients { recipients, .. }) => {
+            format!("sealed to {} (age X25519, XChaCha20-Poly1305)", recipients.join(", "))
+        }
         None => "none".to_owned(),
     }
 }

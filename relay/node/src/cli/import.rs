@@ -10,7 +10,7 @@ use http::Method;
 use serde_json::{Value, json};
 
 use super::client::{Call, Client};
-use super::export::read_secret;
+use super::export::{read_identities, read_secret};
 use super::failure::Failure;
 use super::output::Output;
 use super::render::{self, Field};
@@ -46,8 +46,11 @@ pub(super) struct ImportArgs {
     /// A file with the passphrase that the file was sealed under; - is stdin
     #[arg(long, value_name = "FILE")]
     passphrase_file: Option<PathBuf>,
+    /// A file with the identity of age that the file was sealed to, as age-keygen writes it; - is stdin
+    #[arg(long = "identity", value_name = "FILE")]
+    identity_file: Option<PathBuf>,
     /// The other system that wrote the file
-    #[arg(long, value_name = "SYSTEM", conflicts_with_all = ["prune", "passphrase_file"])]
+    #[arg(long, value_name = "SYSTEM", conflicts_with_all = ["prune", "passphrase_file", "identity_file"])]
     from: Option<System>,
     #[command(flatten)]
     elsewhere: Elsewhere,
@@ -107,13 +110,15 @@ struct Heard {
 #[derive(Clone, Default)]
 struct Secrets {
     passphrase: Option<Secret>,
+    identity: Option<Secret>,
     old_key: Option<Secret>,
 }
 
 pub(super) async fn run(args: ImportArgs, client: &Client, output: &mut Output) -> Result<(), Failure> {
     let passphrase = args.passphrase_file.as_deref().map(|path| read_secret(path, "passphrase")).transpose()?;
     let old_key = args.elsewhere.old_key_file.as_deref().map(|path| read_secret(path, "ENCRYPTION_KEY")).transpose()?;
-    let secrets = Secrets { passphrase, old_key };
+    let identity = args.identity_file.as_deref().map(read_identities).transpose()?;
+    let secrets = Secrets { passphrase, identity, old_key };
     if args.dry_run || !args.yes {
         let heard = send(&args, true, secrets.clone(), client).await?;
         if args.dry_run {
@@ -153,7 +158,8 @@ async fn send(args: &ImportArgs, dry_run: bool, secrets: Secrets, client: &Clien
     let call = Call::new(Method::POST, &["import"]).query("on_conflict", Some(on_conflict));
     let call = call.query("prune", args.prune.then_some(true)).query("dry_run", dry_run.then_some(true));
     let call = args.elsewhere(call, client).lines(args.file.clone()).patience(PATIENCE);
-    let call = call.secret("keyrelay-passphrase", secrets.passphrase).secret("keyrelay-old-key", secrets.old_key);
+    let call = call.passphrase(secrets.passphrase).secret("keyrelay-identity", secrets.identity);
+    let call = call.secret("keyrelay-old-key", secrets.old_key);
     let body = client.open(call).await?.into_body();
     Ok(stream::drive(body, hear).await??)
 }
