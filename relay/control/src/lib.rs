@@ -36,7 +36,7 @@ pub use leaks::{LeakConfig, LeakIntake};
 pub use metrics::Metrics;
 pub use rebuilds::Rebuilds;
 pub use rotations::Rotations;
-pub use secrets::SUCCESSOR_OWNER;
+pub use secrets::{SUCCESSOR_OWNER, successor_address};
 pub use writer::Writer;
 
 /// Where the time comes from: the system's clock in a node, a hand-moved one in tests.

@@ -69,7 +69,7 @@ pub(crate) fn sealed_client_key(vault: &Vault, tenant: &TenantId, record: Record
 }
 
 /// Where the secret of a rotation by schedule waits to be collected. Its number is the version, so that no two are ever at one place.
-fn successor_address(tenant: &TenantId, id: KeyId, number: u32) -> SecretAddress {
+pub fn successor_address(tenant: &TenantId, id: KeyId, number: u32) -> SecretAddress {
     SecretAddress {
         tenant: tenant.clone(),
         owner_kind: SUCCESSOR_OWNER,

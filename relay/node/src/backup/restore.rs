@@ -19,6 +19,7 @@ use vault::{RocksKeyStore, RootKey, files};
 
 use super::mark::Mark;
 use super::verification::{BackupReport, Told, verify};
+use crate::audit::Finding;
 use crate::layout::Layout;
 use crate::migrate;
 use crate::migrate::records::Copier;
@@ -65,6 +66,8 @@ pub struct Restored {
     pub decision_batches: u64,
     /// Whether a root key has opened the secrets.
     pub is_opened: bool,
+    /// What the backup does not have and a node can go on without.
+    pub warnings: Vec<Finding>,
 }
 
 /// Told of each step, from any thread.
@@ -122,6 +125,7 @@ impl Restore {
             usage_left_out: counts.usage_left_out,
             decision_batches: counts.decision_batches,
             is_opened: report.secrets_opened.is_some(),
+            warnings: report.warnings,
         }))
     }
 

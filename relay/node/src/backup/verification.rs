@@ -7,16 +7,21 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
+use control::SUCCESSOR_OWNER;
 use control::backup::{BackupError, Chunk, Manifest, Part, SignedManifest, entry, read};
 use schemas::decision::DecisionBatch;
 use schemas::usage::UsageBatch;
 use schemas::{Aggregate, ClusterId, Digest, PublicKey, Sequence, Stream, Timestamp};
 use serde::Serialize;
-use vault::{Entry, KeyStore, MemoryKeyStore, RootKey, SecretAddress, StoreError, Vault};
+use vault::{Entry, KeyStore, MemoryKeyStore, RootKey, SecretAddress, StoreError, UnsealError, Vault};
+
+use self::secrets::{Referred, referred};
 
 use crate::audit::{Finding, Findings, Fold, chain};
 
-/// What a verification came to. The backup is good if there is no finding.
+mod secrets;
+
+/// What a verification came to. The backup is good if there is no finding: a warning is about something that a node can go on without.
 #[derive(Debug, Clone, Serialize)]
 pub struct BackupReport {
     pub ok: bool,
@@ -43,6 +48,10 @@ pub struct BackupReport {
     pub findings: Vec<Finding>,
     /// Findings beyond those that are told.
     pub findings_more: u64,
+    /// What is lost and can be made good, with how.
+    pub warnings: Vec<Finding>,
+    /// Warnings beyond those that are told.
+    pub warnings_more: u64,
 }
 
 /// Verifies a backup. An error is one that cannot be read or is of another format; everything else is in the report. With a root key, every
@@ -57,7 +66,7 @@ pub fn verify(file: &Path, root_key: Option<&RootKey>, progress: impl FnMut(u64)
         }
         Err(damage) => {
             // What was found before is likely a consequence.
-            check.findings = Findings::default();
+            (check.findings, check.warnings) = (Findings::default(), Findings::default());
             check.findings.add(WHOLE, None, chain(&damage));
             None
         }
@@ -88,7 +97,8 @@ struct Check {
     is_stopped: bool,
     has_seen_fault: bool,
     findings: Findings,
-    /// Secrets of credentials and of the cluster.
+    warnings: Findings,
+    /// Secrets of credentials and of the cluster, and those that wait for keys.
     keys: Arc<MemoryKeyStore>,
     modules: BTreeSet<Digest>,
     usage_batches: u64,
@@ -143,7 +153,7 @@ impl Check {
 
     fn key(&mut self, bytes: &[u8]) -> bool {
         let Some((kind, slot, bytes)) = entry::key(bytes) else { return false };
-        if slot.owner_kind != CREDENTIAL && slot.owner_kind != CLUSTER {
+        if ![CREDENTIAL, CLUSTER, SUCCESSOR_OWNER].contains(&&*slot.owner_kind) {
             return true;
         }
         // Both only fill memory here, and an entry that comes twice stays as it came first.
@@ -197,10 +207,10 @@ impl Check {
     /// Every secret and every module that the records refer to must be there.
     fn references(&mut self) {
         let mut missing = Vec::new();
-        for address in addresses(&self.fold) {
-            match has_both(&*self.keys, &address) {
+        for one in referred(&self.fold) {
+            match has_both(&*self.keys, &one.address) {
                 Ok(true) => self.secrets += 1,
-                Ok(false) => missing.push((Part::Keys, format!("the secret of {} is missing", spell(&address)))),
+                Ok(false) => self.lost(&one, "is missing"),
                 Err(error) => missing.push((Part::Keys, chain(&error))),
             }
         }
@@ -214,6 +224,15 @@ impl Check {
         }
         for (part, problem) in missing {
             self.findings.add(part.as_str(), None, problem);
+        }
+    }
+
+    /// A secret that is not as it must be: a finding, unless a node can go on without it.
+    fn lost(&mut self, secret: &Referred, what: &str) {
+        let (name, part) = (&secret.name, Part::Keys.as_str());
+        match secret.cure {
+            None => self.findings.add(part, None, format!("the secret of {name} {what}")),
+            Some(cure) => self.warnings.add(part, None, format!("the secret of {name}, {what}: {cure}")),
         }
     }
 
@@ -243,23 +262,19 @@ impl Check {
             self.findings.add(Part::Keys.as_str(), None, format!("the cluster's key does not open: {}", chain(&error)));
         }
         let mut opened = 0;
-        for address in addresses(&self.fold) {
-            match vault.unseal(&address) {
+        for one in referred(&self.fold) {
+            match vault.unseal(&one.address) {
                 Ok(_) => opened += 1,
-                Err(error) => {
-                    self.findings.add(
-                        Part::Keys.as_str(),
-                        None,
-                        format!("the secret of {} does not open: {}", spell(&address), chain(&error)),
-                    );
-                }
+                // It was told of already.
+                Err(UnsealError::Missing) if one.cure.is_some() => {}
+                Err(error) => self.lost(&one, &format!("does not open: {}", chain(&error))),
             }
         }
         self.secrets_opened = Some(opened);
     }
 
     fn report(self, manifest: Option<Manifest>) -> BackupReport {
-        let Self { fold, findings, modules, usage_batches, decision_batches, secrets, secrets_opened, .. } = self;
+        let Self { fold, findings, warnings, modules, usage_batches, decision_batches, secrets, secrets_opened, .. } = self;
         let void = fold.voids().len() as u64;
         BackupReport {
             ok: findings.told.is_empty(),
@@ -279,6 +294,8 @@ impl Check {
             decision_batches,
             findings: findings.told,
             findings_more: findings.more,
+            warnings: warnings.told,
+            warnings_more: warnings.more,
         }
     }
 }
@@ -286,28 +303,6 @@ impl Check {
 fn cluster_id(fold: &Fold) -> Option<ClusterId> {
     use schemas::judge::Prefix as _;
     fold.cluster().map(|(id, _)| id)
-}
-
-/// The secrets of all credentials that are in use.
-fn addresses(fold: &Fold) -> Vec<SecretAddress> {
-    let credentials = fold.streams().values().filter_map(|row| match &row.aggregate {
-        Some(Aggregate::Credential(credential)) if !credential.revoked => Some(credential),
-        _ => None,
-    });
-    let address = |credential: &schemas::credential::Credential| SecretAddress {
-        tenant: credential.tenant.clone(),
-        owner_kind: CREDENTIAL,
-        owner_id: *credential.id.as_bytes(),
-        field: "secret",
-        version: credential.secret_version,
-        origin: credential.origin.clone(),
-    };
-    credentials.map(address).collect()
-}
-
-fn spell(address: &SecretAddress) -> String {
-    let id = schemas::CredentialId::from_bytes(address.owner_id);
-    format!("credential {id} of tenant {}, version {}", address.tenant, address.version)
 }
 
 fn has_both(keys: &dyn KeyStore, address: &SecretAddress) -> Result<bool, StoreError> {
@@ -330,5 +325,4 @@ impl<R: Read, F: FnMut(u64)> Read for Told<R, F> {
 }
 
 #[cfg(test)]
-#[path = "verification_tests.rs"]
 pub(super) mod tests;

@@ -33,7 +33,8 @@ pub(super) struct Backup {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum BackupCommand {
-    /// Prove a backup without restoring it: digests, every record, the root, secrets and modules. Needs no node and no network
+    /// Prove a backup without restoring it: digests, every record, the root, secrets and modules. Findings are exit code 1, warnings
+    /// about what a node can go on without are not. Needs no node and no network
     Verify(Verify),
 }
 
@@ -126,23 +127,26 @@ pub(super) async fn restore(
         }
         Outcome::Restored(restored) => restored,
     };
-    let Restored { cluster, sequence, root, secrets, modules, usage_batches, usage_left_out, decision_batches, is_opened } = restored;
+    let Restored { cluster, sequence, root, secrets, modules, usage_batches, usage_left_out, decision_batches, is_opened, warnings } =
+        restored;
     let data = data.display().to_string();
     let answer = json!({
         "data": data, "cluster": cluster, "sequence": sequence, "root": root, "key_store_entries": secrets, "modules": modules,
         "usage_batches": usage_batches, "usage_left_out": usage_left_out, "decision_batches": decision_batches, "secrets_opened": is_opened,
+        "warnings": warnings,
     });
     output.answer(&answer, |_| {
+        let warned: String = warnings.iter().map(|warning| format!("WARNING: {warning}\n")).collect();
         let needs = if is_opened { "" } else { " It needs the cluster's root.key there, which nothing was checked against yet." };
         format!(
-            "{sequence} records of cluster {cluster} are in {data}, root {root} as in the backup.{needs} Start it with keyrelay serve --data \
+            "{warned}{sequence} records of cluster {cluster} are in {data}, root {root} as in the backup.{needs} Start it with keyrelay serve --data \
              {data}, and never again the node that was backed up. The owner token is the cluster's: keep it as {data}/owner.token or set \
              KEYRELAY_TOKEN."
         )
     })
 }
 
-/// Prints a report; findings are exit code 1.
+/// Prints a report; findings are exit code 1, warnings alone are 0.
 fn conclude(report: &BackupReport, output: &mut Output) -> Result<(), Failure> {
     output.answer(report, text)?;
     if report.ok { Ok(()) } else { Err(Failure::Findings) }
@@ -173,7 +177,16 @@ fn text(report: &BackupReport) -> String {
     if report.findings_more > 0 {
         lines.push(format!("FINDING: {} more", report.findings_more));
     }
-    lines.push(if report.ok { "good: no findings" } else { "NOT GOOD" }.to_owned());
+    lines.extend(report.warnings.iter().map(|warning| format!("WARNING: {warning}")));
+    if report.warnings_more > 0 {
+        lines.push(format!("WARNING: {} more", report.warnings_more));
+    }
+    let verdict = match (report.ok, report.warnings.is_empty()) {
+        (true, true) => "good: no findings",
+        (true, false) => "good, with warnings: it can be restored, and the cure of each is told",
+        (false, _) => "NOT GOOD",
+    };
+    lines.push(verdict.to_owned());
     lines.join("\n")
 }
 

@@ -6,20 +6,23 @@ use ed25519_dalek::{Signer as _, SigningKey};
 use schemas::cluster::{ClusterFounded, FORMAT_LEVEL};
 use schemas::credential::CredentialAdded;
 use schemas::judge::sign_enrolment;
+use schemas::key::{Expiry, ImportedSecret, KeyCreated, KeyDetails, KeyImported, KeyRevoked, KeySuccessorSealed, SecretScheme};
 use schemas::policy::{PolicyClass, PolicyKind, PolicyUploaded};
 use schemas::record::{Header, Seen, encode};
 use schemas::writer::{WriterEnrolled, WriterRetired};
-use schemas::{Actor, CommandId, CredentialId, Event, TenantId, UpstreamId, Version, WriterId};
+use schemas::{Actor, CommandId, CredentialId, Event, KeyId, TenantId, UpstreamId, Version, WriterId};
 use vault::{Lifetime, Slot};
 
 use super::*;
 
-#[path = "../../../control/src/backup/sample.rs"]
+#[path = "../../../../control/src/backup/sample.rs"]
 mod sample;
 
 pub(in crate::backup) use sample::manifest;
 
 const CLUSTER_ID: ClusterId = ClusterId::from_bytes([9; 16]);
+/// The key whose second secret waits to be collected.
+const WAITING: KeyId = KeyId::from_bytes([8; 16]);
 const MODULE: &[u8] = b"module";
 
 fn public(key: &SigningKey) -> PublicKey {
@@ -72,7 +75,42 @@ impl World {
         let (store, now) = (Arc::new(MemoryKeyStore::default()), Timestamp::from_micros(1));
         let vault = Vault::open(world.root_key.clone(), store.clone()).unwrap();
         let _ = vault.seal_cluster_key(&CLUSTER_ID, &[1; 32], now).unwrap();
-        let _ = vault.seal(&addresses(&world.fold())[0], b"sk-secret", Lifetime::lasting(now)).unwrap();
+        let _ = vault.seal(&referred(&world.fold())[0].address, b"sk-secret", Lifetime::lasting(now)).unwrap();
+        for kind in [Entry::Wrapped, Entry::Sealed] {
+            world.keys.extend(store.scan(kind, None, 100).unwrap().into_iter().map(|(slot, bytes)| (kind, slot, bytes)));
+        }
+        world
+    }
+
+    /// Two keys: one that another system's salt is needed for, and one whose second secret waits. Both secrets are in the key store.
+    fn with_keys() -> Self {
+        let mut world = Self::new();
+        let (tenant, writer_key) = (TenantId::default_tenant(), world.writer_key.clone());
+        let created = |name: &str| {
+            let details = KeyDetails { name: name.to_owned(), ..KeyDetails::default() };
+            Event::KeyCreated(KeyCreated { details, hash: Digest::blake3(name.as_bytes()), expiry: Expiry::Never })
+        };
+        let salted = Stream::key(tenant.clone(), KeyId::from_bytes([7; 16]));
+        let scheme = SecretScheme::ClaudeRelayService { salt: 1 };
+        let secrets = vec![ImportedSecret { number: 1, hash: Digest::blake3(b"salted"), scheme, valid_until: None }];
+        let imported = KeyImported { secrets, created_at: Timestamp::from_micros(1), renewed_at: None, rotated_at: None };
+        world.append(&salted, created("salted"), &writer_key);
+        world.append_as(&salted, Event::KeyImported(imported), &writer_key, Version(2));
+        let (waiting, id) = (Stream::key(tenant.clone(), WAITING), WAITING);
+        world.append(&waiting, created("waiting"), &writer_key);
+        world.append_as(&waiting, Event::KeySuccessorSealed(KeySuccessorSealed { number: 2 }), &writer_key, Version(2));
+
+        let (store, now) = (Arc::new(MemoryKeyStore::default()), Timestamp::from_micros(1));
+        for (kind, slot, bytes) in &world.keys {
+            match kind {
+                Entry::Sealed => drop(store.put_sealed(slot, bytes).unwrap()),
+                Entry::Wrapped => drop(store.swap_wrapped(slot, None, Some(bytes)).unwrap()),
+            }
+        }
+        let vault = Vault::open(world.root_key.clone(), store.clone()).unwrap();
+        assert_eq!(vault.seal_salt(b"an ENCRYPTION_KEY", now).unwrap(), 1);
+        let _ = vault.seal(&control::successor_address(&tenant, id, 2), b"sk-kr-next", Lifetime::lasting(now)).unwrap();
+        world.keys.clear();
         for kind in [Entry::Wrapped, Entry::Sealed] {
             world.keys.extend(store.scan(kind, None, 100).unwrap().into_iter().map(|(slot, bytes)| (kind, slot, bytes)));
         }
@@ -117,6 +155,20 @@ impl World {
 
     /// The same, with a signature of the test's.
     fn signed_findings(&self, root_key: &RootKey, change: impl FnOnce(&mut Manifest), sign: impl FnOnce(&[u8]) -> [u8; 64]) -> Vec<String> {
+        let report = self.report(root_key, change, sign);
+        assert_eq!(report.ok, report.findings.is_empty());
+        assert!(report.warnings.is_empty(), "{:?}", report.warnings);
+        report.findings.iter().map(ToString::to_string).collect()
+    }
+
+    /// What verifying warns of, where there is nothing else.
+    fn warnings(&self) -> Vec<String> {
+        let report = self.report(&self.root_key, |_| (), |statement| self.writer_key.sign(statement).to_bytes());
+        assert!(report.ok && report.findings.is_empty(), "{:?}", report.findings);
+        report.warnings.iter().map(ToString::to_string).collect()
+    }
+
+    fn report(&self, root_key: &RootKey, change: impl FnOnce(&mut Manifest), sign: impl FnOnce(&[u8]) -> [u8; 64]) -> BackupReport {
         let records = self.records.iter().map(|(subject, bytes)| (Part::Log, entry::of_record(subject, bytes)));
         let keys = self.keys.iter().map(|(kind, slot, bytes)| (Part::Keys, entry::of_key(*kind, slot, bytes)));
         let kind = event_log::artefacts::ArtefactKind::PolicyModule;
@@ -135,9 +187,7 @@ impl World {
         let file = tempfile::NamedTempFile::new().unwrap();
         let entries = entries.iter().map(|(part, entry)| (*part, &entry[..]));
         std::fs::write(file.path(), sample::written(entries, manifest, sign)).unwrap();
-        let report = verify(file.path(), Some(root_key), |_| ()).unwrap();
-        assert_eq!(report.ok, report.findings.is_empty());
-        report.findings.iter().map(ToString::to_string).collect()
+        verify(file.path(), Some(root_key), |_| ()).unwrap()
     }
 
     fn is_found(&self, what: &str) {
@@ -165,6 +215,41 @@ fn what_the_log_refers_to_and_is_not_there_is_found() {
     let mut world = World::new();
     world.modules.clear();
     world.is_found("the module of policy");
+}
+
+#[test]
+fn what_a_node_can_go_on_without_is_a_warning_with_its_cure() {
+    let whole = World::with_keys();
+    assert_eq!(whole.warnings(), [""; 0]);
+    let report = whole.report(&whole.root_key, |_| (), |statement| whole.writer_key.sign(statement).to_bytes());
+    assert_eq!((report.secrets, report.secrets_opened), (3, Some(3)));
+    let fields =
+        [("salt", "salt 1, which 1 secrets", "ENCRYPTION_KEY"), ("successor", "which waits to be collected", "rotate the key again")];
+    for (field, name, cure) in fields {
+        for kind in [Entry::Wrapped, Entry::Sealed] {
+            let mut world = World::with_keys();
+            world.keys.retain(|(entry, slot, _)| *entry != kind || slot.field != field);
+            let warnings = world.warnings();
+            assert!(warnings.len() == 1 && warnings[0].contains(name) && warnings[0].contains(cure), "{field}: {warnings:?}");
+        }
+        let mut world = World::with_keys();
+        for (_, slot, bytes) in &mut world.keys {
+            if slot.field == field {
+                *bytes.last_mut().unwrap() ^= 1;
+            }
+        }
+        let warnings = world.warnings();
+        assert!(warnings.len() == 1 && warnings[0].contains("does not open"), "{field}: {warnings:?}");
+    }
+}
+
+#[test]
+fn a_secret_of_a_key_that_was_revoked_is_not_missed() {
+    let mut world = World::with_keys();
+    let (waiting, key) = (Stream::key(TenantId::default_tenant(), WAITING), world.writer_key.clone());
+    world.append_as(&waiting, Event::KeyRevoked(KeyRevoked { reason: None }), &key, Version(3));
+    world.keys.retain(|(_, slot, _)| slot.field != "successor");
+    assert_eq!(world.warnings(), [""; 0]);
 }
 
 #[test]
