@@ -43,6 +43,11 @@ pub(crate) async fn jetstream_r3() -> Backend {
     jetstream(3).await
 }
 
+/// The one server, while it is killed and comes back.
+pub(crate) async fn jetstream_r1_disturbed() -> Backend {
+    Backend::Disturbed(Servers::new(Cluster::start(1, Sync::Default).unwrap()))
+}
+
 /// The same three, while one after the other is killed.
 pub(crate) async fn jetstream_r3_disturbed() -> Backend {
     Backend::Disturbed(Servers::new(Cluster::start(3, Sync::Default).unwrap()))
@@ -66,7 +71,7 @@ impl Backend {
             }
             Self::JetStream(cluster) => Arc::new(prepared(&cluster.url(), cluster.servers().len()).await),
             Self::Disturbed(servers) => {
-                let log = prepared(&servers.url, 3).await;
+                let log = prepared(&servers.url, servers.count).await;
                 Arc::new(Disturbed { log, servers: servers.clone() })
             }
         }

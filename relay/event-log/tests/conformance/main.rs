@@ -69,30 +69,36 @@ macro_rules! backends {
 
 backends! { memory embedded witnessed jetstream_r1 jetstream_r3 }
 
-// The cases of which every outcome is certain, whatever happens to the servers.
-suite! { jetstream_r3_disturbed:
-    append {
-        sequences_are_dense_from_1
-        an_expectation_must_be_exact
-        the_whole_log_can_be_expected
-        the_largest_record_is_stored_and_a_larger_one_is_refused
-        any_bytes_are_stored
-    }
-    read {
-        a_reader_resumes_across_a_restart
-        readers_never_see_a_later_record_first
-    }
-    retry {
-        an_exact_retry_is_told_so
-        an_exact_retry_is_told_so_after_a_restart
-        the_same_command_with_other_content_is_a_conflict
-        a_retry_of_an_expectation_on_the_whole_log_is_told_so
-    }
-    contention {
-        of_64_contenders_one_wins_each_version
-        appends_to_many_subjects_do_not_meet
-    }
+/// The cases of which every outcome is certain, whatever happens to the servers.
+macro_rules! disturbed_backends {
+    ($($backend:ident)*) => {$(
+        suite! { $backend:
+            append {
+                sequences_are_dense_from_1
+                an_expectation_must_be_exact
+                the_whole_log_can_be_expected
+                the_largest_record_is_stored_and_a_larger_one_is_refused
+                any_bytes_are_stored
+            }
+            read {
+                a_reader_resumes_across_a_restart
+                readers_never_see_a_later_record_first
+            }
+            retry {
+                an_exact_retry_is_told_so
+                an_exact_retry_is_told_so_after_a_restart
+                the_same_command_with_other_content_is_a_conflict
+                a_retry_of_an_expectation_on_the_whole_log_is_told_so
+            }
+            contention {
+                of_64_contenders_one_wins_each_version
+                appends_to_many_subjects_do_not_meet
+            }
+        }
+    )*};
 }
+
+disturbed_backends! { jetstream_r1_disturbed jetstream_r3_disturbed }
 
 #[tokio::test]
 async fn the_same_input_has_the_same_root_on_every_backend() {
