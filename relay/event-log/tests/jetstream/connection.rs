@@ -115,7 +115,7 @@ async fn both_sides_show_a_certificate() {
     assert!(prepare(&log).await.unwrap().is_new);
 }
 
-fn secret(directory: &Path, name: &str, text: &str) -> PathBuf {
+pub(crate) fn secret(directory: &Path, name: &str, text: &str) -> PathBuf {
     let path = directory.join(name);
     fs::write(&path, text).unwrap();
     fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();

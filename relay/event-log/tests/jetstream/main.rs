@@ -5,6 +5,7 @@
 mod servers;
 
 mod connection;
+mod credentials;
 mod failing;
 mod losing;
 mod prepare;
