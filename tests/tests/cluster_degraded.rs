@@ -1,9 +1,12 @@
 //! NATS is away: what goes on, what is refused and how soon, what is told, and how it ends.
 
+use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
+use tests::Admin;
 use tests::cluster::{Cluster, Plan, SETTLE};
 use tests::history::History;
 use tests::wait;
@@ -69,6 +72,64 @@ async fn the_relay_goes_on_writes_are_refused_and_all_of_it_is_told() -> Result<
     answer.success()?;
     ensure!(answer.header("x-keyrelay-stale-seconds").is_empty(), "still stale");
     wait::until("the end of the degradation", || async { Ok((admin.readiness().await?["degraded"] == false).then_some(())) }).await
+}
+
+/// The value of a gauge without labels, by the name that operators know it by.
+fn gauge(metrics: &str, name: &str) -> Result<f64> {
+    let line = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    line.with_context(|| format!("no {name} in\n{metrics}"))?.trim().parse().with_context(|| format!("{name} is no number"))
+}
+
+/// Which of the metrics that tell of a degraded node do so now.
+async fn telling(admin: &Admin) -> Result<BTreeSet<&'static str>> {
+    let metrics = admin.metrics().await?;
+    let tells: [(&str, fn(f64) -> bool); 6] = [
+        ("keyrelay_log_connected", |value| value == 0.0),
+        ("keyrelay_log_trusted", |value| value == 0.0),
+        ("keyrelay_log_stale_seconds", |value| value >= 10.0),
+        ("keyrelay_key_store_level", |value| value == 0.0),
+        ("keyrelay_nodes_live", |value| value < 2.0),
+        ("keyrelay_usage_spool_bytes", |value| value > 0.0),
+    ];
+    let mut telling = BTreeSet::new();
+    for (name, tells) in tells {
+        if tells(gauge(&metrics, name)?) {
+            telling.insert(name);
+        }
+    }
+    Ok(telling)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_metrics_change_when_nats_goes_and_change_back() -> Result<()> {
+    let mut cluster = Cluster::start(plan()).await?;
+    let key = cluster.admin(0)?.create_key(&json!({ "name": "metrics", "expires": "never" })).await?;
+    cluster.settle().await?;
+    let (admin, relay) = (cluster.admin(1)?, cluster.relay(1)?);
+    let is_well = || async { Ok(telling(&admin).await?.is_empty().then_some(())) };
+    wait::until_within(SETTLE, "a node whose metrics say that all is well", is_well).await?;
+
+    nats_goes(&mut cluster)?;
+    relay.chat(&key.secret, "into the spool").await?.success()?;
+    // The log is away and not lost: it is trusted all along.
+    let expected: BTreeSet<_> = [
+        "keyrelay_log_connected",
+        "keyrelay_log_stale_seconds",
+        "keyrelay_key_store_level",
+        "keyrelay_nodes_live",
+        "keyrelay_usage_spool_bytes",
+    ]
+    .into();
+    let seen = RefCell::new(BTreeSet::new());
+    let told = wait::until_within(SETTLE, "metrics that tell of it", || async {
+        seen.replace(telling(&admin).await?);
+        Ok((*seen.borrow() == expected).then_some(()))
+    });
+    told.await.with_context(|| format!("they tell by {:?}", seen.borrow()))?;
+
+    nats_is_back(&mut cluster)?;
+    wait::until_within(SETTLE, "metrics that say that all is well again", is_well).await?;
+    cluster.settled().await?.expect_sound(&History::default())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
