@@ -44,6 +44,7 @@ async fn the_command_line_uploads_binds_rolls_back_and_unbinds() -> Result<()> {
     let open = text(&uploaded, "/policy/digest")?.to_owned();
     let again = policy(&data, &["upload", file, "--kind", "route"])?.expect(0)?.json()?;
     ensure!(again["policy"] == uploaded["policy"] && again["sequence"] == uploaded["sequence"], "uploaded twice: {again}");
+    ensure!(again.get("name_not_taken").is_none(), "no other name was asked for: {again}");
     std::fs::write(file, denying())?;
     let closed = policy(&data, &["upload", file, "--kind", "route", "--name", "closed"])?.expect(0)?.json()?;
     let closed = text(&closed, "/policy/digest")?.to_owned();
@@ -69,6 +70,33 @@ async fn the_command_line_uploads_binds_rolls_back_and_unbinds() -> Result<()> {
     ensure!(bindings["bindings"] == json!([]), "{bindings}");
     let refused = policy(&data, &["rollback", &id])?;
     ensure!(refused.code == 1, "a removed binding came back: {}", refused.stdout);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_upload_knows_its_kind_and_tells_of_a_name_that_is_not_taken() -> Result<()> {
+    let world = World::start().await?;
+    let (data, file) = (world.node.data(), world.directory.path().join("policy.wasm"));
+    std::fs::write(&file, Guest::new(PolicyKind::Quota).module())?;
+    let path = file.to_str().context("a path")?;
+    let uploaded = policy(data, &["upload", path, "--name", "first"])?.expect(0)?;
+    ensure!(text(&uploaded.json()?, "/policy/kind")? == "quota" && uploaded.stderr.is_empty(), "{}{}", uploaded.stdout, uploaded.stderr);
+    let head = world.admin.head().await?;
+    let again = policy(data, &["upload", path, "--name", "second"])?.expect(0)?;
+    let answer = again.json()?;
+    ensure!(answer["policy"]["name"] == "first" && answer["name_not_taken"] == "second", "{answer}");
+    ensure!(again.stderr.contains("as first") && again.stderr.contains("second was not taken"), "{}", again.stderr);
+    ensure!(world.admin.head().await? == head, "a name was recorded");
+    // The policy's settings are told line by line, here and by `check`.
+    let digest = text(&answer, "/policy/digest")?.to_owned();
+    let tell = |words: &[&str]| cli::run(cli::command("keyrelay")?.arg("policy").args(words));
+    let data = data.to_str().context("a path")?;
+    for told in [tell(&["show", &digest, "--data", data])?.expect(0)?.stdout, tell(&["check", path])?.expect(0)?.stdout] {
+        ensure!(told.lines().any(|line| line.starts_with("settings")), "{told}");
+    }
+    // What exports nothing of a policy is told by the node.
+    std::fs::write(&file, "(module)")?;
+    ensure!(policy(Path::new(data), &["upload", path])?.code == 1, "no policy");
     Ok(())
 }
 

@@ -77,6 +77,9 @@ pub(super) struct PolicyAnswer {
     /// What the policy says of itself.
     #[schema(value_type = Object)]
     manifest: Value,
+    /// The name that was asked for, where these bytes are here already under another: a policy keeps the name that it was uploaded under first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name_not_taken: Option<String>,
     sequence: Sequence,
     applied: bool,
 }
@@ -117,7 +120,8 @@ impl FromRequest<App> for Upload {
 }
 
 /// Upload a policy: a WebAssembly component, or a core module that describes its world. It is checked, compiled and asked for its manifest
-/// before it is recorded, which takes a second for a `fast` one and may take minutes for a `slow` one. The same bytes again answer 200.
+/// before it is recorded, which takes a second for a `fast` one and may take minutes for a `slow` one. The same bytes again answer 200,
+/// under the name that they have (`name_not_taken` tells of another that was asked for).
 #[utoipa::path(post, path = "/policies", tag = "policies", operation_id = "upload_policy", params(NewPolicy),
     request_body(content = String, content_type = "application/wasm", description = "The module's bytes, at most 24 MiB"),
     responses((status = 201, body = PolicyAnswer), (status = 200, body = PolicyAnswer), MutationProblems))]
@@ -142,7 +146,7 @@ pub(super) async fn upload(
     }
     app.modules.tell_mended();
     let is_there = app.models.policies().policy(&tenant, &digest).is_some();
-    let name = new.name.unwrap_or_else(|| manifest.name.clone());
+    let name = new.name.clone().unwrap_or_else(|| manifest.name.clone());
     let uploaded = PolicyUploaded { name, digest, uploaded_digest, kind, class, bytes: size, manifest: Manifest::canonical(&manifest) };
     let command = Command::Policy(PolicyCommand::Upload(Box::new(uploaded)));
     // What was done so far took the time it took; from here on it is a command like any other.
@@ -152,7 +156,9 @@ pub(super) async fn upload(
     let status = if is_there && !receipt.repeated { StatusCode::OK } else { StatusCode::CREATED };
     let Aggregate::Policy(policy) = receipt.aggregate else { return Err(ApiError::NotFound("such policy")) };
     let policy = Versioned { value: *policy, version: receipt.version };
-    Ok((status, Json(PolicyAnswer { policy: view(&app, &policy), manifest: manifest_of(&policy.value), sequence, applied })))
+    let name_not_taken = new.name.filter(|name| *name != policy.value.uploaded.name);
+    let (policy, manifest) = (view(&app, &policy), manifest_of(&policy.value));
+    Ok((status, Json(PolicyAnswer { policy, manifest, name_not_taken, sequence, applied })))
 }
 
 /// List policies, by digest.

@@ -10,6 +10,7 @@ mod new;
 mod records;
 mod replay;
 mod run;
+mod schema;
 mod template;
 mod test;
 mod vectors;
@@ -27,6 +28,7 @@ use serde_json::Value;
 
 use self::bindings::settings;
 pub(super) use self::workbench::CodeFolder;
+use self::workbench::likely_kind;
 use super::client::{Call, Client};
 use super::failure::Failure;
 use super::output::Output;
@@ -89,8 +91,9 @@ pub(super) enum AuthorCommand {
 pub(super) struct Upload {
     /// The module, or '-' for standard input
     file: PathBuf,
+    /// What it decides on [default: what the module exports, which its manifest has to say as well]
     #[arg(long, value_enum)]
-    kind: Kind,
+    kind: Option<Kind>,
     /// [default: the name in its manifest]
     #[arg(long)]
     name: Option<String>,
@@ -130,7 +133,7 @@ const COLUMNS: [Field; 7] = [
     ("bindings", "/bindings"),
     ("uploaded", "/uploaded_at"),
 ];
-const FIELDS: [Field; 16] = [
+const FIELDS: [Field; 15] = [
     ("digest", "/policy/digest"),
     ("name", "/policy/name"),
     ("kind", "/policy/kind"),
@@ -146,7 +149,6 @@ const FIELDS: [Field; 16] = [
     ("obligations", "/manifest/obligations"),
     ("advice", "/manifest/advice"),
     ("meters", "/manifest/meters"),
-    ("settings", "/manifest/settings"),
 ];
 
 /// `connect` finds the node; what works on files alone does not ask for it.
@@ -188,9 +190,18 @@ pub(super) fn author(command: AuthorCommand, folder: &CodeFolder, output: &mut O
 
 async fn upload(upload: Upload, client: &Client, output: &mut Output) -> Result<(), Failure> {
     let Upload { file, kind, name, class } = upload;
-    let call = Call::new(Method::POST, &["policies"]).wasm(read(&file)?).patience(UPLOAD_TIMEOUT);
+    let bytes = read(&file)?;
+    let kind = kind.map_or_else(|| likely_kind(&bytes), PolicyKind::from);
+    let call = Call::new(Method::POST, &["policies"]).wasm(bytes).patience(UPLOAD_TIMEOUT);
     let call = call.query("kind", Some(kind.as_str())).query("name", name).query("class", Some(class.as_str()));
-    shown(&client.send(call).await?, output)
+    let answer = client.send(call).await?;
+    shown(&answer, output)?;
+    if let Some(name) = answer["name_not_taken"].as_str() {
+        let kept = render::cell(answer.pointer("/policy/name"));
+        let name = render::cell(Some(&name.into()));
+        output.note(&format!("these bytes are here already as {kept}, and keep that name; {name} was not taken"));
+    }
+    Ok(())
 }
 
 /// Runs before anything of a node is set up: the process has limits of its own from here on, and nothing but two pipes.
@@ -199,7 +210,7 @@ pub(super) fn compile(args: &CompilePolicy) -> io::Result<()> {
 }
 
 fn shown(answer: &Value, output: &mut Output) -> Result<(), Failure> {
-    output.answer(answer, |answer| render::block(answer, &FIELDS))
+    output.answer(answer, |answer| format!("{}\n{}", render::block(answer, &FIELDS), schema::text(&answer["manifest"]["settings"])))
 }
 
 fn read(file: &Path) -> anyhow::Result<Vec<u8>> {
@@ -210,16 +221,6 @@ fn read(file: &Path) -> anyhow::Result<Vec<u8>> {
         bytes = std::fs::read(file).with_context(|| format!("cannot read the module from {}", file.display()))?;
     }
     Ok(bytes)
-}
-
-impl Kind {
-    const fn as_str(self) -> &'static str {
-        match self {
-            Self::Route => "route",
-            Self::Quota => "quota",
-            Self::Expiry => "expiry",
-        }
-    }
 }
 
 impl Class {

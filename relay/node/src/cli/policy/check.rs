@@ -8,6 +8,7 @@ use super::super::failure::Failure;
 use super::super::output::Output;
 use super::super::render;
 use super::module_file::{ModuleArgs, chain};
+use super::schema;
 use super::workbench::CodeFolder;
 
 #[derive(Debug, Args)]
@@ -59,7 +60,6 @@ fn text(answer: &Value) -> String {
         ("advice", "/manifest/advice"),
         ("meters", "/manifest/meters"),
         ("asks for price", "/manifest/asks_for_price"),
-        ("settings", "/manifest/settings"),
     ];
-    format!("{}\ngood: a node takes it", render::block(answer, &fields))
+    format!("{}\n{}\ngood: a node takes it", render::block(answer, &fields), schema::text(&answer["manifest"]["settings"]))
 }

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::ValueEnum;
 
+use schemas::policy::PolicyKind;
+
 use super::Kind;
 
 /// What a policy is written in.
@@ -49,8 +51,9 @@ pub(super) fn files(name: &str, kind: Kind, language: Language) -> Vec<(PathBuf,
         Language::Python => python(kind),
     };
     files.push(("vectors.json".into(), vectors));
-    let filled =
-        |text: &str| text.replace("{{name}}", name).replace("{{module}}", &name.replace('-', "_")).replace("{{kind}}", kind.as_str());
+    let filled = |text: &str| {
+        text.replace("{{name}}", name).replace("{{module}}", &name.replace('-', "_")).replace("{{kind}}", PolicyKind::from(kind).as_str())
+    };
     files.into_iter().map(|(path, text)| (path, filled(text))).collect()
 }
 
