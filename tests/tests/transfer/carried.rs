@@ -92,3 +92,22 @@ async fn keys_are_a_table_without_secrets() -> Result<()> {
     ensure!(rows[1].starts_with(&format!("{},default,\"'=cmd|", key.id)) && rows[1].contains(",active,"), "{table}");
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn users_are_an_empty_set_that_says_so() -> Result<()> {
+    let world = World::start().await?;
+    let (directory, node) = (world.directory.path(), &world.node);
+    let file = directory.join("users.jsonl");
+    let file = path(&file)?;
+    keyrelay(node, &["export", "--types", "users", "--output", file])?.expect(0)?;
+    let inspected = keyrelay(node, &["export", "inspect", file, "--json"])?.expect(0)?.json()?;
+    ensure!(inspected["head"]["kinds"] == json!([{ "kind": "users", "lines": 0 }]), "{inspected}");
+    let shown = keyrelay(node, &["export", "inspect", file])?.expect(0)?.stdout;
+    ensure!(shown.contains("0 users") && shown.contains("users and sessions: there are none yet"), "{shown}");
+    let head = world.admin.head().await?;
+    keyrelay(node, &["import", file, "--yes"])?.expect(0)?;
+    ensure!(world.admin.head().await? == head, "an empty set was imported as something");
+    let unknown = keyrelay(node, &["export", "--types", "wishes"])?;
+    ensure!(unknown.code == 1 && unknown.stderr.contains("wishes"), "{}", unknown.stderr);
+    Ok(())
+}

@@ -31,7 +31,8 @@ const CHUNK_BYTES: usize = 64 * 1024;
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Selection {
-    /// Of `tenants`, `pools`, `prices`, `upstreams`, `keys`, `policies`, `bindings`, `usage`, separated by commas; all if not given.
+    /// Of `tenants`, `pools`, `prices`, `upstreams`, `keys`, `policies`, `bindings`, `usage`, separated by commas; all if not given. `users` is
+    /// an empty set: there are none yet.
     #[serde(default)]
     types: Option<String>,
     /// The data of this tenant only; of all if not given, whatever `Keyrelay-Tenant` names.

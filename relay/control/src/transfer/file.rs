@@ -29,9 +29,12 @@ pub enum Kind {
     Policies,
     Bindings,
     Usage,
+    /// There are none yet. A file holds the type where it is asked for, with no lines.
+    Users,
 }
 
 impl Kind {
+    /// What an export holds that asks for nothing in particular.
     pub const ALL: [Self; 8] =
         [Self::Tenants, Self::Pools, Self::Prices, Self::Upstreams, Self::Keys, Self::Policies, Self::Bindings, Self::Usage];
 
@@ -45,6 +48,7 @@ impl Kind {
             Self::Policies => "policies",
             Self::Bindings => "bindings",
             Self::Usage => "usage",
+            Self::Users => "users",
         }
     }
 
@@ -55,7 +59,7 @@ impl Kind {
 
     /// The kind of this name.
     pub fn parse(text: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|kind| kind.as_str() == text)
+        Self::ALL.into_iter().chain([Self::Users]).find(|kind| kind.as_str() == text)
     }
 }
 

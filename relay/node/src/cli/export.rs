@@ -29,7 +29,8 @@ const PATIENCE: std::time::Duration = std::time::Duration::from_secs(3600);
 pub(super) struct ExportArgs {
     #[command(subcommand)]
     pub(super) command: Option<ExportCommand>,
-    /// Of tenants, pools, prices, upstreams, keys, policies, bindings, usage, separated by commas [default: all]
+    /// Of tenants, pools, prices, upstreams, keys, policies, bindings, usage, users, separated by commas; there are no users yet
+    /// [default: all]
     #[arg(long, value_name = "TYPES")]
     types: Option<String>,
     /// Where to write; it must not be there yet [default: stdout]
