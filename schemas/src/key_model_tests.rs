@@ -368,6 +368,7 @@ impl Ask {
                 term: until,
                 metadata: "{}".into(),
                 dedicated: None,
+                rotation: None,
             })),
             Self::Renew { until, enable } => KeyCommand::Renew { term: until, enable },
             Self::Rotate { hash: n, overlap, finish } => {

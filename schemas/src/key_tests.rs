@@ -66,7 +66,7 @@ fn revoked() -> Event {
 
 fn new_key(details: KeyDetails) -> NewKey {
     let secret = NewSecret { hash: hash(1), scheme: SecretScheme::Issued };
-    NewKey { details, secret, term: Term::Never, metadata: METADATA_EMPTY.into(), dedicated: None }
+    NewKey { details, secret, term: Term::Never, metadata: METADATA_EMPTY.into(), dedicated: None, rotation: None }
 }
 
 fn create_as(new: NewKey) -> Command {
@@ -585,6 +585,16 @@ fn metadata_and_a_dedicated_upstream_are_set_and_changed_beside_the_details() {
     let patch = KeyPatch { name: Some("b".into()), metadata: Some(METADATA_EMPTY.into()), dedicated: Some(None), ..KeyPatch::default() };
     let changed = [Event::KeyChanged(KeyChanged { details: named }), metadata(METADATA_EMPTY), upstream(None)];
     made.when(change(patch.clone())).then(changed).when(change(patch)).then_nothing();
+}
+
+#[test]
+fn a_key_is_created_with_a_schedule_that_can_be() {
+    let rotation = Some(RotationSchedule { every_seconds: 7 * DAY, overlap_seconds: DAY });
+    let scheduled = Event::KeyRotationScheduled(KeyRotationScheduled { every_seconds: 7 * DAY, overlap_seconds: DAY });
+    let made = given([]).when(create_as(NewKey { rotation, ..new_key(details()) })).then([created(Expiry::Never), scheduled]);
+    assert_eq!(key(made).rotation, rotation);
+    let rotation = Some(RotationSchedule { every_seconds: DAY, overlap_seconds: 2 * DAY });
+    given([]).when(create_as(NewKey { rotation, ..new_key(details()) })).then_refused(KeyError::RotationSchedule);
 }
 
 #[test]

@@ -78,9 +78,10 @@ pub struct TenantPatch {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TenantCommand {
     Create(TenantChanged),
-    /// Makes the tenant what it was elsewhere, in one record; suspended, for this reason if there is one.
+    /// Makes the tenant what it was elsewhere, in one record; suspended, for this reason if there is one. Its rotations stay where they are not told.
     Import {
         details: TenantChanged,
+        rotations: Option<Vec<TagRotation>>,
         suspended: Option<Option<Sealed>>,
     },
     Change(TenantPatch),
@@ -144,7 +145,9 @@ impl Tenant {
                 let has_more = *details != TenantChanged::named(details.name.clone());
                 return Ok([created].into_iter().chain(has_more.then(|| Event::TenantChanged(details.clone()))).collect());
             }
-            (_, TenantCommand::Import { details, suspended }) => return Self::decide_import(state, details, suspended.as_ref()),
+            (_, TenantCommand::Import { details, rotations, suspended }) => {
+                return Self::decide_import(state, details, rotations.as_deref(), suspended.as_ref());
+            }
             (Some(_), TenantCommand::Create(_)) => return Err(TenantError::Exists),
             (None, _) => return Err(TenantError::NotFound),
             (Some(tenant), _) => tenant,
@@ -155,10 +158,7 @@ impl Tenant {
                 let details = patch.applied_to(&tenant.details);
                 details.check()?;
                 let mut events = if details == tenant.details { vec![] } else { vec![Event::TenantChanged(details)] };
-                if let Some(rotations) = patch.rotations.as_ref().filter(|rotations| **rotations != tenant.rotations) {
-                    check_rotations(rotations)?;
-                    events.push(Event::TenantRotationsSet(TenantRotationsSet { rotations: rotations.clone() }));
-                }
+                events.extend(rotations_set(patch.rotations.as_deref(), &tenant.rotations)?);
                 Ok(events)
             }
             TenantCommand::Suspend { .. } if tenant.suspended.is_some() => Ok(vec![]),
@@ -168,7 +168,12 @@ impl Tenant {
         }
     }
 
-    fn decide_import(state: Option<&Self>, details: &TenantChanged, suspended: Option<&Option<Sealed>>) -> Result<Vec<Event>, TenantError> {
+    fn decide_import(
+        state: Option<&Self>,
+        details: &TenantChanged,
+        rotations: Option<&[TagRotation]>,
+        suspended: Option<&Option<Sealed>>,
+    ) -> Result<Vec<Event>, TenantError> {
         let mut events = match state {
             None => Self::decide(None, &TenantCommand::Create(details.clone()))?,
             Some(tenant) => {
@@ -176,6 +181,7 @@ impl Tenant {
                 if *details == tenant.details { vec![] } else { vec![Event::TenantChanged(details.clone())] }
             }
         };
+        events.extend(rotations_set(rotations, state.map_or(&[], |tenant| &tenant.rotations))?);
         match (suspended, state.is_some_and(|tenant| tenant.suspended.is_some())) {
             (Some(reason), false) => events.push(Event::TenantSuspended(TenantSuspended { reason: reason.clone() })),
             (None, true) => events.push(Event::TenantResumed(TenantResumed {})),
@@ -214,6 +220,13 @@ impl TagRotation {
     pub const fn schedule(&self) -> RotationSchedule {
         RotationSchedule { every_seconds: self.every_seconds, overlap_seconds: self.overlap_seconds }
     }
+}
+
+/// What sets the rotations that are given, if they are not those that are there.
+fn rotations_set(given: Option<&[TagRotation]>, present: &[TagRotation]) -> Result<Option<Event>, TenantError> {
+    let Some(rotations) = given.filter(|given| *given != present) else { return Ok(None) };
+    check_rotations(rotations)?;
+    Ok(Some(Event::TenantRotationsSet(TenantRotationsSet { rotations: rotations.to_vec() })))
 }
 
 fn check_rotations(rotations: &[TagRotation]) -> Result<(), TenantError> {
@@ -323,14 +336,23 @@ mod tests {
     #[test]
     fn an_import_makes_a_tenant_and_sets_one_that_is_there() {
         let import = |details: &TenantChanged, suspended: bool| {
-            Command::Tenant(TenantCommand::Import { details: details.clone(), suspended: suspended.then_some(None) })
+            Command::Tenant(TenantCommand::Import { details: details.clone(), rotations: None, suspended: suspended.then_some(None) })
         };
         let (plain, bound) = (TenantChanged::named("a"), TenantChanged { expiry_seconds_max: Some(5), ..TenantChanged::named("b") });
         let suspended = || Event::TenantSuspended(TenantSuspended { reason: None });
         let given = given([]).when(import(&plain, true)).then([Event::TenantCreated(TenantCreated { name: "a".into() }), suspended()]);
         let given = given.when(import(&plain, true)).then_nothing();
         let given = given.when(import(&bound, false)).then([Event::TenantChanged(bound.clone()), Event::TenantResumed(TenantResumed {})]);
-        given.when(import(&bound, false)).then_nothing();
+        let given = given.when(import(&bound, false)).then_nothing();
+        let with = |rotations: &[TagRotation]| {
+            let (details, rotations) = (bound.clone(), Some(rotations.to_vec()));
+            Command::Tenant(TenantCommand::Import { details, rotations, suspended: None })
+        };
+        let set = |rotations: Vec<TagRotation>| Event::TenantRotationsSet(TenantRotationsSet { rotations });
+        let given = given.when(with(&[])).then_nothing().when(with(&[rotation("ci", 60)])).then([set(vec![rotation("ci", 60)])]);
+        // Where they are not told they stay.
+        let given = given.when(import(&bound, false)).then_nothing().when(with(&[])).then([set(vec![])]);
+        given.when(with(&[rotation("ci", 0)])).then_refused(TenantError::Rotation(KeyError::RotationSchedule));
     }
 
     fn rotation(tag: &str, every_seconds: u64) -> TagRotation {

@@ -43,6 +43,7 @@ pub struct NewKey {
     /// A canonical JSON object, [`super::METADATA_EMPTY`] for none.
     pub metadata: String,
     pub dedicated: Option<Dedicated>,
+    pub rotation: Option<RotationSchedule>,
 }
 
 /// What is done about a key whose secret was found in the open.

@@ -178,14 +178,7 @@ impl Key {
             events.push(Event::KeyUpstreamDedicated(KeyUpstreamDedicated { dedicated }));
         }
         if let Some(rotation) = patch.rotation.filter(|rotation| *rotation != self.rotation) {
-            events.push(match rotation {
-                None => Event::KeyRotationUnscheduled(KeyRotationUnscheduled {}),
-                Some(schedule) => {
-                    schedule.check()?;
-                    let RotationSchedule { every_seconds, overlap_seconds } = schedule;
-                    Event::KeyRotationScheduled(KeyRotationScheduled { every_seconds, overlap_seconds })
-                }
-            });
+            events.push(scheduled(rotation)?);
         }
         Ok(events)
     }
@@ -358,7 +351,7 @@ impl KeyCommand {
 }
 
 fn decide_create(new: &NewKey, now: Timestamp) -> Result<Vec<Event>, KeyError> {
-    let NewKey { details, secret, term, metadata, dedicated } = new;
+    let NewKey { details, secret, term, metadata, dedicated, rotation } = new;
     check_details(details)?;
     check_metadata(metadata)?;
     term.check(now)?;
@@ -373,7 +366,18 @@ fn decide_create(new: &NewKey, now: Timestamp) -> Result<Vec<Event>, KeyError> {
     if dedicated.is_some() {
         events.push(Event::KeyUpstreamDedicated(KeyUpstreamDedicated { dedicated: *dedicated }));
     }
+    if rotation.is_some() {
+        events.push(scheduled(*rotation)?);
+    }
     Ok(events)
+}
+
+/// The event that gives a key this schedule, or takes it away.
+pub(super) fn scheduled(rotation: Option<RotationSchedule>) -> Result<Event, KeyError> {
+    let Some(schedule) = rotation else { return Ok(Event::KeyRotationUnscheduled(KeyRotationUnscheduled {})) };
+    schedule.check()?;
+    let RotationSchedule { every_seconds, overlap_seconds } = schedule;
+    Ok(Event::KeyRotationScheduled(KeyRotationScheduled { every_seconds, overlap_seconds }))
 }
 
 /// What else there is to say of a term than its expiry.

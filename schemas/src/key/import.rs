@@ -1,11 +1,11 @@
 //! A key that comes whole from elsewhere: an export of this or another cluster, or another system's keys.
 
 use super::command::{check_details, check_metadata};
-use super::decision::beside;
+use super::decision::{beside, scheduled};
 use super::{
     Dedicated, Expiry, ImportedSecret, Key, KeyActivated, KeyArchived, KeyChanged, KeyCreated, KeyDetails, KeyDisabled, KeyEnabled,
     KeyError, KeyExpired, KeyImported, KeyMetadataSet, KeyRenewed, KeyRestored, KeyRevoked, KeySecret, KeyUpstreamDedicated,
-    METADATA_EMPTY, Term,
+    METADATA_EMPTY, RotationSchedule, Term,
 };
 use crate::event::Event;
 use crate::sealed::Sealed;
@@ -18,6 +18,8 @@ pub struct KeyImport {
     /// A canonical JSON object, [`METADATA_EMPTY`] for none.
     pub metadata: String,
     pub dedicated: Option<Dedicated>,
+    /// None where it was not told: a key that is here keeps its schedule, or goes on without.
+    pub rotation: Option<Option<RotationSchedule>>,
     /// One, or two during an overlap; the last is current. Their numbers rise.
     pub secrets: Vec<ImportedSecret>,
     /// May lie in the past: the key is refused then, as it was elsewhere.
@@ -61,6 +63,9 @@ impl KeyImport {
         if self.dedicated.is_some() {
             events.push(Event::KeyUpstreamDedicated(KeyUpstreamDedicated { dedicated: self.dedicated }));
         }
+        if let Some(rotation @ Some(_)) = self.rotation {
+            events.push(scheduled(rotation)?);
+        }
         events.extend(self.facts_after(None));
         Ok(events)
     }
@@ -91,6 +96,9 @@ impl KeyImport {
         }
         if self.dedicated != key.dedicated {
             events.push(Event::KeyUpstreamDedicated(KeyUpstreamDedicated { dedicated: self.dedicated }));
+        }
+        if let Some(rotation) = self.rotation.filter(|rotation| *rotation != key.rotation) {
+            events.push(scheduled(rotation)?);
         }
         events.extend(self.facts_after(Some(key)));
         Ok(events)

@@ -18,6 +18,7 @@ fn plain() -> KeyImport {
         details: KeyDetails { name: "ci".into(), pools: vec![PoolId::from_bytes([1; 16])], ..KeyDetails::default() },
         metadata: METADATA_EMPTY.into(),
         dedicated: None,
+        rotation: Some(None),
         secrets: vec![secret(1, None)],
         term: Term::Never,
         first_used_at: None,
@@ -37,6 +38,7 @@ fn eventful() -> KeyImport {
     KeyImport {
         metadata: r#"{"team":"a"}"#.into(),
         dedicated: Some(Dedicated { upstream: UpstreamId::from_bytes([9; 16]), fallback: true }),
+        rotation: Some(Some(WEEKLY)),
         secrets: vec![secret(4, Some(later(60))), secret(5, None)],
         term: Term::At(Timestamp::from_micros(500)),
         first_used_at: Some(Timestamp::from_micros(400)),
@@ -48,6 +50,8 @@ fn eventful() -> KeyImport {
         ..plain()
     }
 }
+
+const WEEKLY: RotationSchedule = RotationSchedule { every_seconds: 7 * 86_400, overlap_seconds: 86_400 };
 
 fn import(key: KeyImport) -> Command {
     Command::Key(KeyCommand::Import(Box::new(key)))
@@ -95,11 +99,22 @@ fn a_key_that_is_there_is_set_to_what_it_was_elsewhere_and_back() {
     for (from, to) in [(plain(), eventful()), (eventful(), plain())] {
         let given = imported(vec![], from).after(5).when(import(to.clone())).accepted();
         let given = given.when(import(to.clone())).then_nothing();
-        assert_eq!(
-            state(given).secrets,
-            KeyImported { secrets: to.secrets, created_at: NOW, renewed_at: None, rotated_at: None }.secrets()
-        );
+        let key = state(given);
+        assert_eq!(Some(key.rotation), to.rotation);
+        assert_eq!(key.secrets, KeyImported { secrets: to.secrets, created_at: NOW, renewed_at: None, rotated_at: None }.secrets());
     }
+}
+
+#[test]
+fn a_schedule_that_is_not_told_stays_and_one_that_cannot_be_is_refused() {
+    let untold = KeyImport { rotation: None, ..plain() };
+    let scheduled = KeyImport { rotation: Some(Some(WEEKLY)), ..plain() };
+    assert_eq!(state(imported(vec![], untold.clone())).rotation, None);
+    let kept = imported(vec![], scheduled.clone()).when(import(untold)).then_nothing();
+    assert_eq!(state(kept).rotation, Some(WEEKLY));
+    let endless = KeyImport { rotation: Some(Some(RotationSchedule { every_seconds: 0, ..WEEKLY })), ..plain() };
+    given([]).when(import(endless.clone())).then_refused(KeyError::RotationSchedule);
+    imported(vec![], scheduled).when(import(endless)).then_refused(KeyError::RotationSchedule);
 }
 
 #[test]

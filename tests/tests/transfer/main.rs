@@ -9,4 +9,5 @@ mod killed;
 mod node;
 mod recipients;
 mod sanitized;
+mod schedules;
 mod tenant;

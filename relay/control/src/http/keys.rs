@@ -83,6 +83,9 @@ pub(super) struct NewKey {
     /// Whether the pools follow when that upstream cannot answer.
     #[serde(default)]
     upstream_fallback: bool,
+    /// The key gets a new secret by itself.
+    #[serde(default)]
+    rotation: Option<rotation::Schedule>,
     /// A secret that a client has already, 16 to 512 visible characters; without it one is issued. Only its hash is kept, and it is not shown again.
     #[serde(default)]
     secret: Option<brought::BroughtSecret>,
@@ -360,7 +363,8 @@ async fn creation(app: &App, stream: &Stream, body: &NewKey, secret: NewSecret) 
     };
     let metadata = choices::metadata(body.metadata.as_ref());
     let dedicated = choices::dedicated(app, stream.tenant(), body.upstream.as_deref(), body.upstream_fallback)?;
-    let new = schemas::key::NewKey { details, secret, term, metadata, dedicated };
+    let rotation = body.rotation.as_ref().map(rotation::Schedule::schedule);
+    let new = schemas::key::NewKey { details, secret, term, metadata, dedicated, rotation };
     Ok(KeyCommand::Create(Box::new(new)))
 }
 

@@ -12,7 +12,7 @@ use event_log::artefacts::{ArtefactError, ArtefactKind};
 use projector::{ReadError, Whole};
 use schemas::binding::{Mode, Scope};
 use schemas::credential::Credential;
-use schemas::key::{Expiry, Fact, Key};
+use schemas::key::{Expiry, Fact, Key, RotationSchedule};
 use schemas::pool::Pool;
 use schemas::tenant::{Tenant, TenantChanged};
 use schemas::time::day_text;
@@ -24,8 +24,8 @@ use vault::{NoRandomness, UnsealError, UnsealFieldError};
 
 use super::file::{Count, FORMAT, Head, Kind, LeftOut, ORIGIN};
 use super::line::{
-    BindingLine, DedicatedLine, FactLine, KeyLine, Line, ModeLine, PolicyLine, PoolLine, PriceLine, ScopeLine, SealedText, SecretLine,
-    TenantLine, UpstreamLine, UsageLine,
+    BindingLine, DedicatedLine, FactLine, KeyLine, Line, ModeLine, PolicyLine, PoolLine, PriceLine, RotationLine, ScopeLine, SealedText,
+    SecretLine, TenantLine, UpstreamLine, UsageLine,
 };
 use super::privacy::{Privacy, place};
 use crate::App;
@@ -179,10 +179,12 @@ impl Writer<'_> {
 
     fn tenant(&self, aggregate: Aggregate) -> Result<Option<Line>, ExportError> {
         let Aggregate::Tenant(tenant) = aggregate else { return Ok(None) };
-        let Tenant { id, details, created_at, suspended, rotations: _ } = *tenant;
+        let Tenant { id, details, created_at, suspended, rotations } = *tenant;
         let suspended = suspended.map(|fact| self.fact("tenant", &id, "suspended", &fact)).transpose()?;
         let TenantChanged { name, default_expiry_seconds, expiry_seconds_max } = details;
-        Ok(Some(Line::Tenant(TenantLine { tenant: id, name, default_expiry_seconds, expiry_seconds_max, suspended, created_at })))
+        let rotations = Some(rotations);
+        let line = TenantLine { tenant: id, name, default_expiry_seconds, expiry_seconds_max, rotations, suspended, created_at };
+        Ok(Some(Line::Tenant(line)))
     }
 
     fn pool(&self, aggregate: Aggregate) -> Result<Option<Line>, ExportError> {
@@ -290,6 +292,10 @@ impl Writer<'_> {
             limits: details.limits.clone(),
             metadata: if is_sanitized { serde_json::Map::new() } else { serde_json::from_str(&key.metadata)? },
             dedicated: key.dedicated.map(|to| DedicatedLine { upstream: to.upstream, fallback: to.fallback }),
+            rotation: Some(key.rotation.map(|schedule| {
+                let RotationSchedule { every_seconds, overlap_seconds } = schedule;
+                RotationLine { every_seconds, overlap_seconds }
+            })),
             secrets: if is_sanitized { Vec::new() } else { key.secrets.iter().map(secret).collect() },
             expires_at: match key.expiry {
                 Expiry::At(at) => Some(at),

@@ -6,10 +6,10 @@ use schemas::binding::OnFault;
 use schemas::key::{Endpoint, Limits, SecretScheme};
 use schemas::policy::{PolicyClass, PolicyKind};
 use schemas::pool::ModelPrice;
-use schemas::tenant::TenantChanged;
+use schemas::tenant::{TagRotation, TenantChanged};
 use schemas::upstream::Dialect;
 use schemas::{Actor, BindingId, Digest, KeyId, PoolId, TenantId, Timestamp, UpstreamId};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 
 use super::file::Kind;
@@ -53,6 +53,9 @@ pub struct TenantLine {
     pub name: String,
     pub default_expiry_seconds: Option<u64>,
     pub expiry_seconds_max: Option<u64>,
+    /// Of its keys with a tag. Not there in files of releases that did not carry them: then those that are here stay.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rotations: Option<Vec<TagRotation>>,
     pub suspended: Option<FactLine>,
     pub created_at: Timestamp,
 }
@@ -115,6 +118,9 @@ pub struct KeyLine {
     /// Left out where the file is sanitised: what stands in it is the operator's.
     pub metadata: Map<String, Value>,
     pub dedicated: Option<DedicatedLine>,
+    /// `null` for none. Not there in files of releases that did not carry it, nor of other systems: then what is here stays.
+    #[serde(default, deserialize_with = "told", skip_serializing_if = "Option::is_none")]
+    pub rotation: Option<Option<RotationLine>>,
     /// One, or two during an overlap; the last is current. None in a sanitised file.
     pub secrets: Vec<SecretLine>,
     /// None: the key does not expire, or its time has not begun.
@@ -139,6 +145,19 @@ pub struct KeyLine {
 pub struct DedicatedLine {
     pub upstream: UpstreamId,
     pub fallback: bool,
+}
+
+/// When a key gets a new secret by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RotationLine {
+    pub every_seconds: u64,
+    pub overlap_seconds: u64,
+}
+
+/// A member that is there, be it `null`.
+fn told<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<Option<T>>, D::Error> {
+    Option::deserialize(deserializer).map(Some)
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

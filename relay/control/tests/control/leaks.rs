@@ -230,6 +230,7 @@ impl Older<'_> {
             details: KeyDetails { name: "older".into(), pools: vec![PoolId::from_bytes([1; 16])], ..KeyDetails::default() },
             metadata: METADATA_EMPTY.into(),
             dedicated: None,
+            rotation: None,
             secrets: vec![ImportedSecret { number: 1, hash: self.hash(), scheme, valid_until: None }],
             term: Term::Never,
             first_used_at: None,

@@ -260,6 +260,7 @@ fn as_it_was(key: &Key) -> KeyImport {
         details: key.details.clone(),
         metadata: key.metadata.clone(),
         dedicated: key.dedicated,
+        rotation: None,
         secrets: vec![ImportedSecret { number: secret.number, hash: secret.hash, scheme: secret.scheme, valid_until: None }],
         term: key.term(),
         first_used_at: None,

@@ -104,6 +104,8 @@ pub(super) struct Create {
     expiry: Expiry,
     #[command(flatten)]
     details: Details,
+    #[command(flatten)]
+    rotation: Rotation,
     /// A secret that a client has already, in a file, or on standard input with '-'; without it one is issued
     #[arg(long, value_name = "FILE")]
     secret_file: Option<PathBuf>,
@@ -126,18 +128,34 @@ pub(super) struct Update {
     /// Send requests to the key's pools again
     #[arg(long, conflicts_with_all = ["upstream", "upstream_fallback"])]
     no_upstream: bool,
-    /// Give the key a new secret by itself whenever its secret is so old, such as 30d; `keys collect` gives it out
-    #[arg(long, value_name = "DURATION")]
-    rotate_every: Option<String>,
-    /// How long the secret before it stays good, at most 30d [default: 7d]
-    #[arg(long, value_name = "DURATION", requires = "rotate_every")]
-    rotate_overlap: Option<String>,
+    #[command(flatten)]
+    rotation: Rotation,
     /// Rotate the key by hand only
     #[arg(long, conflicts_with = "rotate_every")]
     no_rotation: bool,
     /// Change this version only
     #[arg(long, value_name = "VERSION", conflicts_with_all = ["filters", "ids_file"])]
     if_version: Option<u64>,
+}
+
+/// When a key gets a new secret by itself.
+#[derive(Debug, Args)]
+struct Rotation {
+    /// Give the key a new secret by itself whenever its secret is so old, such as 30d; `keys collect` gives it out
+    #[arg(long, value_name = "DURATION")]
+    rotate_every: Option<String>,
+    /// How long the secret before it stays good, at most 30d [default: 7d]
+    #[arg(long, value_name = "DURATION", requires = "rotate_every")]
+    rotate_overlap: Option<String>,
+}
+
+impl Rotation {
+    /// The schedule as a body has it, if one is given.
+    fn body(self) -> Option<(String, Value)> {
+        let overlap = self.rotate_overlap.map(|overlap| ("overlap".to_owned(), overlap.into()));
+        let schedule: Map<String, Value> = [("every".to_owned(), self.rotate_every?.into())].into_iter().chain(overlap).collect();
+        Some(("rotation".to_owned(), schedule.into()))
+    }
 }
 
 /// What a key may have; lists and limits are given whole.
@@ -242,10 +260,11 @@ pub(super) const FENCE: [Field; 5] =
 pub(super) async fn run(command: KeysCommand, client: &Client, output: &mut Output) -> Result<(), Failure> {
     match command {
         KeysCommand::Create(create) => {
-            let Create { name, count, expiry, details, secret_file, allow_weak } = *create;
+            let Create { name, count, expiry, details, rotation, secret_file, allow_weak } = *create;
             let mut body = details.body();
             body.insert("name".to_owned(), name.into());
             body.extend(expiry.body());
+            body.extend(rotation.body());
             if let Some(file) = secret_file {
                 body.insert("secret".to_owned(), read_secret(&file)?.trim().into());
                 body.insert("allow_weak".to_owned(), allow_weak.into());
@@ -261,27 +280,13 @@ pub(super) async fn run(command: KeysCommand, client: &Client, output: &mut Outp
         }
         KeysCommand::Show { id } => shown(&client.send(Call::get(&["keys", &id])).await?, output),
         KeysCommand::Update(update) => {
-            let Update {
-                target: Target { id, many },
-                name,
-                details,
-                no_limits,
-                no_upstream,
-                rotate_every,
-                rotate_overlap,
-                no_rotation,
-                if_version,
-            } = *update;
+            let Update { target: Target { id, many }, name, details, no_limits, no_upstream, rotation, no_rotation, if_version } = *update;
             let mut body = details.body();
             body.extend(name.map(|name| ("name".to_owned(), name.into())));
             body.extend(no_limits.then(|| ("limits".to_owned(), json!({}))));
             body.extend(no_upstream.then(|| ("upstream".to_owned(), Value::Null)));
             body.extend(no_rotation.then(|| ("rotation".to_owned(), Value::Null)));
-            if let Some(every) = rotate_every {
-                let overlap = rotate_overlap.map(|overlap| ("overlap".to_owned(), overlap.into()));
-                let schedule: Map<String, Value> = [("every".to_owned(), every.into())].into_iter().chain(overlap).collect();
-                body.insert("rotation".to_owned(), schedule.into());
-            }
+            body.extend(rotation.body());
             if many.is_meant() {
                 return many.run("change", body.into(), client, output).await;
             }

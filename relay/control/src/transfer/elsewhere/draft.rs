@@ -250,6 +250,7 @@ impl<'a> Draft<'a> {
             limits: Limits::default(),
             metadata: Map::<String, Value>::new(),
             dedicated: None,
+            rotation: None,
             secrets: vec![secret],
             expires_at: None,
             expiry_unset: false,

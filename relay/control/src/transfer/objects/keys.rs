@@ -2,14 +2,15 @@
 
 use schemas::key::import::ImportedFact;
 use schemas::key::{
-    Dedicated, ImportedSecret, Key, KeyCommand, KeyDetails, KeyImport, KeyPatch, Limits, METADATA_EMPTY, SecretScheme, Term,
+    Dedicated, ImportedSecret, Key, KeyCommand, KeyDetails, KeyImport, KeyPatch, Limits, METADATA_EMPTY, RotationSchedule, SecretScheme,
+    Term,
 };
 use schemas::{Aggregate, Command, Sealed, Stream};
 use vault::UnsealFieldError;
 
 use super::{Import, Outcome, Pass, PrepareError, Prepared};
 use crate::transfer::check::SECRET_TAKEN;
-use crate::transfer::line::{FactLine, KeyLine, SchemeText, SecretLine};
+use crate::transfer::line::{FactLine, KeyLine, RotationLine, SchemeText, SecretLine};
 use crate::transfer::privacy::withheld_hash;
 
 impl Import {
@@ -55,6 +56,7 @@ impl Import {
             details,
             metadata,
             dedicated,
+            rotation: line.rotation.map(|rotation| rotation.map(schedule)),
             secrets: secrets(line, before, is_sanitized),
             term: time.term,
             first_used_at: time.first_used_at,
@@ -116,6 +118,10 @@ impl Import {
     }
 }
 
+fn schedule(line: RotationLine) -> RotationSchedule {
+    RotationSchedule { every_seconds: line.every_seconds, overlap_seconds: line.overlap_seconds }
+}
+
 /// The secrets that the key is to have: the file's, or of a sanitised file those that are here, or one that nothing opens.
 fn secrets(line: &KeyLine, before: Option<&Key>, is_sanitized: bool) -> Vec<ImportedSecret> {
     match before {
@@ -156,6 +162,7 @@ fn merge_key(key: &Key, import: &KeyImport) -> KeyPatch {
         limits: Some(limits),
         metadata: (key.metadata == METADATA_EMPTY).then(|| import.metadata.clone()),
         dedicated: key.dedicated.is_none().then_some(import.dedicated),
+        rotation: import.rotation.filter(|_| key.rotation.is_none()),
         ..KeyPatch::default()
     }
 }

@@ -20,6 +20,12 @@ impl Import {
             None => None,
         };
         let details = line.details();
-        self.settle(stream, &here, Command::Tenant(TenantCommand::Import { details, suspended }), None, prepared)
+        self.settle(
+            stream,
+            &here,
+            Command::Tenant(TenantCommand::Import { details, rotations: line.rotations.clone(), suspended }),
+            None,
+            prepared,
+        )
     }
 }
