@@ -1,14 +1,18 @@
 //! Credentials: what the relay shows an upstream. The log holds references and fingerprints; the secret lies sealed in the vault.
 
+pub mod rotation;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::aggregate::At;
+use crate::aggregate::{At, Context};
 use crate::event::Event;
-use crate::id::{CredentialId, TenantId, UpstreamId};
+use crate::id::{CredentialId, RotationId, TenantId, UpstreamId};
 use crate::stream::Stream;
 use crate::time::Timestamp;
+
+use rotation::{ReplacedSecret, Rotation, RotationCommand, RotationError, RotationStep};
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct CredentialAdded {
@@ -39,8 +43,11 @@ pub struct Credential {
     /// The version of the secret in use; part of its address in the vault.
     pub secret_version: u32,
     pub fingerprint: String,
+    /// Since when this secret is the one in use.
     pub changed_at: Timestamp,
     pub revoked: bool,
+    /// The newest [`rotation::ROTATIONS_KEPT`] rotations, oldest first. The last one may be open.
+    pub rotations: Vec<Rotation>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,6 +55,8 @@ pub enum CredentialCommand {
     Add(CredentialAdded),
     Replace(CredentialReplaced),
     Revoke,
+    /// A step of a rotation.
+    Rotate(RotationCommand),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -60,10 +69,40 @@ pub enum CredentialError {
     Revoked,
     #[error("secret {given} does not follow secret {current}")]
     SecretVersion { current: u32, given: u32 },
+    #[error(transparent)]
+    Rotation(#[from] RotationError),
 }
 
 impl Credential {
-    pub(crate) fn decide(state: Option<&Self>, command: &CredentialCommand) -> Result<Vec<Event>, CredentialError> {
+    /// The number of the next secret. Numbers of secrets that were given up are not used again.
+    pub fn next_secret_version(&self) -> u32 {
+        let staged = self.rotations.iter().map(|rotation| rotation.secret_version);
+        staged.fold(self.secret_version, u32::max).saturating_add(1)
+    }
+
+    /// The rotation of this id, if it is among the newest.
+    pub fn rotation(&self, id: RotationId) -> Option<&Rotation> {
+        self.rotations.iter().find(|rotation| rotation.id == id)
+    }
+
+    /// The rotation that is under way.
+    pub fn open_rotation(&self) -> Option<&Rotation> {
+        self.rotations.last().filter(|rotation| rotation.step.is_open())
+    }
+
+    /// The secret to ask with where the one in use is refused: the old one, as long as both are good.
+    pub fn fallback_secret(&self) -> Option<(&Rotation, &ReplacedSecret)> {
+        self.open_rotation().filter(|rotation| rotation.step == RotationStep::Dual).map(|rotation| (rotation, &rotation.previous))
+    }
+
+    /// The numbers of all secrets that must be in the vault: the one in use, and the other one of an open rotation.
+    pub fn secret_versions(&self) -> Vec<u32> {
+        let others = self.open_rotation().map(|rotation| [rotation.previous.version, rotation.secret_version]);
+        let others = others.into_iter().flatten().filter(|version| *version != self.secret_version);
+        if self.revoked { vec![] } else { std::iter::once(self.secret_version).chain(others).collect() }
+    }
+
+    pub(crate) fn decide(state: Option<&Self>, command: &CredentialCommand, context: &Context) -> Result<Vec<Event>, CredentialError> {
         match (state, command) {
             (None, CredentialCommand::Add(added)) => Ok(vec![Event::CredentialAdded(added.clone())]),
             (Some(_), CredentialCommand::Add(_)) => Err(CredentialError::Exists),
@@ -71,13 +110,27 @@ impl Credential {
             (Some(Self { revoked: true, .. }), CredentialCommand::Revoke) => Ok(vec![]),
             (Some(Self { revoked: true, .. }), _) => Err(CredentialError::Revoked),
             (Some(credential), CredentialCommand::Replace(replaced)) => {
+                if let Some(open) = credential.open_rotation() {
+                    return Err(RotationError::Open(open.id).into());
+                }
                 let (current, given) = (credential.secret_version, replaced.secret_version);
-                if Some(given) != current.checked_add(1) {
+                if given != credential.next_secret_version() || given == current {
                     return Err(CredentialError::SecretVersion { current, given });
                 }
                 Ok(vec![Event::CredentialReplaced(replaced.clone())])
             }
             (Some(_), CredentialCommand::Revoke) => Ok(vec![Event::CredentialRevoked(CredentialRevoked {})]),
+            (Some(credential), CredentialCommand::Rotate(command)) => {
+                let events = rotation::decide(credential, command, context.now)?;
+                let staged = events.iter().find_map(|event| match event {
+                    Event::RotationStaged(staged) => Some(staged.secret_version),
+                    _ => None,
+                });
+                match staged.filter(|given| *given < credential.next_secret_version()) {
+                    Some(given) => Err(CredentialError::SecretVersion { current: credential.secret_version, given }),
+                    None => Ok(events),
+                }
+            }
         }
     }
 
@@ -92,6 +145,7 @@ impl Credential {
                 fingerprint: added.fingerprint.clone(),
                 changed_at: at.time,
                 revoked: false,
+                rotations: vec![],
             }),
             (Some(credential), Event::CredentialReplaced(replaced)) => Some(Self {
                 secret_version: replaced.secret_version,
@@ -100,6 +154,7 @@ impl Credential {
                 ..credential
             }),
             (Some(credential), Event::CredentialRevoked(_)) => Some(Self { revoked: true, changed_at: at.time, ..credential }),
+            (Some(credential), event) if !credential.revoked => rotation::apply(credential, event, at),
             _ => None,
         }
     }
@@ -175,3 +230,11 @@ mod tests {
         given.when(replace(2)).then_refused(CredentialError::Revoked);
     }
 }
+
+#[cfg(test)]
+#[path = "credential/rotation_tests.rs"]
+mod rotation_tests;
+
+#[cfg(test)]
+#[path = "credential/rotation_model_tests.rs"]
+mod rotation_model_tests;

@@ -161,6 +161,24 @@ events! {
     0x0402 CredentialReplaced(credential::CredentialReplaced) of Credential, version 1;
     /// The credential is out of use; its sealed secret is destroyed after this.
     0x0403 CredentialRevoked(credential::CredentialRevoked) of Credential, version 1;
+    /// The next secret is sealed, and a rotation to it begins.
+    0x0410 RotationStaged(credential::rotation::RotationStaged) of Credential, version 1;
+    /// The provider knows the new secret.
+    0x0411 RotationInstalled(credential::rotation::RotationInstalled) of Credential, version 1;
+    /// The provider has answered a call with it.
+    0x0412 RotationTested(credential::rotation::RotationTested) of Credential, version 1;
+    /// The new secret is the one in use, the old one is the fall-back.
+    0x0413 RotationPromoted(credential::rotation::RotationPromoted) of Credential, version 1;
+    /// The old secret is asked no more; it is kept for a rollback.
+    0x0414 RotationDraining(credential::rotation::RotationDraining) of Credential, version 1;
+    /// The old secret is out of use for good; it is destroyed after this.
+    0x0415 RotationFinished(credential::rotation::RotationFinished) of Credential, version 1;
+    /// The new secret was given up before it was used.
+    0x0416 RotationAborted(credential::rotation::RotationAborted) of Credential, version 1;
+    /// The old secret is the one in use again.
+    0x0417 RotationRolledBack(credential::rotation::RotationRolledBack) of Credential, version 1;
+    /// The provider refused the new secret and took the old one.
+    0x0418 RotationFallbackUsed(credential::rotation::RotationFallbackUsed) of Credential, version 1;
     0x0501 PoolCreated(pool::PoolCreated) of Pool, version 1;
     0x0502 PoolChanged(pool::PoolChanged) of Pool, version 1;
     0x0503 PoolRemoved(pool::PoolRemoved) of Pool, version 1;

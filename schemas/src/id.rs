@@ -152,6 +152,8 @@ ids! {
     UpstreamId "up_";
     /// What the relay shows an upstream.
     CredentialId "cred_";
+    /// One rotation of a credential; drawn by the caller or derived from its command, see [`CommandId::new_rotation_id`].
+    RotationId "rot_";
     /// A group of upstreams.
     PoolId "pool_";
     /// Where a policy applies, and how.
@@ -208,6 +210,10 @@ impl CommandId {
 
     pub fn new_credential_id(&self) -> CredentialId {
         CredentialId(self.aggregate("credential"))
+    }
+
+    pub fn new_rotation_id(&self) -> RotationId {
+        RotationId(self.aggregate("rotation"))
     }
 
     pub fn new_pool_id(&self) -> PoolId {

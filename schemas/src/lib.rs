@@ -38,8 +38,8 @@ pub use actor::Actor;
 pub use aggregate::{Aggregate, ApplyError, Command, Context, Head, Rejection, apply, decide};
 pub use event::Event;
 pub use id::{
-    BindingId, ClusterId, CommandId, CredentialId, Digest, IncarnationId, KeyId, PoolId, PublicKey, RecordId, RequestId, SessionId,
-    TenantId, UpstreamId, UserId, WriterId,
+    BindingId, ClusterId, CommandId, CredentialId, Digest, IncarnationId, KeyId, PoolId, PublicKey, RecordId, RequestId, RotationId,
+    SessionId, TenantId, UpstreamId, UserId, WriterId,
 };
 pub use judge::{Verdict, VoidReason, judge};
 pub use record::{Record, Sequence, Version};

@@ -8,8 +8,9 @@ use proptest::prelude::*;
 use crate::aggregate::{self, Aggregate, At, Command, Context, Rejection};
 use crate::binding::{BindingCommand, BindingCreated, BindingPatch, Bound, Mode, OnFault, Scope};
 use crate::cluster::{ClusterCommand, ClusterFounded};
+use crate::credential::rotation::{EndCause, Installer, RotationCommand, RotationFallbackUsed, RotationStaged, RotationTested, StepCause};
 use crate::credential::{CredentialAdded, CredentialCommand, CredentialReplaced};
-use crate::id::{BindingId, ClusterId, CredentialId, Digest, PoolId, PublicKey, TenantId, UpstreamId, WriterId};
+use crate::id::{BindingId, ClusterId, CredentialId, Digest, PoolId, PublicKey, RotationId, TenantId, UpstreamId, WriterId};
 use crate::policy::PolicyKind;
 use crate::pool::{ModelPrice, PoolCommand};
 use crate::tenant::{TenantChanged, TenantCommand, TenantPatch};
@@ -204,6 +205,40 @@ fn any_credential_command() -> impl Strategy<Value = CredentialCommand> {
         })),
         (0_u32..6).prop_map(|secret_version| CredentialCommand::Replace(CredentialReplaced { secret_version, fingerprint: "1:01".into() })),
         Just(CredentialCommand::Revoke),
+        any_rotation_command().prop_map(CredentialCommand::Rotate),
+    ]
+}
+
+fn any_rotation_command() -> impl Strategy<Value = RotationCommand> {
+    let rotation = || (1_u8..4).prop_map(|n| RotationId::from_bytes([n; 16]));
+    prop_oneof![
+        (rotation(), 1_u32..6, any::<bool>()).prop_map(|(rotation, secret_version, compromise)| RotationCommand::Stage {
+            staged: Box::new(RotationStaged {
+                rotation,
+                secret_version,
+                fingerprint: format!("1:{secret_version}"),
+                compromise,
+                window_seconds: 1,
+                grace_seconds: 1,
+                unused_seconds: None,
+                reason: None,
+            }),
+            installed: compromise.then_some(Installer::Operator),
+        }),
+        rotation().prop_map(|rotation| RotationCommand::Install { rotation, by: Installer::Provider }),
+        rotation().prop_map(|rotation| {
+            let node = WriterId::from_bytes([1; 16]);
+            RotationCommand::Pass(Box::new(RotationTested { rotation, node, status: 200, account: None, previous_account: None }))
+        }),
+        rotation().prop_map(|rotation| RotationCommand::Promote { rotation }),
+        rotation().prop_map(|rotation| RotationCommand::Drain { rotation, cause: StepCause::Asked }),
+        rotation().prop_map(|rotation| RotationCommand::Finish { rotation, cause: StepCause::Asked }),
+        rotation().prop_map(|rotation| RotationCommand::Abort { rotation, cause: EndCause::Asked }),
+        rotation().prop_map(|rotation| RotationCommand::RollBack { rotation, cause: EndCause::Asked }),
+        rotation().prop_map(|rotation| {
+            let node = WriterId::from_bytes([1; 16]);
+            RotationCommand::NoteFallback(RotationFallbackUsed { rotation, node, uses: 1, last_used_at: NOW })
+        }),
     ]
 }
 

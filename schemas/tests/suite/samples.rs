@@ -4,6 +4,10 @@
 use ed25519_dalek::SigningKey;
 use schemas::binding::{BindingChanged, BindingCreated, BindingRemoved, BindingRolledBack, Bound, Mode, OnFault, Scope};
 use schemas::cluster::ClusterFounded;
+use schemas::credential::rotation::{
+    EndCause, Installer, RotationAborted, RotationDraining, RotationFallbackUsed, RotationFinished, RotationInstalled, RotationPromoted,
+    RotationRolledBack, RotationStaged, RotationStep, RotationTested, StepCause,
+};
 use schemas::credential::{CredentialAdded, CredentialReplaced, CredentialRevoked};
 use schemas::key::{
     Dedicated, Endpoint, Expiry, ImportedSecret, KeyActivated, KeyActivationAwaited, KeyArchived, KeyChanged, KeyCreated, KeyDetails,
@@ -21,8 +25,8 @@ use schemas::upstream::{
 };
 use schemas::writer::{CounterSignature, WriterEnrolled, WriterRetired};
 use schemas::{
-    Actor, ClusterId, CommandId, CredentialId, Digest, Event, KeyId, PoolId, PublicKey, RecordId, Sealed, Sequence, SessionId, Stream,
-    TenantId, Timestamp, UpstreamId, Version, WriterId,
+    Actor, ClusterId, CommandId, CredentialId, Digest, Event, KeyId, PoolId, PublicKey, RecordId, RotationId, Sealed, Sequence, SessionId,
+    Stream, TenantId, Timestamp, UpstreamId, Version, WriterId,
 };
 
 pub(crate) fn cluster_key() -> SigningKey {
@@ -63,6 +67,10 @@ pub(crate) fn upstream_id() -> UpstreamId {
 
 pub(crate) fn credential_id() -> CredentialId {
     CredentialId::from_bytes(bytes(0x40))
+}
+
+fn rotation_id() -> RotationId {
+    RotationId::from_bytes(bytes(0xb0))
 }
 
 pub(crate) fn pool_id() -> PoolId {
@@ -226,6 +234,35 @@ pub(crate) fn events() -> Vec<Event> {
         }),
         Event::CredentialReplaced(CredentialReplaced { secret_version: 300, fingerprint: "2:101112131415161718191a1b1c1d1e1f".into() }),
         Event::CredentialRevoked(CredentialRevoked {}),
+        Event::RotationStaged(RotationStaged {
+            rotation: rotation_id(),
+            secret_version: 301,
+            fingerprint: "2:202122232425262728292a2b2c2d2e2f".into(),
+            compromise: true,
+            window_seconds: 86_400,
+            grace_seconds: 172_800,
+            unused_seconds: Some(600),
+            reason: Some(sealed()),
+        }),
+        Event::RotationInstalled(RotationInstalled { rotation: rotation_id(), by: Installer::Provider }),
+        Event::RotationTested(RotationTested {
+            rotation: rotation_id(),
+            node: writer_id(&writer_key()),
+            status: 200,
+            account: Some("2:303132333435363738393a3b3c3d3e3f".into()),
+            previous_account: Some("2:303132333435363738393a3b3c3d3e3f".into()),
+        }),
+        Event::RotationPromoted(RotationPromoted { rotation: rotation_id() }),
+        Event::RotationDraining(RotationDraining { rotation: rotation_id(), cause: StepCause::Unused }),
+        Event::RotationFinished(RotationFinished { rotation: rotation_id(), cause: StepCause::Due }),
+        Event::RotationAborted(RotationAborted { rotation: rotation_id(), at: RotationStep::Installed, cause: EndCause::OtherAccount }),
+        Event::RotationRolledBack(RotationRolledBack { rotation: rotation_id(), at: RotationStep::Dual, cause: EndCause::Refused }),
+        Event::RotationFallbackUsed(RotationFallbackUsed {
+            rotation: rotation_id(),
+            node: writer_id(&writer_key()),
+            uses: 300,
+            last_used_at: TIME,
+        }),
         Event::PoolCreated(PoolCreated { name: "default".into() }),
         Event::PoolChanged(PoolChanged { name: "fast".into() }),
         Event::PoolRemoved(PoolRemoved {}),
