@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
 use hyper::body::Incoming;
 use schemas::PoolId;
 use schemas::key::Endpoint;
@@ -16,6 +16,7 @@ use schemas::upstream::Dialect;
 
 use crate::choose::Selection;
 use crate::cooling::Failure;
+use crate::fallback::{self, SendError};
 use crate::gateway::State;
 use crate::headers::{RETRY_AFTER_MS, credential_name};
 use crate::meter::Meter;
@@ -125,22 +126,22 @@ impl Forwarding<'_> {
     }
 
     async fn attempt(&self, target: &Target) -> Result<Response<Incoming>, Miss> {
-        let request = match self.request(target).await {
-            Some(request) => request,
-            None => {
-                self.note(target, Some(Failure::Credential), AttemptResult::Credential);
-                return Err(Miss::Unreachable);
-            }
-        };
-        let response = match self.state.transport.send(request).await {
+        let response = match fallback::send(self.state, target, |credential| self.request(target, credential)).await {
             Ok(response) => response,
             Err(error) => {
                 let upstream = &target.route.upstream.details.name;
-                tracing::warn!(upstream.name = upstream, error = &error as &dyn std::error::Error, "upstream gave no answer");
-                let (failure, result, miss) = match error {
-                    TransportError::Timeout => (Failure::Timeout, AttemptResult::Timeout, Miss::Timeout),
-                    TransportError::Unreachable(_) => (Failure::Unreachable, AttemptResult::Unreachable, Miss::Unreachable),
+                let (failure, result, miss) = match &error {
+                    SendError::Credential(_) | SendError::Address => (Failure::Credential, AttemptResult::Credential, Miss::Unreachable),
+                    SendError::Transport(TransportError::Timeout) => (Failure::Timeout, AttemptResult::Timeout, Miss::Timeout),
+                    SendError::Transport(TransportError::Unreachable(_)) => {
+                        (Failure::Unreachable, AttemptResult::Unreachable, Miss::Unreachable)
+                    }
                 };
+                if matches!(error, SendError::Credential(_)) {
+                    tracing::error!(upstream.name = upstream, error = &error as &dyn std::error::Error, "credential is not at hand");
+                } else {
+                    tracing::warn!(upstream.name = upstream, error = &error as &dyn std::error::Error, "upstream gave no answer");
+                }
                 self.note(target, Some(failure), result);
                 return Err(miss);
             }
@@ -150,16 +151,8 @@ impl Forwarding<'_> {
         if failure.is_some() { Err(Miss::Answer(response)) } else { Ok(response) }
     }
 
-    /// The request for this upstream; none if its credential cannot be had.
-    async fn request(&self, target: &Target) -> Option<http::Request<http_body_util::Full<Bytes>>> {
-        let credential = match self.state.targets.credential(target).await {
-            Ok(credential) => credential,
-            Err(error) => {
-                let upstream = &target.route.upstream.details.name;
-                tracing::error!(upstream.name = upstream, error = &error as &dyn std::error::Error, "credential is not at hand");
-                return None;
-            }
-        };
+    /// The request for this upstream with a header that shows a secret; none if it has no such address.
+    fn request(&self, target: &Target, credential: HeaderValue) -> Option<http::Request<http_body_util::Full<Bytes>>> {
         #[cfg(feature = "faults")]
         if crate::faults::is_planted("leak-credential-in-log") {
             tracing::trace!(credential = ?credential.as_bytes().escape_ascii().to_string(), "asking an upstream");
@@ -202,8 +195,6 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
-
     use super::*;
 
     #[test]

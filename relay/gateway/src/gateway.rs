@@ -76,6 +76,7 @@ pub struct GatewayTasks {
 }
 
 pub(crate) struct State {
+    pub(crate) node: WriterId,
     pub(crate) config: GatewayConfig,
     pub(crate) models: ReadModels,
     pub(crate) vault: Arc<Vault>,
@@ -114,6 +115,7 @@ impl Gateway {
         let activations = Arc::new(Activations::default());
         let (outbox, outbox_reader) = Outbox::new(Arc::clone(&activations), metrics.clone());
         let state = State {
+            node,
             policies,
             activations,
             missing_salts: MissingSalts::default(),

@@ -26,6 +26,7 @@ mod config;
 mod cooling;
 mod decisions;
 mod exchange;
+mod fallback;
 #[cfg(feature = "faults")]
 pub mod faults;
 mod forward;

@@ -29,6 +29,7 @@ pub struct Metrics(Arc<Series>);
 struct Series {
     requests: Family<RequestLabels, Counter>,
     attempts: Family<AttemptLabels, Counter>,
+    fallbacks: Family<DialectLabel, Counter>,
     tokens: Family<TokenLabels, Counter>,
     first_byte: Histogram,
     overhead: Histogram,
@@ -52,6 +53,11 @@ struct RequestLabels {
 struct AttemptLabels {
     dialect: &'static str,
     result: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct DialectLabel {
+    dialect: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -129,6 +135,7 @@ impl Metrics {
         Self(Arc::new(Series {
             requests: Family::default(),
             attempts: Family::default(),
+            fallbacks: Family::default(),
             tokens: Family::default(),
             first_byte: Histogram::new(FIRST_BYTE_BUCKETS),
             overhead: Histogram::new(OVERHEAD_BUCKETS),
@@ -146,6 +153,12 @@ impl Metrics {
         let relay = registry.sub_registry_with_prefix("keyrelay_relay");
         relay.register("requests", "Requests by dialect, outcome and the reason of a refusal", self.0.requests.clone());
         relay.register("upstream_attempts", "Attempts at upstreams by what came of them", self.0.attempts.clone());
+        let fallbacks = self.0.fallbacks.clone();
+        relay.register(
+            "previous_credential_uses",
+            "Requests for which an upstream refused the new credential of a rotation and took the old one",
+            fallbacks,
+        );
         relay.register("tokens", "Tokens settled, in disjoint parts", self.0.tokens.clone());
         let first_byte = self.0.first_byte.clone();
         relay.register_with_unit("upstream_first_byte", "From sending to an upstream to its first byte", Unit::Seconds, first_byte);
@@ -203,6 +216,11 @@ impl Metrics {
 
     pub(crate) fn attempted(&self, dialect: Dialect, result: AttemptResult) {
         self.0.attempts.get_or_create(&AttemptLabels { dialect: dialect.as_str(), result: result.as_str() }).inc();
+    }
+
+    /// The old credential of a rotation was needed.
+    pub(crate) fn fell_back(&self, dialect: Dialect) {
+        self.0.fallbacks.get_or_create(&DialectLabel { dialect: dialect.as_str() }).inc();
     }
 
     pub(crate) fn answered(&self, first_byte_seconds: f64, overhead_seconds: f64) {

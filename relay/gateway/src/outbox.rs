@@ -75,21 +75,22 @@ impl Outbox {
         (outbox.clone(), OutboxReader(outbox))
     }
 
-    /// Puts a command on its way, unless one of its kind is. Never waits.
-    pub(crate) fn offer(&self, outbound: Outbound) {
+    /// Puts a command on its way, unless one of its kind is; whether it did. Never waits.
+    pub(crate) fn offer(&self, outbound: Outbound) -> bool {
         let mut queue = self.0.queue.lock();
         let slot = outbound.slot();
         if queue.slots.contains(&slot) {
-            return;
+            return false;
         }
         if queue.slots.len() >= COMMANDS_MAX {
             self.0.metrics.outbox_dropped().inc();
-            return;
+            return false;
         }
         queue.slots.insert(slot);
         queue.waiting.push_back(outbound);
         drop(queue);
         self.0.filled.notify_one();
+        true
     }
 }
 
@@ -141,7 +142,7 @@ mod tests {
     #[tokio::test]
     async fn one_command_of_a_kind_is_on_its_way_at_a_time() {
         let (outbox, reader, _) = outbox();
-        (1..=9).for_each(|micros| outbox.offer(outbound(1, micros)));
+        assert_eq!((1..=9).filter(|micros| outbox.offer(outbound(1, *micros))).count(), 1);
         outbox.offer(outbound(2, 1));
         let taken = reader.next().await;
         assert_eq!(taken, outbound(1, 1));

@@ -16,13 +16,14 @@ use schemas::credential::Credential;
 use schemas::key::{Dedicated, Endpoint, Key};
 use schemas::pool::Pool;
 use schemas::upstream::{Dialect, Upstream};
-use schemas::{CredentialId, PoolId, TenantId, UpstreamId, name};
+use schemas::{CredentialId, PoolId, RotationId, TenantId, UpstreamId, name};
 use thiserror::Error;
 use tokio::sync::OnceCell;
 use vault::{SecretAddress, UnsealError, Vault};
 use zeroize::Zeroizing;
 
 use crate::address;
+use crate::fallback::{Fallback, Tally};
 use crate::pulse::Pulse;
 
 /// How long a credential that the key store does not show may be on its way to this node.
@@ -61,8 +62,10 @@ pub(crate) struct Target {
     /// The upstream's name as a header.
     pub(crate) name: HeaderValue,
     credential: Credential,
-    /// Shared among snapshots.
-    secret: Arc<Secret>,
+    /// The one in use, shared among snapshots.
+    pub(crate) secret: Arc<Secret>,
+    /// The one to try where that is refused.
+    pub(crate) fallback: Option<Fallback>,
     /// Shared among snapshots.
     pub(crate) pulse: Arc<Pulse>,
     /// What policies are told of it, but for what changes from request to request.
@@ -72,7 +75,8 @@ pub(crate) struct Target {
     models: Uri,
 }
 
-struct Secret {
+/// One secret of a credential, as the header that shows it once it was needed.
+pub(crate) struct Secret {
     id: CredentialId,
     version: u32,
     header: OnceCell<HeaderValue>,
@@ -96,10 +100,10 @@ impl Targets {
         snapshot
     }
 
-    /// The header value that shows the target's credential. The vault is asked once per secret.
-    pub(crate) async fn credential(&self, target: &Target) -> Result<HeaderValue, CredentialError> {
-        let header = target.secret.header.get_or_try_init(|| async {
-            let (vault, address) = (Arc::clone(&self.vault), secret_address(&target.credential));
+    /// The header value that shows a secret of the target's credential. The vault is asked once per secret.
+    pub(crate) async fn header(&self, target: &Target, secret: &Secret) -> Result<HeaderValue, CredentialError> {
+        let header = secret.header.get_or_try_init(|| async {
+            let (vault, address) = (Arc::clone(&self.vault), secret_address(&target.credential, secret.version));
             let plaintext = tokio::task::spawn_blocking(move || vault.unseal_within(&address, CREDENTIAL_WAIT)).await??;
             header_value(target.route.upstream.details.dialect, plaintext).ok_or(CredentialError::Value)
         });
@@ -129,9 +133,25 @@ impl Snapshot {
         self.targets.iter().find(|target| target.route.upstream.id == upstream).map(|target| Arc::clone(&target.pulse))
     }
 
-    fn secret(&self, credential: &Credential) -> Option<Arc<Secret>> {
-        let same = |secret: &&Arc<Secret>| secret.id == credential.id && secret.version == credential.secret_version;
-        self.targets.iter().map(|target| &target.secret).find(same).cloned()
+    /// The secret of this number, as this snapshot has it or anew.
+    fn secret(&self, id: CredentialId, version: u32) -> Arc<Secret> {
+        let secrets = |target: &'_ Arc<Target>| {
+            let fallback = target.fallback.as_ref().map(|fallback| Arc::clone(&fallback.secret));
+            std::iter::once(Arc::clone(&target.secret)).chain(fallback)
+        };
+        let mut all = self.targets.iter().flat_map(secrets);
+        all.find(|secret| secret.id == id && secret.version == version).unwrap_or_else(|| Arc::new(Secret::new(id, version)))
+    }
+
+    fn tally(&self, rotation: RotationId) -> Arc<Tally> {
+        let mut fallbacks = self.targets.iter().filter_map(|target| target.fallback.as_ref());
+        fallbacks.find(|fallback| fallback.rotation == rotation).map(|fallback| Arc::clone(&fallback.tally)).unwrap_or_default()
+    }
+}
+
+impl Secret {
+    const fn new(id: CredentialId, version: u32) -> Self {
+        Self { id, version, header: OnceCell::const_new() }
     }
 }
 
@@ -149,7 +169,11 @@ impl Target {
             Dialect::Openai => ("/chat/completions", "/messages", "/models"),
             Dialect::Anthropic => ("/v1/chat/completions", "/v1/messages", "/v1/models"),
         };
-        let secret = || Secret { id: credential.id, version: credential.secret_version, header: OnceCell::new() };
+        let fallback = credential.fallback_secret().map(|(rotation, previous)| Fallback {
+            rotation: rotation.id,
+            secret: last.secret(credential.id, previous.version),
+            tally: last.tally(rotation.id),
+        });
         Some(Self {
             route: Arc::clone(route),
             is_open: route.upstream.is_enabled() && pool.is_some(),
@@ -157,11 +181,25 @@ impl Target {
             credential: credential.clone(),
             pulse: last.pulse(route.upstream.id).unwrap_or_default(),
             facts: facts(&route.upstream, pool),
-            secret: last.secret(credential).unwrap_or_else(|| Arc::new(secret())),
+            secret: last.secret(credential.id, credential.secret_version),
+            fallback,
             chat_completions: below(&base, chat_completions)?,
             messages: below(&base, messages)?,
             models: below(&base, models)?,
         })
+    }
+
+    pub(crate) fn tenant(&self) -> &TenantId {
+        &self.credential.tenant
+    }
+
+    pub(crate) fn credential_id(&self) -> CredentialId {
+        self.credential.id
+    }
+
+    /// One of the credential's secrets, whether or not it is in use; none of a number that has no secret.
+    pub(crate) fn secret_of(&self, version: u32) -> Option<Secret> {
+        self.credential.secret_versions().contains(&version).then(|| Secret::new(self.credential.id, version))
     }
 
     /// Where a request for the endpoint goes, with a query if there is one.
@@ -233,13 +271,13 @@ fn below(base: &Uri, path: &str) -> Option<Uri> {
     Builder::new().scheme(scheme.clone()).authority(authority.clone()).path_and_query(path).build().ok()
 }
 
-fn secret_address(credential: &Credential) -> SecretAddress {
+fn secret_address(credential: &Credential, version: u32) -> SecretAddress {
     SecretAddress {
         tenant: credential.tenant.clone(),
         owner_kind: "credential",
         owner_id: *credential.id.as_bytes(),
         field: "secret",
-        version: credential.secret_version,
+        version,
         origin: credential.origin.clone(),
     }
 }

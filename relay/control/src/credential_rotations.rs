@@ -1,0 +1,242 @@
+//! Rotations of upstream credentials, taken forward: whatever step comes next and may be taken now is taken, by whichever node holds the lease.
+//!
+//! What there is to do is worked out from the state of the credential and the time alone, so that a node which takes over after another one died goes on
+//! where that one was. The lease only keeps two nodes from doing the same; that nothing is done twice is the log's doing. A secret that went out of
+//! use is destroyed after the record that says so, and again until the key store has confirmed it.
+
+mod scheduler;
+mod trial;
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use coordination::Coordination;
+use parking_lot::Mutex;
+use projector::{ReadModels, Route};
+use schemas::credential::rotation::{EndCause, Rotation, RotationCommand, RotationStep};
+use schemas::credential::{Credential, CredentialCommand};
+use schemas::{Actor, Command, CommandId, Digest, RotationId, Sequence, Stream, Timestamp};
+use thiserror::Error;
+use tokio::time::Instant;
+use vault::{StoreError, Vault};
+
+use crate::commands::{Commands, ExecuteError, Request};
+use crate::fence::{Applied, FencePosts};
+use crate::http::{ProbeSecret, enrolled_nodes, secret_address};
+use crate::{Clock, Receipt};
+
+pub use scheduler::RotationScheduler;
+pub(crate) use trial::{Trial, TrialOutcome};
+
+/// Requests that needed the old secret, from which on a rotation is rolled back whatever a call of our own says.
+const REFUSALS_MAX: u64 = 3;
+/// How long a step waits for live nodes that are behind, after which it is taken all the same.
+const FENCE_SECONDS_MAX: u64 = 600;
+/// The same where the old secret is known to others.
+const FENCE_SECONDS_MAX_COMPROMISE: u64 = 20;
+/// For how long after its end it is looked whether the secret of a rotation is destroyed; what is left then goes with the orphans.
+const ERASE_SECONDS: u64 = 48 * 3600;
+
+/// Takes rotations forward.
+pub struct CredentialRotations {
+    pub commands: Commands,
+    pub models: ReadModels,
+    pub vault: Arc<Vault>,
+    pub coordination: Arc<dyn Coordination>,
+    pub clock: Clock,
+    pub probe: ProbeSecret,
+    /// What this node has done about rotations that the log does not say.
+    pub notes: RotationNotes,
+}
+
+/// What a node remembers of rotations until it ends. All of it may be lost.
+#[derive(Default)]
+pub struct RotationNotes {
+    trials: trial::Trials,
+    /// Rotations whose destroyed secret the key store has confirmed. Written by the scheduler and by requests.
+    erased: Mutex<HashSet<RotationId>>,
+}
+
+/// What comes next in a rotation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Next {
+    /// Ask the provider with the new secret.
+    Try,
+    /// Take this step.
+    Step(StepOf),
+    /// Ask the provider whether it still takes the new secret: the old one was needed.
+    TryAgain,
+    /// Destroy the secret that is out of use.
+    Erase,
+}
+
+/// A step that needs no call of the provider.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum StepOf {
+    Promote,
+    Drain(schemas::credential::rotation::StepCause),
+    Finish(schemas::credential::rotation::StepCause),
+    Abort(EndCause),
+    RollBack(EndCause),
+}
+
+/// Why a rotation does not go on now.
+#[derive(Debug, Error)]
+pub(crate) enum RotationStepError {
+    #[error("the record could not be written")]
+    Execute(#[from] ExecuteError),
+    #[error("the read models cannot be read")]
+    Read(#[from] projector::ReadError),
+    #[error("a secret that is out of use could not be destroyed yet")]
+    Erase(#[from] StoreError),
+    #[error("a task ended early")]
+    Task(#[from] tokio::task::JoinError),
+}
+
+impl CredentialRotations {
+    /// What the newest rotation of a credential needs now, if anything.
+    fn next(&self, credential: &Credential, now: Timestamp) -> Option<(Rotation, Next)> {
+        let rotation = credential.rotations.last()?;
+        let next = match rotation.step {
+            // Whoever staged it tells when the provider knows it.
+            RotationStep::Staged => None,
+            RotationStep::Installed if rotation.step_at.plus_seconds(trial::UNTESTABLE_SECONDS) <= now => {
+                Some(Next::Step(StepOf::Abort(EndCause::Untestable)))
+            }
+            RotationStep::Installed => self.notes.trials.is_due(rotation.id).then_some(Next::Try),
+            RotationStep::Tested => Some(Next::Step(StepOf::Promote)),
+            RotationStep::Dual if rotation.fallback.uses >= REFUSALS_MAX => Some(Next::Step(StepOf::RollBack(EndCause::Refused))),
+            RotationStep::Dual if self.notes.trials.is_news(rotation) => Some(Next::TryAgain),
+            RotationStep::Dual => rotation.due(now).map(|cause| Next::Step(StepOf::Drain(cause))),
+            RotationStep::Draining => rotation.due(now).map(|cause| Next::Step(StepOf::Finish(cause))),
+            RotationStep::Finished | RotationStep::Aborted | RotationStep::RolledBack => {
+                let is_recent = rotation.step_at.plus_seconds(ERASE_SECONDS) > now;
+                (is_recent && !self.notes.erased.lock().contains(&rotation.id)).then_some(Next::Erase)
+            }
+        };
+        next.map(|next| (rotation.clone(), next))
+    }
+
+    /// Does what comes next. Whoever asks sees the outcome in the log.
+    async fn go_on(&self, route: &Route, credential: &Credential, rotation: &Rotation, next: Next) -> Result<(), RotationStepError> {
+        let step = match next {
+            Next::Erase => return self.erase_loser(credential, rotation).await,
+            Next::Try => match self.trial(route, rotation).await {
+                TrialOutcome::Passed(tested) => {
+                    let command = RotationCommand::Pass(Box::new(tested));
+                    self.execute(credential, rotation, command).await?;
+                    return Ok(());
+                }
+                TrialOutcome::Ended(cause) => StepOf::Abort(cause),
+                TrialOutcome::Again(_) => return Ok(()),
+            },
+            Next::TryAgain => match self.trial_again(route, rotation).await {
+                true => return Ok(()),
+                false => StepOf::RollBack(EndCause::Refused),
+            },
+            Next::Step(step) => step,
+        };
+        let waits = matches!(step, StepOf::Promote | StepOf::Finish(_));
+        if waits && !self.all_know(credential, rotation).await? {
+            return Ok(());
+        }
+        let id = rotation.id;
+        let command = match step {
+            StepOf::Promote => RotationCommand::Promote { rotation: id },
+            StepOf::Drain(cause) => RotationCommand::Drain { rotation: id, cause },
+            StepOf::Finish(cause) => RotationCommand::Finish { rotation: id, cause },
+            StepOf::Abort(cause) => RotationCommand::Abort { rotation: id, cause },
+            StepOf::RollBack(cause) => RotationCommand::RollBack { rotation: id, cause },
+        };
+        let receipt = self.execute(credential, rotation, command).await?;
+        self.after(receipt).await
+    }
+
+    /// Executes a step for the scheduler. Two nodes at once, or one twice, are one command.
+    async fn execute(&self, credential: &Credential, rotation: &Rotation, command: RotationCommand) -> Result<Receipt, RotationStepError> {
+        let stream = Stream::credential(credential.tenant.clone(), credential.id);
+        let name = format!("rotation {} after {}", rotation.id, rotation.step.as_str());
+        let request = Request {
+            command_id: CommandId::of(&credential.tenant, &Actor::Scheduler, &format!("{name}: {}", verb(&command))),
+            command: Command::Credential(CredentialCommand::Rotate(command)),
+            actor: Actor::Scheduler,
+            request_digest: Digest::blake3(b"keyrelay credential rotation"),
+            if_version: None,
+            deadline: Commands::deadline(),
+            stream,
+        };
+        Ok(self.commands.execute(request).await?)
+    }
+
+    /// Destroys the secret that a step took out of use, if it took one, and tells of it.
+    pub(crate) async fn after(&self, receipt: Receipt) -> Result<(), RotationStepError> {
+        let schemas::Aggregate::Credential(credential) = receipt.aggregate else { return Ok(()) };
+        let Some(rotation) = credential.rotations.last() else { return Ok(()) };
+        let (id, step, end) = (rotation.id, rotation.step, rotation.end);
+        match step {
+            RotationStep::RolledBack => tracing::error!(rotation.id = %id, ?end, "a rotation was rolled back: the old credential is in use again"),
+            RotationStep::Aborted => tracing::warn!(rotation.id = %id, ?end, "a rotation was aborted: the credential is as it was"),
+            step => tracing::info!(rotation.id = %id, step = step.as_str(), "a rotation has gone on"),
+        }
+        if step.is_open() {
+            return Ok(());
+        }
+        self.erase_loser(&credential, rotation).await
+    }
+
+    /// Destroys the secret that the end of a rotation took out of use. Doing it again is safe.
+    async fn erase_loser(&self, credential: &Credential, rotation: &Rotation) -> Result<(), RotationStepError> {
+        let version = match rotation.step {
+            RotationStep::Finished => rotation.previous.version,
+            _ => rotation.secret_version,
+        };
+        if !credential.revoked && version == credential.secret_version {
+            return Ok(());
+        }
+        let address = secret_address(&credential.tenant, credential.id, version, &credential.origin);
+        let vault = Arc::clone(&self.vault);
+        tokio::task::spawn_blocking(move || vault.erase(&address)).await??;
+        self.notes.erased.lock().insert(rotation.id);
+        Ok(())
+    }
+
+    /// Whether all live nodes know what the credential has come to, or were waited for long enough. A node that does not would go on with the secret
+    /// that is about to be destroyed, or not find the new one.
+    async fn all_know(&self, credential: &Credential, rotation: &Rotation) -> Result<bool, RotationStepError> {
+        let patience = if rotation.compromise { FENCE_SECONDS_MAX_COMPROMISE } else { FENCE_SECONDS_MAX };
+        if rotation.step_at.plus_seconds(patience) <= (self.clock)() {
+            tracing::warn!(rotation.id = %rotation.id, "a rotation goes on though a live node may not know of it yet");
+            return Ok(true);
+        }
+        let (_, head) = self.models.load(&Stream::credential(credential.tenant.clone(), credential.id))?;
+        Ok(self.is_known(head.sequence).await?)
+    }
+
+    async fn is_known(&self, sequence: Sequence) -> Result<bool, projector::ReadError> {
+        let posts = FencePosts {
+            coordination: &*self.coordination,
+            models: &self.models,
+            this: self.commands.writer().id(),
+            enrolled: enrolled_nodes(&self.models)?,
+            applied: Applied::Record,
+            began: Instant::now(),
+        };
+        Ok(posts.wait(sequence, Duration::ZERO).await.reached)
+    }
+}
+
+/// What a command does, for its id.
+const fn verb(command: &RotationCommand) -> &'static str {
+    match command {
+        RotationCommand::Stage { .. } => "stage",
+        RotationCommand::Install { .. } => "install",
+        RotationCommand::Pass(_) => "pass",
+        RotationCommand::Promote { .. } => "promote",
+        RotationCommand::Drain { .. } => "drain",
+        RotationCommand::Finish { .. } => "finish",
+        RotationCommand::Abort { .. } => "abort",
+        RotationCommand::RollBack { .. } => "roll back",
+        RotationCommand::NoteFallback(_) => "note",
+    }
+}
