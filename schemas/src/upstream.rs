@@ -34,6 +34,38 @@ impl Dialect {
 /// The largest priority and weight.
 pub const RANK_MAX: u32 = 10_000;
 
+/// How much harm a leaked secret of an upstream does, and so how often it is to be rotated. Said by a tag: `risk:metered`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum RiskClass {
+    /// A provider's that is paid by use: 7 days.
+    Metered,
+    /// One's own, inside one's own network: 30 days.
+    Internal,
+    /// One with more rights than calls need: a day.
+    Privileged,
+}
+
+impl RiskClass {
+    /// The age at which a secret of this class is due for a rotation.
+    pub const fn interval_seconds(self) -> u64 {
+        const DAY: u64 = 86_400;
+        match self {
+            Self::Metered => 7 * DAY,
+            Self::Internal => 30 * DAY,
+            Self::Privileged => DAY,
+        }
+    }
+
+    const fn tag(self) -> &'static str {
+        match self {
+            Self::Metered => "risk:metered",
+            Self::Internal => "risk:internal",
+            Self::Privileged => "risk:privileged",
+        }
+    }
+}
+
 /// What of an upstream can be changed, but for its credential.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct UpstreamDetails {
@@ -175,6 +207,12 @@ impl Upstream {
     /// The origin that a credential of this upstream is bound to.
     pub fn origin(&self) -> &str {
         origin(&self.details.base_url).unwrap_or_default()
+    }
+
+    /// The risk class that its tags name; of several the one that is due soonest.
+    pub fn risk(&self) -> Option<RiskClass> {
+        let classes = [RiskClass::Privileged, RiskClass::Metered, RiskClass::Internal];
+        classes.into_iter().find(|class| self.labels.tags.iter().any(|tag| tag == class.tag()))
     }
 
     /// Whether requests may be sent to it, as far as operators decide.

@@ -8,7 +8,7 @@ mod behaviour;
 mod openai;
 mod speech;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -80,6 +80,9 @@ struct Memory {
     abandoned: watch::Sender<u64>,
     /// Wakes the answers that are held.
     release: Notify,
+    /// Credentials that are taken no more, and whose the others are.
+    refused: Mutex<BTreeSet<String>>,
+    accounts: Mutex<BTreeMap<String, String>>,
 }
 
 impl ScriptedUpstream {
@@ -98,6 +101,8 @@ impl ScriptedUpstream {
             spoken_bytes: AtomicU64::new(0),
             abandoned: watch::Sender::new(0),
             release: Notify::new(),
+            refused: Mutex::default(),
+            accounts: Mutex::default(),
         });
         let running = CancellationToken::new();
         tokio::spawn(running.clone().run_until_cancelled_owned(accept(listener, Arc::clone(&memory))));
@@ -122,6 +127,26 @@ impl ScriptedUpstream {
     /// What every request gets that nothing else is said about.
     pub fn always(&self, behaviour: Behaviour) {
         *locked(&self.memory.default) = behaviour;
+    }
+
+    /// Answers 401 to a credential from now on.
+    pub fn refuse(&self, credential: &str) {
+        locked(&self.memory.refused).insert(credential.to_owned());
+    }
+
+    /// Takes a credential again.
+    pub fn take(&self, credential: &str) {
+        locked(&self.memory.refused).remove(credential);
+    }
+
+    /// Names an account in the answers to a credential.
+    pub fn name_account(&self, credential: &str, account: &str) {
+        locked(&self.memory.accounts).insert(credential.to_owned(), account.to_owned());
+    }
+
+    /// How many requests showed a credential so far.
+    pub fn shown(&self, credential: &str) -> usize {
+        locked(&self.memory.seen).iter().filter(|seen| seen.credential() == credential).count()
     }
 
     pub fn seen(&self) -> Vec<Seen> {
@@ -155,6 +180,12 @@ impl ScriptedUpstream {
 }
 
 impl Seen {
+    /// What the request showed.
+    pub fn credential(&self) -> &str {
+        let bearer = self.header("authorization").strip_prefix("Bearer ");
+        bearer.unwrap_or_else(|| self.header("x-api-key"))
+    }
+
     pub fn header(&self, name: &str) -> &str {
         self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
     }
@@ -219,8 +250,14 @@ async fn spoken(memory: Arc<Memory>, dialect: &dyn Dialect, path: &str, seen: &S
     if [seen.header("authorization"), seen.header("x-api-key")].iter().any(|key| key.contains("wrong")) {
         return text(StatusCode::UNAUTHORIZED, dialect.error(401));
     }
+    if locked(&memory.refused).contains(seen.credential()) {
+        return text(StatusCode::UNAUTHORIZED, dialect.error(401));
+    }
     if path.ends_with("/models") {
-        return text(StatusCode::OK, dialect.models());
+        let mut answer = text(StatusCode::OK, dialect.models());
+        let account = locked(&memory.accounts).get(seen.credential()).and_then(|account| account.parse().ok());
+        account.map(|account| answer.headers_mut().insert("openai-organization", account));
+        return answer;
     }
     let request: Value = match serde_json::from_slice(&seen.body) {
         Ok(request) if path.ends_with("/chat/completions") || path.ends_with("/messages") => request,

@@ -99,6 +99,16 @@ fn rows() -> Vec<(&'static str, Asked)> {
         ("POST /upstreams/{id}/disable", InTenant("/upstreams/$upstream/disable", json!({}), 404)),
         ("POST /upstreams/{id}/enable", InTenant("/upstreams/$upstream/enable", json!({}), 404)),
         ("POST /upstreams/{id}/test", InTenant("/upstreams/$upstream/test", Value::Null, 404)),
+        ("GET /upstreams/{id}/rotations", get("/upstreams/$upstream/rotations", 404)),
+        ("GET /upstreams/{id}/rotations", get("/upstreams/bravo-upstream/rotations", 404)),
+        ("GET /upstreams/{id}/rotations/{rotation}", get("/upstreams/$upstream/rotations/$rotation", 404)),
+        ("POST /upstreams/{id}/rotations", InTenant("/upstreams/$upstream/rotations", json!({ "credential": "sk-mine-now" }), 404)),
+        ("POST /upstreams/{id}/rotations/{rotation}/advance", InTenant("/upstreams/$upstream/rotations/$rotation/advance", json!({}), 404)),
+        ("POST /upstreams/{id}/rotations/{rotation}/abort", InTenant("/upstreams/$upstream/rotations/$rotation/abort", json!({}), 404)),
+        (
+            "POST /upstreams/{id}/rotations/{rotation}/rollback",
+            InTenant("/upstreams/$upstream/rotations/$rotation/rollback", json!({}), 404),
+        ),
         // A name is taken in a tenant, not in the cluster.
         ("POST /pools", InTenant("/pools", json!({ "name": "bravo-pool" }), 201)),
         ("PATCH /pools/{id}", InTenant("/pools/$pool", json!({ "name": "taken" }), 404)),
@@ -229,6 +239,7 @@ impl Things {
             Ok(admin.get(&format!("/requests/{denied}")).await?.status.is_success().then_some(()))
         })
         .await?;
+        let rotation = ended_rotation(admin, text(upstream, "/upstream/id")?).await?;
         let events = admin.get(&format!("/events?stream={}", key.id)).await?.success()?;
         let ids = vec![
             ("$key", key.id.clone()),
@@ -237,6 +248,7 @@ impl Things {
             ("$pool", text(pool, "/pool/id")?.to_owned()),
             ("$policy", digest),
             ("$binding", text(&binding, "/binding/id")?.to_owned()),
+            ("$rotation", rotation),
             ("$request", request.clone()),
             ("$denied", denied),
             ("$command", text(&events, "/events/0/command_id")?.to_owned()),
@@ -253,6 +265,17 @@ impl Things {
         let marks = self.ids.iter().map(|(_, id)| id.as_str()).chain([BRAVO]);
         marks.filter(|mark| !question.contains(mark)).find(|mark| answer.contains(mark))
     }
+}
+
+/// A rotation that is over, so that nothing more happens to it.
+async fn ended_rotation(admin: &Admin, upstream: &str) -> Result<String> {
+    let path = format!("/upstreams/{upstream}/rotations");
+    let begun = admin.post(&path, &json!({ "credential": "sk-provider-bravo-next" })).await?.success()?;
+    let rotation = text(&begun, "/rotation/id")?.to_owned();
+    if !admin.post(&format!("{path}/{rotation}/abort"), &json!({})).await?.status.is_success() {
+        admin.post(&format!("{path}/{rotation}/rollback"), &json!({})).await?.success()?;
+    }
+    Ok(rotation)
 }
 
 /// Everything that a tenant shows of itself, without where the models stand.

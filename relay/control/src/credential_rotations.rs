@@ -8,15 +8,14 @@ mod scheduler;
 mod trial;
 
 use std::collections::HashSet;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use coordination::Coordination;
-use parking_lot::Mutex;
 use projector::{ReadModels, Route};
-use schemas::credential::rotation::{EndCause, Rotation, RotationCommand, RotationStep};
+use schemas::credential::rotation::{EndCause, Rotation, RotationCommand, RotationStep, StepCause};
 use schemas::credential::{Credential, CredentialCommand};
-use schemas::{Actor, Command, CommandId, Digest, RotationId, Sequence, Stream, Timestamp};
+use schemas::{Actor, Aggregate, Command, CommandId, Digest, RotationId, Sequence, Stream, Timestamp};
 use thiserror::Error;
 use tokio::time::Instant;
 use vault::{StoreError, Vault};
@@ -27,7 +26,7 @@ use crate::http::{ProbeSecret, enrolled_nodes, secret_address};
 use crate::{Clock, Receipt};
 
 pub use scheduler::RotationScheduler;
-pub(crate) use trial::{Trial, TrialOutcome};
+pub(crate) use trial::TrialOutcome;
 
 /// Requests that needed the old secret, from which on a rotation is rolled back whatever a call of our own says.
 const REFUSALS_MAX: u64 = 3;
@@ -75,8 +74,8 @@ enum Next {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum StepOf {
     Promote,
-    Drain(schemas::credential::rotation::StepCause),
-    Finish(schemas::credential::rotation::StepCause),
+    Drain(StepCause),
+    Finish(StepCause),
     Abort(EndCause),
     RollBack(EndCause),
 }
@@ -92,6 +91,16 @@ pub(crate) enum RotationStepError {
     Erase(#[from] StoreError),
     #[error("a task ended early")]
     Task(#[from] tokio::task::JoinError),
+}
+
+impl RotationNotes {
+    fn is_erased(&self, rotation: RotationId) -> bool {
+        self.erased.lock().unwrap_or_else(PoisonError::into_inner).contains(&rotation)
+    }
+
+    fn note_erased(&self, rotation: RotationId) {
+        self.erased.lock().unwrap_or_else(PoisonError::into_inner).insert(rotation);
+    }
 }
 
 impl CredentialRotations {
@@ -112,7 +121,7 @@ impl CredentialRotations {
             RotationStep::Draining => rotation.due(now).map(|cause| Next::Step(StepOf::Finish(cause))),
             RotationStep::Finished | RotationStep::Aborted | RotationStep::RolledBack => {
                 let is_recent = rotation.step_at.plus_seconds(ERASE_SECONDS) > now;
-                (is_recent && !self.notes.erased.lock().contains(&rotation.id)).then_some(Next::Erase)
+                (is_recent && !self.notes.is_erased(rotation.id)).then_some(Next::Erase)
             }
         };
         next.map(|next| (rotation.clone(), next))
@@ -171,11 +180,13 @@ impl CredentialRotations {
 
     /// Destroys the secret that a step took out of use, if it took one, and tells of it.
     pub(crate) async fn after(&self, receipt: Receipt) -> Result<(), RotationStepError> {
-        let schemas::Aggregate::Credential(credential) = receipt.aggregate else { return Ok(()) };
+        let Aggregate::Credential(credential) = receipt.aggregate else { return Ok(()) };
         let Some(rotation) = credential.rotations.last() else { return Ok(()) };
         let (id, step, end) = (rotation.id, rotation.step, rotation.end);
         match step {
-            RotationStep::RolledBack => tracing::error!(rotation.id = %id, ?end, "a rotation was rolled back: the old credential is in use again"),
+            RotationStep::RolledBack => {
+                tracing::error!(rotation.id = %id, ?end, "a rotation was rolled back: the old credential is in use again")
+            }
             RotationStep::Aborted => tracing::warn!(rotation.id = %id, ?end, "a rotation was aborted: the credential is as it was"),
             step => tracing::info!(rotation.id = %id, step = step.as_str(), "a rotation has gone on"),
         }
@@ -197,7 +208,7 @@ impl CredentialRotations {
         let address = secret_address(&credential.tenant, credential.id, version, &credential.origin);
         let vault = Arc::clone(&self.vault);
         tokio::task::spawn_blocking(move || vault.erase(&address)).await??;
-        self.notes.erased.lock().insert(rotation.id);
+        self.notes.note_erased(rotation.id);
         Ok(())
     }
 

@@ -31,10 +31,11 @@ use utoipa::OpenApi as _;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-pub use app::{App, AppParts, Probe, ProbeOutcome, Stop};
+pub use app::{App, AppParts, Probe, ProbeOutcome, ProbeSecret, Stop};
 pub(crate) use conventions::named_pool;
 pub(crate) use error::{ApiError, rejection_code};
 pub(crate) use keys::{FREE_TEXT_LENGTH_MAX, brought};
+pub(crate) use nodes::enrolled as enrolled_nodes;
 pub(crate) use upstreams::{canonical_base_url, secret_address};
 
 /// What the document says about the API as a whole.
@@ -104,6 +105,11 @@ fn routes() -> OpenApiRouter<App> {
         .routes(routes!(upstreams::disable))
         .routes(routes!(upstreams::enable))
         .routes(routes!(upstreams::test))
+        .routes(routes!(upstreams::rotations::rotate, upstreams::rotations::list))
+        .routes(routes!(upstreams::rotations::show))
+        .routes(routes!(upstreams::rotations::advance))
+        .routes(routes!(upstreams::rotations::abort))
+        .routes(routes!(upstreams::rotations::roll_back))
         .routes(routes!(pools::create, pools::list))
         .routes(routes!(pools::show, pools::update, pools::remove))
         .routes(routes!(policies::upload, policies::list))

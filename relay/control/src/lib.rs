@@ -6,6 +6,7 @@
 pub mod audit;
 pub mod backup;
 pub mod commands;
+mod credential_rotations;
 pub mod decisions;
 mod expiry;
 #[cfg(feature = "faults")]
@@ -29,9 +30,10 @@ use std::sync::Arc;
 use schemas::Timestamp;
 
 pub use commands::{Commands, CommandsParts, ExecuteError, Receipt, Request};
+pub use credential_rotations::{CredentialRotations, RotationNotes, RotationScheduler};
 pub use expiry::ExpirySweeper;
 pub use health::{Health, LogHealth, NodeHealth, SpoolHealth, Trust};
-pub use http::{App, AppParts, Probe, ProbeOutcome, Stop, openapi, router};
+pub use http::{App, AppParts, Probe, ProbeOutcome, ProbeSecret, Stop, openapi, router};
 pub use leaks::{LeakConfig, LeakIntake};
 pub use metrics::Metrics;
 pub use rebuilds::Rebuilds;

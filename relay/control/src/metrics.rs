@@ -16,6 +16,21 @@ struct OutcomeLabel {
     outcome: &'static str,
 }
 
+/// One upstream; its name may change, so it is the id.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct UpstreamLabels {
+    pub(crate) tenant: String,
+    pub(crate) upstream: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct RotationLabels {
+    pub(crate) tenant: String,
+    pub(crate) upstream: String,
+    /// `idle`, or a step.
+    pub(crate) status: &'static str,
+}
+
 /// Counters of the control plane. Cheap to clone; all clones count together.
 #[derive(Debug, Clone)]
 pub struct Metrics {
@@ -36,6 +51,34 @@ pub struct Metrics {
     pub(crate) policy_bindings: Gauge,
     pub(crate) policies_loaded: Gauge,
     pub(crate) policies_missing: Gauge,
+    pub(crate) credentials: CredentialMetrics,
+}
+
+/// How the credentials of upstreams stand. Written anew when the metrics are read.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct CredentialMetrics {
+    pub(crate) age_seconds: Family<UpstreamLabels, Gauge>,
+    pub(crate) overdue_seconds: Family<UpstreamLabels, Gauge>,
+    pub(crate) rotation: Family<RotationLabels, Gauge>,
+    pub(crate) previous_uses: Family<UpstreamLabels, Gauge>,
+}
+
+impl CredentialMetrics {
+    fn register(&self, registry: &mut Registry) {
+        registry.register("keyrelay_credential_age_seconds", "Age of the secret that an upstream is shown", self.age_seconds.clone());
+        let overdue = "Seconds since an upstream's secret was due for a rotation by its risk class; negative before that";
+        registry.register("keyrelay_credential_overdue_seconds", overdue, self.overdue_seconds.clone());
+        registry.register("keyrelay_credential_rotation", "1 for where the rotation of an upstream's secret stands", self.rotation.clone());
+        let uses = "Requests for which the upstream refused the new secret of the rotation under way and took the old one";
+        registry.register("keyrelay_credential_previous_uses", uses, self.previous_uses.clone());
+    }
+
+    pub(crate) fn clear(&self) {
+        self.age_seconds.clear();
+        self.overdue_seconds.clear();
+        self.rotation.clear();
+        self.previous_uses.clear();
+    }
 }
 
 impl Metrics {
@@ -59,7 +102,9 @@ impl Metrics {
             policy_bindings: Gauge::default(),
             policies_loaded: Gauge::default(),
             policies_missing: Gauge::default(),
+            credentials: CredentialMetrics::default(),
         };
+        metrics.credentials.register(registry);
         registry.register("keyrelay_commands", "Commands by outcome", metrics.commands.clone());
         registry.register("keyrelay_append_seconds", "Time of an append until its outcome", metrics.append_seconds.clone());
         registry.register("keyrelay_projector_position", "Last sequence applied to the read models", metrics.position.clone());

@@ -133,7 +133,9 @@ mod tests {
 
     #[test]
     fn only_a_refused_secret_is_a_reason_to_try_the_other_one() {
-        for (status, is_refusal) in [(401, true), (403, true), (200, false), (400, false), (402, false), (404, false), (429, false), (500, false)] {
+        for (status, is_refusal) in
+            [(401, true), (403, true), (200, false), (400, false), (402, false), (404, false), (429, false), (500, false)]
+        {
             assert_eq!(StatusCode::from_u16(status).map(refuses).ok(), Some(is_refusal), "{status}");
         }
     }

@@ -18,7 +18,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
 use control::founding::{self, Foundation, Sources};
-use control::{App, AppParts, Clock, Commands, CommandsParts, ExpirySweeper, Metrics, ProbeOutcome, Rebuilds, Rotations};
+use control::{
+    App, AppParts, Clock, Commands, CommandsParts, CredentialRotations, ExpirySweeper, Metrics, ProbeOutcome, Rebuilds, RotationNotes,
+    RotationScheduler, Rotations,
+};
 use event_log::artefacts::Snapshots;
 use event_log::{EventLog, ReadError};
 use gateway::{DecisionSink, Gateway, GatewayParts, GatewayTasks};
@@ -205,6 +208,15 @@ impl Node {
         });
         tasks.tracker.spawn(outbox::run(outbox_reader, commands.clone(), tasks.tracker.clone(), tasks.close.clone()));
         let coordination = membership::coordination(self.storage.cluster.as_ref(), cluster.id, writer_id, self.clock.clone());
+        let rotations = Arc::new(CredentialRotations {
+            commands: commands.clone(),
+            models: self.models.clone(),
+            vault: vault.clone(),
+            coordination: coordination.clone(),
+            clock: self.clock.clone(),
+            probe: probe_secret(&gateway),
+            notes: RotationNotes::default(),
+        });
         let leaks = self.config.leak_intake()?.map(Arc::new);
         let (ready, is_ready) = watch::channel(false);
         let (caught_up, has_caught_up) = watch::channel(false);
@@ -221,6 +233,7 @@ impl Node {
             metrics: control_metrics.clone(),
             registry: Arc::new(registry),
             probe: probe(&gateway),
+            rotations: rotations.clone(),
             cluster_id: cluster.id,
             owner_token_hash: cluster.owner_token_hash,
             coordination: coordination.clone(),
@@ -279,6 +292,7 @@ impl Node {
             caught_up.send_replace(true);
             ready.send_replace(true);
             tasks.tracker.spawn(sweeper.run(tasks.close.clone()));
+            tasks.tracker.spawn(RotationScheduler(rotations).run(tasks.close.clone()));
             tasks.tracker.spawn(upkeep::sweep_vault(vault.clone(), self.models.clone(), self.clock.clone(), tasks.close.clone()));
             let sequence = self.models.position().sequence;
             announce(&self.config.data, &relay_origin, &admin_origin, writer_id, sequence, &*log)?;
@@ -412,10 +426,20 @@ fn probe(gateway: &Gateway) -> control::Probe {
     let gateway = gateway.clone();
     Arc::new(move |upstream| {
         let gateway = gateway.clone();
-        Box::pin(async move {
-            let probed = gateway.probe(upstream).await;
-            let elapsed_ms = u64::try_from(probed.elapsed.as_millis()).unwrap_or(u64::MAX);
-            ProbeOutcome { status: probed.status.map(|status| status.as_u16()), elapsed_ms, error: probed.error }
-        })
+        Box::pin(async move { outcome(gateway.probe(upstream).await) })
     })
+}
+
+/// Connects the tests of new secrets to it.
+fn probe_secret(gateway: &Gateway) -> control::ProbeSecret {
+    let gateway = gateway.clone();
+    Arc::new(move |upstream, version| {
+        let gateway = gateway.clone();
+        Box::pin(async move { outcome(gateway.probe_secret(upstream, Some(version)).await) })
+    })
+}
+
+fn outcome(probed: gateway::Probed) -> ProbeOutcome {
+    let elapsed_ms = u64::try_from(probed.elapsed.as_millis()).unwrap_or(u64::MAX);
+    ProbeOutcome { status: probed.status.map(|status| status.as_u16()), elapsed_ms, error: probed.error, account: probed.account }
 }

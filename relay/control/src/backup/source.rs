@@ -185,8 +185,13 @@ impl Taking<'_> {
         }
         for stream in credentials {
             let Some(Aggregate::Credential(credential)) = self.models.load(&stream)?.0.filter(is_in_use) else { continue };
-            // It may have been replaced since the position; what went out of use earlier may be gone, and nobody asks for it.
-            for version in credential.secret_version.saturating_sub(1).max(1)..=credential.secret_version {
+            // It may have been replaced or rotated since the position; what went out of use earlier may be gone, and nobody asks for it.
+            let before = credential.rotations.last().map(|rotation| rotation.previous.version);
+            let mut versions = credential.secret_versions();
+            versions.extend(before.or(credential.secret_version.checked_sub(1)).filter(|version| *version > 0));
+            versions.sort_unstable();
+            versions.dedup();
+            for version in versions {
                 let slot = Slot {
                     tenant: credential.tenant.clone(),
                     owner_kind: CREDENTIAL.into(),

@@ -1,9 +1,9 @@
 //! The trial of a new secret: a real call with it, and the question whether it belongs to the account that the old one belongs to.
 
 use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use parking_lot::Mutex;
 use projector::Route;
 use schemas::RotationId;
 use schemas::credential::rotation::{EndCause, Rotation, RotationTested};
@@ -53,16 +53,20 @@ struct Made {
 impl Trials {
     /// Whether the pause after the last trial is over.
     pub(super) fn is_due(&self, rotation: RotationId) -> bool {
-        self.made.lock().get(&rotation).and_then(|made| made.next_at).is_none_or(|at| at <= Instant::now())
+        self.made().get(&rotation).and_then(|made| made.next_at).is_none_or(|at| at <= Instant::now())
     }
 
     /// Whether the old secret was needed since the new one was tried again.
     pub(super) fn is_news(&self, rotation: &Rotation) -> bool {
-        rotation.fallback.uses > self.made.lock().get(&rotation.id).map_or(0, |made| made.uses)
+        rotation.fallback.uses > self.made().get(&rotation.id).map_or(0, |made| made.uses)
+    }
+
+    fn made(&self) -> MutexGuard<'_, HashMap<RotationId, Made>> {
+        self.made.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn note(&self, rotation: RotationId, note: impl FnOnce(&mut Made) -> u32) -> u32 {
-        let mut made = self.made.lock();
+        let mut made = self.made();
         if made.len() >= ROTATIONS_MAX {
             made.clear();
         }

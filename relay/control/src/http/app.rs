@@ -15,10 +15,13 @@ use vault::Vault;
 
 use crate::backup::BackupSources;
 use crate::policies::PolicyModules;
-use crate::{Clock, Commands, Health, LeakIntake, Metrics, Rebuilds};
+use crate::{Clock, Commands, CredentialRotations, Health, LeakIntake, Metrics, Rebuilds};
 
 /// Asks an upstream for its models with its credential; the composition root connects it to the data plane's client.
 pub type Probe = Arc<dyn Fn(UpstreamId) -> futures_util::future::BoxFuture<'static, ProbeOutcome> + Send + Sync>;
+
+/// The same with the secret of a number of its credential, in use or not.
+pub type ProbeSecret = Arc<dyn Fn(UpstreamId, u32) -> futures_util::future::BoxFuture<'static, ProbeOutcome> + Send + Sync>;
 
 /// Begins the end of the node, as a signal does; the composition root goes on from there.
 pub type Stop = Arc<dyn Fn() + Send + Sync>;
@@ -31,6 +34,8 @@ pub struct ProbeOutcome {
     pub elapsed_ms: u64,
     /// What went wrong, without any secret.
     pub error: Option<String>,
+    /// The account that the provider says the credential belongs to; many say nothing.
+    pub account: Option<String>,
 }
 
 /// Everything a handler may use; fields are shared handles.
@@ -49,6 +54,8 @@ pub struct AppParts {
     pub metrics: Metrics,
     pub registry: Arc<Registry>,
     pub probe: Probe,
+    /// Takes rotations of credentials forward.
+    pub rotations: Arc<CredentialRotations>,
     pub cluster_id: ClusterId,
     pub owner_token_hash: Digest,
     /// Who else is there.

@@ -8,6 +8,7 @@ use event_log::{AppendError, ReadError};
 use policy_host::{AdmissionError, PolicyFault};
 use schemas::binding::BindingError;
 use schemas::credential::CredentialError;
+use schemas::credential::rotation::RotationError;
 use schemas::key::KeyError;
 use schemas::policy::PolicyError;
 use schemas::pool::PoolError;
@@ -110,6 +111,12 @@ pub(crate) enum ApiError {
     SecretTaken,
     #[error("the secret that waits is gone from the key store; rotate the key by hand, with finish_previous while its overlap runs")]
     SuccessorGone,
+    #[error("the upstream has no credential; give it one with PATCH /upstreams/{{id}}")]
+    NoCredential,
+    #[error("a rotation is due; send the new credential")]
+    CredentialRequired,
+    #[error("the new credential did not pass its test: {0}")]
+    TrialFailed(String),
     #[error("settings have at most {} bytes", schemas::binding::SETTINGS_BYTES_MAX)]
     SettingsTooLarge,
     #[error("what some of the tokens are cannot be told now: a salt of other systems' keys cannot be read; all others are done")]
@@ -182,6 +189,9 @@ impl ApiError {
             Self::SecretTaken => (StatusCode::CONFLICT, "secret_taken"),
             Self::LeakUntold(_) => (StatusCode::SERVICE_UNAVAILABLE, KEY_STORE_UNAVAILABLE),
             Self::SuccessorGone => (StatusCode::CONFLICT, "successor_gone"),
+            Self::NoCredential => (StatusCode::CONFLICT, "no_credential"),
+            Self::CredentialRequired => (StatusCode::BAD_REQUEST, "credential_required"),
+            Self::TrialFailed(_) => (StatusCode::CONFLICT, "credential_test_failed"),
             Self::SettingsTooLarge => (StatusCode::BAD_REQUEST, "settings_too_large"),
             Self::SettingsRefused(_) => (StatusCode::UNPROCESSABLE_ENTITY, "settings_refused"),
             Self::PolicyFault(fault) => fault_status(fault),
@@ -286,6 +296,9 @@ impl ApiError {
             | Self::SecretTaken
             | Self::LeakUntold(_)
             | Self::SuccessorGone
+            | Self::NoCredential
+            | Self::CredentialRequired
+            | Self::TrialFailed(_)
             | Self::SettingsTooLarge
             | Self::SettingsRefused(_)
             | Self::PolicyFault(_)
@@ -379,6 +392,18 @@ fn rejection_status(rejection: &Rejection) -> (StatusCode, &'static str) {
             CredentialError::NotFound => (GONE, "not_found"),
             CredentialError::Revoked => (CLASH, "credential_revoked"),
             CredentialError::SecretVersion { .. } => (CLASH, "contention"),
+            CredentialError::Rotation(error) => match error {
+                RotationError::NotFound => (GONE, "not_found"),
+                RotationError::Open(_) => (CLASH, "rotation_running"),
+                RotationError::Reused(_) => (CLASH, "rotation_reused"),
+                RotationError::SameSecret => (CLASH, "same_secret"),
+                RotationError::Times => (BAD, "bad_rotation_times"),
+                RotationError::Step { .. } => (CLASH, "rotation_step"),
+                RotationError::Over { .. } => (CLASH, "rotation_over"),
+                RotationError::Promoted => (CLASH, "rotation_promoted"),
+                RotationError::NotPromoted => (CLASH, "rotation_not_promoted"),
+                RotationError::NotDue => (CLASH, "rotation_not_due"),
+            },
         },
         Rejection::Pool(error) => match error {
             PoolError::Exists => (CLASH, "exists"),

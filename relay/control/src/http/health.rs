@@ -13,6 +13,7 @@ use utoipa::ToSchema;
 use super::app::App;
 use super::error::ApiError;
 use crate::health::{Degradation, NodeHealth, Signs, Standing, Trust};
+use crate::metrics::{RotationLabels, UpstreamLabels};
 use crate::policies::PolicyHealth;
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -116,6 +117,7 @@ pub(super) async fn metrics(State(app): State<App>) -> Result<([(HeaderName, &'s
     app.metrics.policy_bindings.set(gauge(policies.bindings as u64));
     app.metrics.policies_loaded.set(gauge(policies.loaded as u64));
     app.metrics.policies_missing.set(gauge(policies.missing.len() as u64));
+    write_credentials(&app);
     let mut text = String::new();
     // Writing to a string fails only if a metric's own formatting does, which none here can.
     prometheus_client::encoding::text::encode(&mut text, &app.registry).expect("every metric formats itself to a string");
@@ -126,4 +128,28 @@ pub(super) async fn metrics(State(app): State<App>) -> Result<([(HeaderName, &'s
 #[utoipa::path(get, path = "/openapi.json", tag = "health", operation_id = "openapi", security(()), responses((status = 200, body = Object)))]
 pub(super) async fn openapi(State(app): State<App>) -> ([(HeaderName, &'static str); 1], String) {
     ([(header::CONTENT_TYPE, "application/json")], app.openapi_json.to_string())
+}
+
+/// Age, rotation and use of the previous secret, for the credential of each upstream.
+fn write_credentials(app: &App) {
+    let (metrics, now) = (&app.metrics.credentials, app.now().as_seconds());
+    metrics.clear();
+    for route in &app.models.routes().upstreams {
+        let Some(credential) = &route.credential else { continue };
+        let since = credential.changed_at.as_seconds();
+        let open = credential.open_rotation();
+        let (tenant, upstream) = (route.upstream.tenant.to_string(), route.upstream.id.to_string());
+        let status = open.map_or("idle", |rotation| rotation.step.as_str());
+        let gauge = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+        metrics.rotation.get_or_create(&RotationLabels { tenant: tenant.clone(), upstream: upstream.clone(), status }).set(1);
+        let labels = UpstreamLabels { tenant, upstream };
+        metrics.age_seconds.get_or_create(&labels).set(gauge(now.saturating_sub(since)));
+        if let Some(risk) = route.upstream.risk() {
+            let due = since.saturating_add(risk.interval_seconds());
+            metrics.overdue_seconds.get_or_create(&labels).set(gauge(now).saturating_sub(gauge(due)));
+        }
+        if let Some(rotation) = open {
+            metrics.previous_uses.get_or_create(&labels).set(gauge(rotation.fallback.uses));
+        }
+    }
 }

@@ -457,7 +457,7 @@ pub(super) async fn seal_text(app: &App, stream: &Stream, text: Option<&str>) ->
 }
 
 /// The text of a sealed field; none once it was erased, or while it can be had from nowhere: what was done must be answered as done.
-pub(super) fn unseal_text(app: &App, sealed: Option<&Sealed>) -> Result<Option<String>, ApiError> {
+pub(in crate::http) fn unseal_text(app: &App, sealed: Option<&Sealed>) -> Result<Option<String>, ApiError> {
     let Some(sealed) = sealed else { return Ok(None) };
     match app.vault.unseal_field(sealed) {
         Ok(text) => Ok(Some(text.to_string())),

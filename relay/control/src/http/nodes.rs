@@ -161,12 +161,12 @@ async fn forget(app: &App, node: WriterId) {
 }
 
 /// Writers that are enrolled and not retired.
-pub(super) fn enrolled(models: &ReadModels) -> Result<BTreeSet<WriterId>, ApiError> {
+pub(crate) fn enrolled(models: &ReadModels) -> Result<BTreeSet<WriterId>, projector::ReadError> {
     let all = memberships(models)?.into_iter();
     Ok(all.filter(|(_, membership)| *membership == Membership::Enrolled).map(|(id, _)| id).collect())
 }
 
-fn memberships(models: &ReadModels) -> Result<BTreeMap<WriterId, Membership>, ApiError> {
+fn memberships(models: &ReadModels) -> Result<BTreeMap<WriterId, Membership>, projector::ReadError> {
     let (mut found, mut after) = (BTreeMap::new(), None);
     loop {
         let writers = models.writers(after, WRITERS_RUN)?;

@@ -3,6 +3,8 @@
 //! A new credential is sealed and durable before its record is appended, and its record stands before the upstream's that names it: so
 //! a request never meets a reference to a secret that is not there. A secret that went out of use is revoked in the log, then destroyed.
 
+pub(super) mod rotations;
+
 use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
@@ -133,9 +135,11 @@ struct CredentialView {
     id: CredentialId,
     /// Equal fingerprints are equal secrets; nothing else can be told from one.
     fingerprint: String,
-    /// 1 for the first secret, 2 after one replacement, and so on.
+    /// 1 for the first secret, more for each one after it.
     secret_version: u32,
     changed_at: Timestamp,
+    /// How the secret stands with its age, and the last rotation.
+    rotation: rotations::StandingView,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -362,7 +366,7 @@ async fn replace_credential<T>(app: &App, mutation: &Mutation<T>, credential: &C
         return if is_same { Ok(()) } else { Err(ExecuteError::CommandReused.into()) };
     }
     let (tenant, origin) = (&mutation.caller.tenant, &credential.origin);
-    let secret_version = credential.secret_version + 1;
+    let secret_version = credential.next_secret_version();
     if !seal(app, secret_address(tenant, credential.id, secret_version, origin), secret).await? {
         return Err(ExecuteError::Contention.into());
     }
@@ -393,14 +397,19 @@ async fn drop_credential<T>(app: &App, mutation: &Mutation<T>, before: &Route, n
     let tenant = &mutation.caller.tenant;
     let stream = Stream::credential(tenant.clone(), credential.id);
     app.commands.execute(mutation.step("revocation", stream, Command::Credential(CredentialCommand::Revoke))).await?;
-    erase(app, secret_address(tenant, credential.id, credential.secret_version, &credential.origin)).await
+    // All of them: a rotation may have been under way.
+    let (tenant, id) = (tenant.clone(), credential.id);
+    Ok(app.vault(move |vault| vault.erase_owner(&tenant, CREDENTIAL, id.as_bytes())).await??)
 }
+
+/// The owner of secrets that upstreams are shown: a credential, by its id.
+const CREDENTIAL: &str = "credential";
 
 /// Where a credential's secret lies in the vault. The data plane builds the same address.
 pub(crate) fn secret_address(tenant: &TenantId, id: CredentialId, version: u32, origin: &str) -> SecretAddress {
     SecretAddress {
         tenant: tenant.clone(),
-        owner_kind: "credential",
+        owner_kind: CREDENTIAL,
         owner_id: *id.as_bytes(),
         field: "secret",
         version,
@@ -491,6 +500,7 @@ fn view(app: &App, route: &Route) -> Result<UpstreamView, ApiError> {
             fingerprint: credential.fingerprint.clone(),
             secret_version: credential.secret_version,
             changed_at: credential.changed_at,
+            rotation: rotations::standing(upstream, credential),
         }),
         disabled: fact_view(app, upstream.disabled.as_ref())?,
         created_at: upstream.created_at,

@@ -192,7 +192,7 @@ async fn execute(import: &Arc<Import>, prepared: Prepared, dry_run: bool) -> (It
         }
     }
     if let (Ok(()), Some(address)) = (&outcome, erase) {
-        outcome = match import.app.vault(move |vault| vault.erase(&address)).await {
+        outcome = match import.app.vault(move |vault| vault.erase_owner(&address.tenant, address.owner_kind, &address.owner_id)).await {
             Ok(erased) => erased.map_err(ApiError::from),
             Err(error) => Err(error.into()),
         };

@@ -15,7 +15,9 @@ use control::backup::BackupSources;
 use control::founding::{self, Foundation, FoundingError, Sources};
 use control::health::{LogHealth, NodeHealth, Trust};
 use control::policies::{PolicyLoader, PolicyLoaderParts, PolicyModules};
-use control::{App, AppParts, Clock, Commands, CommandsParts, LeakIntake, Metrics, ProbeOutcome, Rebuilds};
+use control::{
+    App, AppParts, Clock, Commands, CommandsParts, CredentialRotations, LeakIntake, Metrics, ProbeOutcome, Rebuilds, RotationNotes,
+};
 use event_log::decisions::{DecisionLog, DecisionStream};
 use event_log::usage::{UsageLog, UsageStream};
 use http_body_util::BodyExt as _;
@@ -41,6 +43,11 @@ use crate::shaky::ShakyLog;
 use crate::shelf::{Reach, Shelf};
 
 pub(crate) const TOKEN: &str = "kr-owner-q8Zt3LxV0mWn7RyC5bKd2HsJ9fGpA1uE";
+
+/// What a call says of an upstream that is not there.
+fn unreached() -> ProbeOutcome {
+    ProbeOutcome { status: None, elapsed_ms: 0, error: None, account: None }
+}
 
 /// What the nodes of a cluster share.
 #[derive(Clone, Default)]
@@ -164,7 +171,16 @@ impl World {
             clock: clock(),
             metrics,
             registry: Arc::new(names),
-            probe: Arc::new(|_| Box::pin(async { ProbeOutcome { status: None, elapsed_ms: 0, error: None } })),
+            probe: Arc::new(|_| Box::pin(async { unreached() })),
+            rotations: Arc::new(CredentialRotations {
+                commands: commands.clone(),
+                models: models.clone(),
+                vault: vault.clone(),
+                coordination: Arc::new(self.registry.clone()),
+                clock: clock(),
+                probe: Arc::new(|_, _| Box::pin(async { unreached() })),
+                notes: RotationNotes::default(),
+            }),
             cluster_id: cluster.id,
             owner_token_hash: cluster.owner_token_hash,
             coordination: Arc::new(self.registry.clone()),

@@ -1,5 +1,7 @@
 //! `keyrelay upstreams`: accounts at providers.
 
+mod rotate;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
@@ -31,6 +33,8 @@ pub(super) enum UpstreamsCommand {
     Remove { id: String },
     /// Ask an upstream for its models with its credential; exit code 1 if that fails
     Test { id: String },
+    /// Give an upstream its next credential while requests go on, or see and steer a rotation that is under way
+    Rotate(rotate::Rotate),
 }
 
 #[derive(Debug, Args)]
@@ -155,6 +159,7 @@ pub(super) async fn run(
             output.answer(&result, |result| render::block(result, &TEST_FIELDS))?;
             if result["ok"] == true { Ok(()) } else { Err(Failure::Findings) }
         }
+        UpstreamsCommand::Rotate(rotate) => rotate::run(rotate, client, environment, output).await,
     }
 }
 

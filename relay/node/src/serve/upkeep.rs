@@ -99,7 +99,11 @@ fn is_kept(models: &ReadModels, slot: &Slot) -> Result<bool, ReadError> {
     }
     let stream = Stream::credential(slot.tenant.clone(), CredentialId::from_bytes(slot.owner_id));
     Ok(match models.load(&stream)?.0 {
-        Some(Aggregate::Credential(credential)) => !credential.revoked && slot.version >= credential.secret_version,
+        // One with a number that is to come may be on its way to its record.
+        Some(Aggregate::Credential(credential)) => {
+            let is_to_come = !credential.revoked && slot.version >= credential.next_secret_version();
+            is_to_come || credential.secret_versions().contains(&slot.version)
+        }
         _ => false,
     })
 }

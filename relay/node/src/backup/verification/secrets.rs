@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use control::successor_address;
 use schemas::key::SecretScheme;
-use schemas::{Aggregate, CredentialId};
+use schemas::Aggregate;
 use vault::{SecretAddress, salt_address};
 
 use crate::audit::Fold;
@@ -25,17 +25,18 @@ pub(super) fn referred(fold: &Fold) -> Vec<Referred> {
     for row in fold.streams().values() {
         match &row.aggregate {
             Some(Aggregate::Credential(credential)) if !credential.revoked => {
-                let address = SecretAddress {
-                    tenant: credential.tenant.clone(),
-                    owner_kind: super::CREDENTIAL,
-                    owner_id: *credential.id.as_bytes(),
-                    field: "secret",
-                    version: credential.secret_version,
-                    origin: credential.origin.clone(),
-                };
-                let id = CredentialId::from_bytes(address.owner_id);
-                let name = format!("credential {id} of tenant {}, version {}", address.tenant, address.version);
-                referred.push(Referred { address, name, cure: None });
+                referred.extend(credential.secret_versions().into_iter().map(|version| Referred {
+                    address: SecretAddress {
+                        tenant: credential.tenant.clone(),
+                        owner_kind: super::CREDENTIAL,
+                        owner_id: *credential.id.as_bytes(),
+                        field: "secret",
+                        version,
+                        origin: credential.origin.clone(),
+                    },
+                    name: format!("credential {} of tenant {}, version {version}", credential.id, credential.tenant),
+                    cure: (version != credential.secret_version).then_some(ROTATION_CURE),
+                }));
             }
             // What was revoked or purged is never presented again.
             Some(Aggregate::Key(key)) if key.revoked.is_none() && !key.is_purged() => {
@@ -64,5 +65,6 @@ pub(super) fn referred(fold: &Fold) -> Vec<Referred> {
 }
 
 const SALT_CURE: &str = "their clients are refused until these keys are imported again with the right ENCRYPTION_KEY";
+const ROTATION_CURE: &str = "its rotation may have ended while the backup was taken, else it cannot go on: the credential in use is there";
 const SUCCESSOR_CURE: &str =
     "it may have been collected while the backup was taken, else rotate the key again: the secret before it is good until its overlap ends";

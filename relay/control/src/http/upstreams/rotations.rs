@@ -1,0 +1,317 @@
+//! `/upstreams/{id}/rotations`: giving an upstream its next secret while requests go on.
+//!
+//! The new secret is sealed and durable before the record that stages it. From there on the scheduler takes the rotation forward; whoever is in a
+//! hurry takes the next step here.
+
+mod view;
+
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use projector::Route;
+use schemas::credential::rotation::{EndCause, Installer, Rotation, RotationCommand, RotationStaged, RotationStep, StepCause};
+use schemas::credential::{Credential, CredentialCommand};
+use schemas::{Aggregate, Command, DurationText, RotationId, Sequence, Stream};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::{SecretText, find, seal, secret_address};
+use crate::credential_rotations::{RotationStepError, TrialOutcome};
+use crate::http::app::App;
+use crate::http::conventions::{Caller, Mutation, Nothing};
+use crate::http::error::{ApiError, MutationProblems, ReadProblems};
+use crate::http::keys::seal_text;
+use crate::{ExecuteError, Receipt};
+
+use view::{RotationView, view};
+pub(in crate::http) use view::{StandingView, standing};
+
+/// From the promotion to the end of the old secret, where nothing is said: 48 hours.
+const GRACE_SECONDS_DEFAULT: u64 = 48 * 3600;
+/// The part of it in which the old secret is the fall-back: half, and at most a day.
+const WINDOW_SECONDS_DEFAULT: u64 = 24 * 3600;
+/// Numbers that are tried for a new secret where others lie that no record names: what is left of commands that died.
+const NUMBERS_MAX: u32 = 8;
+
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(in crate::http) struct NewRotation {
+    /// The new secret, which the provider knows already. Needed unless nothing is due.
+    #[serde(default)]
+    credential: Option<SecretText>,
+    /// Do nothing unless the secret in use is at least this old, such as `7d`: for a job that runs every night.
+    #[serde(default)]
+    if_older_than: Option<DurationText>,
+    /// Do nothing unless the secret in use is as old as the risk class of the upstream allows: `risk:metered` 7 days, `risk:internal` 30 days,
+    /// `risk:privileged` one day, as a tag of the upstream. Without such a tag nothing is due.
+    #[serde(default)]
+    if_due: bool,
+    /// The old secret is known to others: it is no fall-back, and is destroyed as soon as the new one is tested and all nodes know it.
+    #[serde(default)]
+    compromise: bool,
+    /// How long the old secret is kept after the new one is in use, for a rollback; at most `90d`.
+    #[serde(default)]
+    #[schema(value_type = Option<String>, default = "48h")]
+    grace: Option<DurationText>,
+    /// The first part of that, in which the old secret is the fall-back; at most `7d`. Half of `grace`, and a day at most, if not given.
+    #[serde(default)]
+    window: Option<DurationText>,
+    /// End window and grace early once the old secret was not needed for this long.
+    #[serde(default)]
+    unused_after: Option<DurationText>,
+    /// The same id with the same secret is the same rotation, however often it is sent.
+    #[serde(default)]
+    rotation_id: Option<RotationId>,
+    /// Free text, at most 1,000 characters; it is sealed.
+    #[serde(default)]
+    reason: Option<String>,
+}
+
+/// Which step to take.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(in crate::http) struct Advance {
+    /// Do nothing if the rotation has come to this step or a later one, so that a retry does not take one too many.
+    #[serde(default)]
+    to: Option<RotationStep>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub(in crate::http) struct RotationAnswer {
+    /// Whether there was anything to do. Where not, nothing was done.
+    due: bool,
+    /// The rotation; where nothing was due the newest one, if there is any.
+    rotation: Option<RotationView>,
+    sequence: Sequence,
+    applied: bool,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub(in crate::http) struct RotationPage {
+    /// The newest 16, newest first; the log has all.
+    rotations: Vec<RotationView>,
+    as_of: Sequence,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub(in crate::http) struct ShownRotation {
+    rotation: RotationView,
+    as_of: Sequence,
+}
+
+/// Begin a rotation to a new secret, if one is due. What follows happens by itself: a test with a real call, the change to the new secret with the old
+/// one as the fall-back, and the end of the old one.
+#[utoipa::path(post, path = "/upstreams/{id}/rotations", tag = "upstreams", operation_id = "rotate_upstream", request_body = NewRotation,
+    params(("id" = String, Path, description = "Id or name")),
+    responses((status = 201, body = RotationAnswer), (status = 200, description = "Nothing is due", body = RotationAnswer), MutationProblems))]
+pub(in crate::http) async fn rotate(
+    State(app): State<App>,
+    Path(id): Path<String>,
+    mutation: Mutation<NewRotation>,
+) -> Result<(StatusCode, Json<RotationAnswer>), ApiError> {
+    let (body, tenant) = (&mutation.body, &mutation.caller.tenant);
+    let route = find(&app, tenant, &id)?;
+    let credential = route.credential.as_ref().ok_or(ApiError::NoCredential)?;
+    let stream = Stream::credential(tenant.clone(), credential.id);
+    let rotation = body.rotation_id.unwrap_or_else(|| mutation.command_id.new_rotation_id());
+    let is_retry = credential.rotation(rotation).is_some() || app.models.command(&mutation.command_id)?.is_some();
+    if !is_retry && !is_due(&app, &route, credential, body) {
+        let newest = credential.rotations.last().cloned();
+        return Ok((StatusCode::OK, Json(unchanged(&app, newest).await?)));
+    }
+    let secret = body.credential.as_ref().ok_or(ApiError::CredentialRequired)?;
+    let fingerprint = app.vault.fingerprint(secret.0.as_bytes());
+    let secret_version = match credential.rotation(rotation) {
+        Some(known) => known.secret_version,
+        None if is_retry || credential.open_rotation().is_some() || fingerprint == credential.fingerprint => {
+            // Refused or repeated by the record that is there; there is nothing to seal.
+            credential.next_secret_version()
+        }
+        None => seal_next(&app, credential, secret).await?,
+    };
+    let grace_seconds = body.grace.map_or(GRACE_SECONDS_DEFAULT, |grace| grace.as_seconds());
+    let window_seconds = body.window.map_or((grace_seconds / 2).clamp(1, WINDOW_SECONDS_DEFAULT), |window| window.as_seconds());
+    let staged = RotationStaged {
+        rotation,
+        secret_version,
+        fingerprint,
+        compromise: body.compromise,
+        window_seconds,
+        grace_seconds,
+        unused_seconds: body.unused_after.map(|unused| unused.as_seconds()),
+        reason: seal_text(&app, &stream, body.reason.as_deref()).await?,
+    };
+    let command = RotationCommand::Stage { staged: Box::new(staged), installed: Some(Installer::Operator) };
+    let receipt = execute(&app, &mutation, &stream, command).await?;
+    Ok((StatusCode::CREATED, Json(answer(&app, receipt, rotation).await?)))
+}
+
+/// List the rotations of an upstream's credential, newest first.
+#[utoipa::path(get, path = "/upstreams/{id}/rotations", tag = "upstreams", operation_id = "list_upstream_rotations",
+    params(("id" = String, Path, description = "Id or name")), responses((status = 200, body = RotationPage), ReadProblems))]
+pub(in crate::http) async fn list(State(app): State<App>, caller: Caller, Path(id): Path<String>) -> Result<Json<RotationPage>, ApiError> {
+    let as_of = app.position();
+    let route = find(&app, &caller.tenant, &id)?;
+    let rotations = route.credential.as_ref().map(|credential| credential.rotations.clone()).unwrap_or_default();
+    let rotations = app.blocking(move |app| rotations.iter().rev().map(|rotation| view(app, rotation)).collect::<Result<_, _>>()).await??;
+    Ok(Json(RotationPage { rotations, as_of }))
+}
+
+/// Show a rotation.
+#[utoipa::path(get, path = "/upstreams/{id}/rotations/{rotation}", tag = "upstreams", operation_id = "show_upstream_rotation",
+    params(("id" = String, Path, description = "Id or name"), ("rotation" = RotationId, Path)),
+    responses((status = 200, body = ShownRotation), ReadProblems))]
+pub(in crate::http) async fn show(
+    State(app): State<App>,
+    caller: Caller,
+    Path((id, rotation)): Path<(String, String)>,
+) -> Result<Json<ShownRotation>, ApiError> {
+    let as_of = app.position();
+    let route = find(&app, &caller.tenant, &id)?;
+    let rotation = known(&route, &rotation)?.1.clone();
+    Ok(Json(ShownRotation { rotation: app.blocking(move |app| view(app, &rotation)).await??, as_of }))
+}
+
+/// Take the next step of a rotation now: test the new secret, use it, stop using the old one as the fall-back, or destroy the old one.
+#[utoipa::path(post, path = "/upstreams/{id}/rotations/{rotation}/advance", tag = "upstreams", operation_id = "advance_upstream_rotation",
+    request_body = Advance, params(("id" = String, Path, description = "Id or name"), ("rotation" = RotationId, Path)),
+    responses((status = 200, body = RotationAnswer), MutationProblems))]
+pub(in crate::http) async fn advance(
+    State(app): State<App>,
+    Path((id, rotation)): Path<(String, String)>,
+    mutation: Mutation<Advance>,
+) -> Result<Json<RotationAnswer>, ApiError> {
+    let route = find(&app, &mutation.caller.tenant, &id)?;
+    let (credential, rotation) = known(&route, &rotation)?;
+    let (stream, id) = (Stream::credential(credential.tenant.clone(), credential.id), rotation.id);
+    let is_there = !rotation.step.is_open() || mutation.body.to.is_some_and(|to| rotation.step >= to);
+    let is_retry = app.models.command(&mutation.command_id)?.is_some();
+    let command = match rotation.step {
+        // A retry is answered from its record, and what is there stays as it is: promoting what is promoted changes nothing.
+        _ if is_retry => RotationCommand::Promote { rotation: id },
+        _ if is_there => return unchanged(&app, Some(rotation.clone())).await.map(Json),
+        RotationStep::Staged => RotationCommand::Install { rotation: id, by: Installer::Operator },
+        RotationStep::Installed => match app.rotations.trial(&route, rotation).await {
+            TrialOutcome::Passed(tested) => RotationCommand::Pass(Box::new(tested)),
+            TrialOutcome::Ended(cause) => RotationCommand::Abort { rotation: id, cause },
+            TrialOutcome::Again(trial) => {
+                let status = trial.status.map(|status| format!("the provider answered {status}"));
+                return Err(ApiError::TrialFailed(status.or(trial.error).unwrap_or_default()));
+            }
+        },
+        RotationStep::Tested => RotationCommand::Promote { rotation: id },
+        RotationStep::Dual => RotationCommand::Drain { rotation: id, cause: StepCause::Asked },
+        _ => RotationCommand::Finish { rotation: id, cause: StepCause::Asked },
+    };
+    carry_out(&app, &mutation, &stream, command, id).await.map(Json)
+}
+
+/// Give up the new secret before it is in use, and destroy it.
+#[utoipa::path(post, path = "/upstreams/{id}/rotations/{rotation}/abort", tag = "upstreams", operation_id = "abort_upstream_rotation",
+    request_body = Nothing, params(("id" = String, Path, description = "Id or name"), ("rotation" = RotationId, Path)),
+    responses((status = 200, body = RotationAnswer), MutationProblems))]
+pub(in crate::http) async fn abort(
+    State(app): State<App>,
+    Path((id, rotation)): Path<(String, String)>,
+    mutation: Mutation<Nothing>,
+) -> Result<Json<RotationAnswer>, ApiError> {
+    end(&app, &mutation, &id, &rotation, |rotation| RotationCommand::Abort { rotation, cause: EndCause::Asked }).await
+}
+
+/// Use the old secret again, and destroy the new one. There is no way back to the old one once the rotation is finished.
+#[utoipa::path(post, path = "/upstreams/{id}/rotations/{rotation}/rollback", tag = "upstreams", operation_id = "roll_back_upstream_rotation",
+    request_body = Nothing, params(("id" = String, Path, description = "Id or name"), ("rotation" = RotationId, Path)),
+    responses((status = 200, body = RotationAnswer), MutationProblems))]
+pub(in crate::http) async fn roll_back(
+    State(app): State<App>,
+    Path((id, rotation)): Path<(String, String)>,
+    mutation: Mutation<Nothing>,
+) -> Result<Json<RotationAnswer>, ApiError> {
+    end(&app, &mutation, &id, &rotation, |rotation| RotationCommand::RollBack { rotation, cause: EndCause::Asked }).await
+}
+
+async fn end(
+    app: &App,
+    mutation: &Mutation<Nothing>,
+    id: &str,
+    rotation: &str,
+    command: impl FnOnce(RotationId) -> RotationCommand,
+) -> Result<Json<RotationAnswer>, ApiError> {
+    let route = find(app, &mutation.caller.tenant, id)?;
+    let (credential, rotation) = known(&route, rotation)?;
+    let (stream, id) = (Stream::credential(credential.tenant.clone(), credential.id), rotation.id);
+    carry_out(app, mutation, &stream, command(id), id).await.map(Json)
+}
+
+/// Whether the secret in use is as old as the body asks. A rotation that is under way is nothing to begin for a job that comes every night.
+fn is_due(app: &App, route: &Route, credential: &Credential, body: &NewRotation) -> bool {
+    let is_older = |seconds: u64| credential.changed_at.plus_seconds(seconds) <= app.now();
+    let is_unconditional = body.if_older_than.is_none() && !body.if_due;
+    let is_old = body.if_older_than.is_none_or(|age| is_older(age.as_seconds()));
+    let is_due = !body.if_due || route.upstream.risk().is_some_and(|risk| is_older(risk.interval_seconds()));
+    is_unconditional || (is_old && is_due && credential.open_rotation().is_none())
+}
+
+/// Seals a new secret under the next number that is free, and gives the number.
+async fn seal_next(app: &App, credential: &Credential, secret: &SecretText) -> Result<u32, ApiError> {
+    let first = credential.next_secret_version();
+    for version in first..first.saturating_add(NUMBERS_MAX) {
+        if seal(app, secret_address(&credential.tenant, credential.id, version, &credential.origin), secret).await? {
+            return Ok(version);
+        }
+    }
+    Err(ExecuteError::Contention.into())
+}
+
+/// The rotation of a path.
+fn known<'a>(route: &'a Route, rotation: &str) -> Result<(&'a Credential, &'a Rotation), ApiError> {
+    let missing = || ApiError::NotFound("such rotation");
+    let id: RotationId = rotation.parse().map_err(|_| missing())?;
+    let credential = route.credential.as_ref().ok_or_else(missing)?;
+    Ok((credential, credential.rotation(id).ok_or_else(missing)?))
+}
+
+async fn execute<T>(app: &App, mutation: &Mutation<T>, stream: &Stream, command: RotationCommand) -> Result<Receipt, ApiError> {
+    let command = Command::Credential(CredentialCommand::Rotate(command));
+    // `If-Match` is about the upstream, and this is its credential.
+    let request = crate::Request { if_version: None, ..mutation.request(stream.clone(), command) };
+    Ok(app.commands.execute(request).await?)
+}
+
+/// Executes a step and destroys the secret that it took out of use. Where the key store is away for that, the scheduler does it later.
+async fn carry_out<T>(
+    app: &App,
+    mutation: &Mutation<T>,
+    stream: &Stream,
+    command: RotationCommand,
+    id: RotationId,
+) -> Result<RotationAnswer, ApiError> {
+    let receipt = execute(app, mutation, stream, command).await?;
+    if receipt.recorded
+        && !receipt.repeated
+        && let Err(error) = app.rotations.after(receipt.clone()).await
+    {
+        told_later(&error);
+    }
+    answer(app, receipt, id).await
+}
+
+fn told_later(error: &RotationStepError) {
+    tracing::warn!(error = error as &dyn std::error::Error, "a secret that a rotation took out of use is not destroyed yet");
+}
+
+async fn unchanged(app: &App, rotation: Option<Rotation>) -> Result<RotationAnswer, ApiError> {
+    let sequence = app.position();
+    let rotation = app.blocking(move |app| rotation.map(|rotation| view(app, &rotation)).transpose()).await??;
+    Ok(RotationAnswer { due: false, rotation, sequence, applied: true })
+}
+
+async fn answer(app: &App, receipt: Receipt, id: RotationId) -> Result<RotationAnswer, ApiError> {
+    let (sequence, applied) = (receipt.sequence, receipt.applied);
+    let rotation = match receipt.aggregate {
+        Aggregate::Credential(credential) => credential.rotations.into_iter().find(|rotation| rotation.id == id),
+        _ => None,
+    };
+    let rotation = app.blocking(move |app| rotation.map(|rotation| view(app, &rotation)).transpose()).await??;
+    Ok(RotationAnswer { due: true, rotation, sequence, applied })
+}
