@@ -71,6 +71,20 @@ async fn shown(admin: &Admin, rotation: &str) -> Result<Value> {
     Ok(shown["rotation"].take())
 }
 
+/// The statuses that a rotation goes through, in order.
+const WAY: [&str; 5] = ["installed", "tested", "dual", "draining", "finished"];
+
+/// Waits until a rotation has come to a status, or gone past it.
+async fn comes_to(admin: &Admin, rotation: &str, status: &str) -> Result<()> {
+    let place = |status: &str| WAY.iter().position(|step| *step == status);
+    wait::until(&format!("a rotation that has come to {status}"), || async {
+        let shown = shown(admin, rotation).await?;
+        let at = shown["status"].as_str().and_then(place).with_context(|| format!("off its way: {shown}"))?;
+        Ok((Some(at) >= place(status)).then_some(()))
+    })
+    .await
+}
+
 /// Waits until a rotation stands at a status.
 async fn reaches(admin: &Admin, rotation: &str, status: &str) -> Result<Value> {
     wait::until(&format!("a rotation that is {status}"), || async {
@@ -103,7 +117,7 @@ async fn a_rotation_under_traffic_costs_no_request() -> Result<()> {
     let clients = Clients::start(std::slice::from_ref(&world.relay), &key.secret);
     wait::until("requests with the old credential", || async { Ok((world.upstream.shown(CREDENTIAL) > 20).then_some(())) }).await?;
 
-    let rotation = begin(&world.admin, json!({ "credential": NEXT, "window": "2s", "grace": "4s", "reason": "quarterly" })).await?;
+    let rotation = begin(&world.admin, json!({ "credential": NEXT, "window": "4s", "grace": "8s", "reason": "quarterly" })).await?;
     let dual = reaches(&world.admin, &rotation, "dual").await?;
     ensure!(dual["tested"]["status"] == 200 && dual["reason"] == "quarterly", "{dual}");
     let standing = credential(&world.admin).await?;
@@ -254,11 +268,9 @@ async fn an_operator_steers_a_rotation_and_a_repetition_changes_nothing() -> Res
 async fn a_rotation_goes_on_after_a_kill_at_every_step() -> Result<()> {
     let mut world = World::start().await?;
     let key = world.key(json!({})).await?;
-    let rotation = begin(&world.admin, json!({ "credential": NEXT, "window": "3s", "grace": "6s" })).await?;
-    for status in ["installed", "dual", "draining", "finished"] {
-        if status != "installed" {
-            reaches(&world.admin, &rotation, status).await?;
-        }
+    let rotation = begin(&world.admin, json!({ "credential": NEXT, "window": "5s", "grace": "10s" })).await?;
+    for status in WAY {
+        comes_to(&world.admin, &rotation, status).await?;
         let World { node, upstream, directory, .. } = world;
         let node = node.kill()?.start().await?;
         let (admin, relay) = (node.admin()?, node.relay());
@@ -290,8 +302,8 @@ async fn another_node_goes_on_with_a_rotation_whose_node_was_killed() -> Result<
     second.shown_after(&format!("/keys/{}", key.id), key.sequence).await?;
     let relays = [cluster.relay(0)?, cluster.relay(1)?];
     let clients = Clients::start(&relays, &key.secret);
-    let rotation = begin(&first, json!({ "credential": NEXT, "window": "3s", "grace": "6s" })).await?;
-    reaches(&second, &rotation, "dual").await?;
+    let rotation = begin(&first, json!({ "credential": NEXT, "window": "5s", "grace": "10s" })).await?;
+    comes_to(&second, &rotation, "dual").await?;
     clients.all_served(10).await?;
 
     let clients = Clients::start(&relays[1..], &key.secret);
