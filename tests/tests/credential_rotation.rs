@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, ensure};
 use http::Method;
 use serde_json::{Value, json};
 use tests::world::{CREDENTIAL, World};
-use tests::{Admin, Relay, ScriptedUpstream, cli, wait};
+use tests::{Admin, Relay, cli, wait};
 use tokio::task::JoinSet;
 
 const NEXT: &str = "sk-provider-next-4hT7cPq9ZbX2nVw6RkLs";
@@ -227,7 +227,7 @@ async fn an_operator_steers_a_rotation_and_a_repetition_changes_nothing() -> Res
     ensure!(code(admin.post(ROTATIONS, &json!({})).await?)? == (400, "credential_required".into()));
     ensure!(code(admin.post(ROTATIONS, &json!({ "credential": CREDENTIAL })).await?)? == (409, "same_secret".into()));
 
-    let body = json!({ "credential": NEXT, "rotation_id": "rot_mfrggzdfmztwq2lknnwg23tpob" });
+    let body = json!({ "credential": NEXT, "rotation_id": "rot_mfrggzdfmztwq2lknnwg23tpoa" });
     let rotation = begin(admin, body.clone()).await?;
     ensure!(begin(admin, body).await? == rotation);
     reaches(admin, &rotation, "dual").await?;
@@ -284,31 +284,28 @@ async fn a_rotation_goes_on_after_a_kill_at_every_step() -> Result<()> {
     Ok(())
 }
 
-/// What the provider has seen goes through one upstream of two nodes.
-async fn provider(admin: &Admin) -> Result<ScriptedUpstream> {
-    let upstream = ScriptedUpstream::start().await?;
-    admin.add_upstream("openai", "openai", &upstream.openai_url(), CREDENTIAL).await?;
-    Ok(upstream)
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn another_node_goes_on_with_a_rotation_whose_node_was_killed() -> Result<()> {
     use tests::cluster::{Cluster, Plan};
 
     let mut cluster = Cluster::start(Plan { servers: 1, nodes: 2, ..Plan::default() }).await?;
     let (first, second) = (cluster.admin(0)?, cluster.admin(1)?);
-    let upstream = provider(&first).await?;
     let key = first.create_key(&json!({ "name": "both", "expires": "never" })).await?;
     second.shown_after(&format!("/keys/{}", key.id), key.sequence).await?;
     let relays = [cluster.relay(0)?, cluster.relay(1)?];
     let clients = Clients::start(&relays, &key.secret);
     let rotation = begin(&first, json!({ "credential": NEXT, "window": "5s", "grace": "10s" })).await?;
+    wait::until("the rotation at the other node", || async {
+        Ok(second.get(&format!("{ROTATIONS}/{rotation}")).await?.status.is_success().then_some(()))
+    })
+    .await?;
     comes_to(&second, &rotation, "dual").await?;
     clients.all_served(10).await?;
 
     let clients = Clients::start(&relays[1..], &key.secret);
     cluster.kill_node(0)?;
     reaches(&second, &rotation, "finished").await?;
+    let upstream = &cluster.upstream;
     upstream.refuse(CREDENTIAL);
     let shown_new = upstream.shown(NEXT);
     wait::until("requests with the new credential", || async { Ok((upstream.shown(NEXT) > shown_new + 20).then_some(())) }).await?;
