@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use control::successor_address;
-use schemas::key::SecretScheme;
 use schemas::Aggregate;
+use schemas::key::SecretScheme;
 use vault::{SecretAddress, salt_address};
 
 use crate::audit::Fold;
