@@ -192,6 +192,16 @@ fn one_record_tells_all() {
     let events = Key::decide(None, &command, &context).unwrap();
     assert_eq!(
         names(&events),
-        ["KeyCreated", "KeyActivated", "KeyExpired", "KeyImported", "KeyMetadataSet", "KeyUpstreamDedicated", "KeyDisabled", "KeyArchived"]
+        [
+            "KeyCreated",
+            "KeyActivated",
+            "KeyExpired",
+            "KeyImported",
+            "KeyMetadataSet",
+            "KeyUpstreamDedicated",
+            "KeyRotationScheduled",
+            "KeyDisabled",
+            "KeyArchived"
+        ]
     );
 }

@@ -39,7 +39,8 @@ async fn the_command_line_sets_schedules_and_takes_them_away() -> Result<()> {
     );
     ensure!(create(&["c"])?["key"]["rotation"].is_null(), "a schedule that nobody asked for");
     // With a count each key has it.
-    told(node, &[&["keys", "create", "--count", "2", "--name-pattern", "many-{n}", "--rotate-every", "10d"][..], &never].concat())?;
+    keyrelay(node, &[&["keys", "create", "--count", "2", "--name-pattern", "many-{n}", "--rotate-every", "10d"][..], &never].concat())?
+        .expect(0)?;
 
     let changed = told(node, &["keys", "update", &id, "--rotate-every", "60d", "--rotate-overlap", "5d"])?;
     ensure!(changed["key"]["rotation"]["every"] == "60d" && changed["key"]["rotation"]["overlap"] == "5d", "{changed}");
