@@ -113,7 +113,7 @@ impl Metrics {
         let stale = "Seconds since the read models were last known to be level with the log";
         registry.register("keyrelay_log_stale_seconds", stale, metrics.stale_seconds.clone());
         registry.register("keyrelay_log_connected", "1 while the log can be reached", metrics.log_connected.clone());
-        registry.register("keyrelay_log_trusted", "1 while the log has what it acknowledged", metrics.log_trusted.clone());
+        registry.register("keyrelay_log_trusted", "1 while the log is known to have what it acknowledged", metrics.log_trusted.clone());
         registry.register(
             "keyrelay_key_store_level",
             "1 while the copy of the key store is level with it",
