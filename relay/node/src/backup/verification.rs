@@ -232,7 +232,7 @@ impl Check {
         let (name, part) = (&secret.name, Part::Keys.as_str());
         match secret.cure {
             None => self.findings.add(part, None, format!("the secret of {name} {what}")),
-            Some(cure) => self.warnings.add(part, None, format!("the secret of {name}, {what}: {cure}")),
+            Some(cure) => self.warnings.add(part, None, format!("the secret of {name} {what}: {cure}")),
         }
     }
 
@@ -266,7 +266,7 @@ impl Check {
             match vault.unseal(&one.address) {
                 Ok(_) => opened += 1,
                 // It was told of already.
-                Err(UnsealError::Missing) if one.cure.is_some() => {}
+                Err(UnsealError::Missing | UnsealError::Erased) if one.cure.is_some() => {}
                 Err(error) => self.lost(&one, &format!("does not open: {}", chain(&error))),
             }
         }

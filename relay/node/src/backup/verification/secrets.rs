@@ -48,7 +48,7 @@ pub(super) fn referred(fold: &Fold) -> Vec<Referred> {
                 if let Some(number) = key.successor {
                     referred.push(Referred {
                         address: successor_address(&key.tenant, key.id, number),
-                        name: format!("key {} of tenant {}, number {number}, which waits to be collected", key.id, key.tenant),
+                        name: format!("key {} of tenant {}, number {number} (it waits to be collected)", key.id, key.tenant),
                         cure: Some(SUCCESSOR_CURE),
                     });
                 }
@@ -58,7 +58,7 @@ pub(super) fn referred(fold: &Fold) -> Vec<Referred> {
     }
     referred.extend(salts.into_iter().map(|(salt, keys)| Referred {
         address: salt_address(salt),
-        name: format!("salt {salt}, which {keys} secrets of keys from another system are known by"),
+        name: format!("salt {salt} (secrets of keys from another system that are known by it: {keys})"),
         cure: Some(SALT_CURE),
     }));
     referred

@@ -224,7 +224,7 @@ fn what_a_node_can_go_on_without_is_a_warning_with_its_cure() {
     let report = whole.report(&whole.root_key, |_| (), |statement| whole.writer_key.sign(statement).to_bytes());
     assert_eq!((report.secrets, report.secrets_opened), (3, Some(3)));
     let fields =
-        [("salt", "salt 1, which 1 secrets", "ENCRYPTION_KEY"), ("successor", "which waits to be collected", "rotate the key again")];
+        [("salt", "the secret of salt 1 (", "ENCRYPTION_KEY"), ("successor", "(it waits to be collected)", "rotate the key again")];
     for (field, name, cure) in fields {
         for kind in [Entry::Wrapped, Entry::Sealed] {
             let mut world = World::with_keys();
