@@ -1,7 +1,7 @@
 //! Ids as newtypes, parsed once at the edge.
 //!
 //! An id is 16 bytes. Its text form is a prefix and 26 characters of lower-case base32 (RFC 4648 alphabet, no padding), for
-//! example `key_mfrggzdfmztwq2lknnwg23tpob`. In postcard it is the 16 bytes; in JSON and in subjects it is the text.
+//! example `key_mfrggzdfmztwq2lknnwg23tpoa`. In postcard it is the 16 bytes; in JSON and in subjects it is the text.
 
 use std::borrow::Cow;
 use std::fmt;

@@ -80,10 +80,13 @@ fn gauge(metrics: &str, name: &str) -> Result<f64> {
     line.with_context(|| format!("no {name} in\n{metrics}"))?.trim().parse().with_context(|| format!("{name} is no number"))
 }
 
+/// Whether a metric's value tells of a degraded node.
+type Tells = fn(f64) -> bool;
+
 /// Which of the metrics that tell of a degraded node do so now.
 async fn telling(admin: &Admin) -> Result<BTreeSet<&'static str>> {
     let metrics = admin.metrics().await?;
-    let tells: [(&str, fn(f64) -> bool); 6] = [
+    let tells: [(&str, Tells); 6] = [
         ("keyrelay_log_connected", |value| value == 0.0),
         ("keyrelay_log_trusted", |value| value == 0.0),
         ("keyrelay_log_stale_seconds", |value| value >= 10.0),
