@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read as _, Seek as _, Write};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use event_log::artefacts::{ArtefactError, ArtefactKind, Artefacts};
 use event_log::decisions::DecisionStream;
@@ -25,8 +25,9 @@ use crate::Writer;
 
 /// Records, batches or secrets of one read.
 const PAGE: usize = 1024;
-/// How often the key store is read anew because secrets were destroyed meanwhile.
-const ATTEMPTS_MAX: usize = 5;
+/// How often the key store is read anew at the least, and for how long, because secrets were destroyed meanwhile.
+const ATTEMPTS_MIN: usize = 5;
+const SETTLE_WAIT: Duration = Duration::from_secs(10);
 /// How long the read models may take to come level with the log as it was when the backup was asked for.
 const LEVEL_WAIT: Duration = Duration::from_secs(10);
 /// How long the next of the decisions may take. They are kept for a bounded time, so the last of them may be gone by the time it is asked for.
@@ -112,12 +113,15 @@ impl Taking<'_> {
 
     /// A position, and the key store as it was after it, in an unnamed file: nothing of it may go out before it is known to fit.
     fn settled_keys(&self) -> Result<(Position, File), TakeError> {
-        for _ in 0..ATTEMPTS_MAX {
+        let begin = Instant::now();
+        let mut attempts = 0;
+        while attempts < ATTEMPTS_MIN || begin.elapsed() < SETTLE_WAIT {
             let position = self.models.position();
             let keys = self.spooled_keys()?;
             if !self.has_revoked_since(position.sequence)? {
                 return Ok((position, keys));
             }
+            attempts += 1;
         }
         Err(TakeError::Unsettled)
     }
@@ -144,7 +148,8 @@ impl Taking<'_> {
         Ok(file)
     }
 
-    /// Whether the log has revoked a credential after a position: its secret is destroyed then, though the log up to the position needs it.
+    /// Whether the log has revoked a credential, or ended a rotation, after a position: a secret is destroyed then, though the log up to the
+    /// position needs it.
     fn has_revoked_since(&self, position: Sequence) -> Result<bool, TakeError> {
         let head = self.runtime.block_on(self.log.head())?;
         let mut from = position.next();
@@ -278,10 +283,11 @@ fn is_revocation(stored: &Stored) -> bool {
     let is_credential = Stream::from_subject(&stored.subject).is_some_and(|stream| stream.kind() == StreamKind::Credential);
     // What cannot be read may be one: reading the key store once more harms nobody.
     is_credential
-        && Frame::parse(&stored.bytes)
-            .ok()
-            .and_then(|frame| frame.events().ok())
-            .is_none_or(|events| events.iter().any(|event| matches!(event, Event::CredentialRevoked(_))))
+        && Frame::parse(&stored.bytes).ok().and_then(|frame| frame.events().ok()).is_none_or(|events| events.iter().any(destroys_a_secret))
+}
+
+const fn destroys_a_secret(event: &Event) -> bool {
+    matches!(event, Event::CredentialRevoked(_) | Event::RotationFinished(_) | Event::RotationAborted(_) | Event::RotationRolledBack(_))
 }
 
 /// Reading that tells an end from a part.

@@ -70,13 +70,14 @@ impl Node {
         self.directory.path()
     }
 
-    /// Tells the node that its connection is new, and waits until it has heard: before that it may well go by what it saw earlier.
+    /// Tells the node that its connection is new, and waits until it has heard: before that it may well go by what it saw earlier. A node that
+    /// only begins takes the connection that it finds for the first one, so it is told until it says so.
     pub(crate) async fn reconnect(&self) {
         let (begin, doubts) = (Instant::now(), self.log.counts().doubts);
-        self.reconnects.send_modify(|epoch| *epoch += 1);
         while self.log.counts().doubts == doubts {
             assert!(begin.elapsed() < NOTICED_MAX, "the reconnect was not heard of");
-            tokio::time::sleep(Duration::from_millis(1)).await;
+            self.reconnects.send_modify(|epoch| *epoch += 1);
+            tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
 
