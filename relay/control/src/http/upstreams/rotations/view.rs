@@ -17,9 +17,9 @@ pub(in crate::http) struct RotationView {
     id: RotationId,
     status: RotationStep,
     /// The secret that it leads to.
-    new: SecretView,
+    new: RotationSecretView,
     /// The secret that it leads away from.
-    previous: SecretView,
+    previous: RotationSecretView,
     compromise: bool,
     grace: DurationText,
     window: DurationText,
@@ -44,7 +44,7 @@ pub(in crate::http) struct RotationView {
 }
 
 #[derive(Debug, Serialize, ToSchema)]
-pub(in crate::http) struct SecretView {
+pub(in crate::http) struct RotationSecretView {
     secret_version: u32,
     /// Equal fingerprints are equal secrets; nothing else can be told from one.
     fingerprint: String,
@@ -68,9 +68,9 @@ pub(in crate::http) struct StandingView {
     status: &'static str,
     /// The rotation that is under way.
     id: Option<RotationId>,
-    current: SecretView,
+    current: RotationSecretView,
     /// The secret before the current one, as long as it is there.
-    previous: Option<SecretView>,
+    previous: Option<RotationSecretView>,
     /// When the secret in use took the place of another one; null for the first.
     last_rotated_at: Option<Timestamp>,
     /// From a tag of the upstream: `risk:metered`, `risk:internal` or `risk:privileged`.
@@ -84,7 +84,11 @@ pub(super) fn view(app: &App, rotation: &Rotation) -> Result<RotationView, ApiEr
     Ok(RotationView {
         id: rotation.id,
         status: rotation.step,
-        new: SecretView { secret_version: rotation.secret_version, fingerprint: rotation.fingerprint.clone(), since: rotation.promoted_at },
+        new: RotationSecretView {
+            secret_version: rotation.secret_version,
+            fingerprint: rotation.fingerprint.clone(),
+            since: rotation.promoted_at,
+        },
         previous: replaced(&rotation.previous),
         compromise: rotation.compromise,
         grace: DurationText::from_seconds(rotation.grace_seconds),
@@ -109,8 +113,8 @@ pub(super) fn view(app: &App, rotation: &Rotation) -> Result<RotationView, ApiEr
     })
 }
 
-fn replaced(secret: &ReplacedSecret) -> SecretView {
-    SecretView { secret_version: secret.version, fingerprint: secret.fingerprint.clone(), since: Some(secret.since) }
+fn replaced(secret: &ReplacedSecret) -> RotationSecretView {
+    RotationSecretView { secret_version: secret.version, fingerprint: secret.fingerprint.clone(), since: Some(secret.since) }
 }
 
 pub(in crate::http) fn standing(upstream: &Upstream, credential: &Credential) -> StandingView {
@@ -118,7 +122,7 @@ pub(in crate::http) fn standing(upstream: &Upstream, credential: &Credential) ->
     StandingView {
         status: open.map_or("idle", |rotation| rotation.step.as_str()),
         id: open.map(|rotation| rotation.id),
-        current: SecretView {
+        current: RotationSecretView {
             secret_version: credential.secret_version,
             fingerprint: credential.fingerprint.clone(),
             since: Some(credential.changed_at),
