@@ -47,11 +47,13 @@ impl Feed {
         let first = first.map_err(|_| Away("the server has fallen silent".to_owned()))?;
         let mut batch = Batch { states: Vec::new(), revision: None, last: None };
         let mut next = Some(first);
-        for _ in 0..BATCH_MAX {
-            match next {
-                Some(Some(message)) => self.take(message, &mut batch)?,
-                Some(None) => return Err(Away("the connection has ended".to_owned())),
-                None => break,
+        let mut taken = 0;
+        while let Some(message) = next {
+            self.take(message.ok_or_else(|| Away("the connection has ended".to_owned()))?, &mut batch)?;
+            taken += 1;
+            // Nothing may be taken from the subscription that this batch has no room for: it would be lost.
+            if taken == BATCH_MAX {
+                break;
             }
             // Takes no turn from other tasks, and would otherwise end a batch when its own turn is over.
             next = unconstrained(self.messages.next()).now_or_never();
