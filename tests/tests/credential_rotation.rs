@@ -248,6 +248,12 @@ async fn an_operator_steers_a_rotation_and_a_repetition_changes_nothing() -> Res
     ensure!(step(admin, &rotation, "rollback", json!({})).await?.success()?["rotation"]["status"] == "rolled_back");
     ensure!(credential(admin).await?["secret_version"] == 1);
 
+    // What was refused has left nothing in the place of the next secret.
+    let too_long = admin.post(ROTATIONS, &json!({ "credential": "sk-provider-fourth-one", "grace": "100d" })).await?;
+    ensure!(code(too_long)? == (400, "bad_rotation_times".into()));
+    admin.call(Method::PATCH, "/api/v1/upstreams/openai", &[], &json!({ "credential": CREDENTIAL })).await?.success()?;
+    ensure!(credential(admin).await?["secret_version"] == 3);
+
     // The same from the command line, with the secret in a file.
     let file = world.directory.path().join("next.key");
     std::fs::write(&file, format!("{NEXT}\n"))?;
@@ -261,6 +267,25 @@ async fn an_operator_steers_a_rotation_and_a_repetition_changes_nothing() -> Res
     ensure!(statuses == ["finished", "rolled_back"], "{statuses:?}");
     run(&["--rollback"])?.expect(1)?;
     ensure!(run(&["--advance"])?.expect(0)?.json()?["due"] == false);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_upstreams_may_have_one_rotation_id() -> Result<()> {
+    let world = World::start().await?;
+    world.admin.add_upstream("other", "openai", &world.upstream.openai_url(), CREDENTIAL).await?;
+    let body = json!({ "credential": NEXT, "rotation_id": "rot_mfrggzdfmztwq2lknnwg23tpoa" });
+    let rotations = [ROTATIONS, "/upstreams/other/rotations"];
+    for path in rotations {
+        world.admin.post(path, &body).await?.expect(201)?;
+    }
+    for path in rotations {
+        wait::until(&format!("a new credential in use by {path}"), || async {
+            let listed = world.admin.get(path).await?.success()?;
+            Ok((listed["rotations"][0]["status"] == "dual").then_some(()))
+        })
+        .await?;
+    }
     Ok(())
 }
 

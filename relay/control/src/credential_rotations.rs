@@ -15,7 +15,7 @@ use coordination::Coordination;
 use projector::{ReadModels, Route};
 use schemas::credential::rotation::{EndCause, Rotation, RotationCommand, RotationStep, StepCause};
 use schemas::credential::{Credential, CredentialCommand};
-use schemas::{Actor, Aggregate, Command, CommandId, Digest, RotationId, Sequence, Stream, Timestamp};
+use schemas::{Actor, Aggregate, Command, CommandId, CredentialId, Digest, RotationId, Sequence, Stream, Timestamp};
 use thiserror::Error;
 use tokio::time::Instant;
 use vault::{StoreError, Vault};
@@ -31,9 +31,9 @@ pub(crate) use trial::TrialOutcome;
 /// Requests that needed the old secret, from which on a rotation is rolled back whatever a call of our own says.
 const REFUSALS_MAX: u64 = 3;
 /// How long a step waits for live nodes that are behind, after which it is taken all the same.
-const FENCE_SECONDS_MAX: u64 = 600;
+const FENCE_WAIT_MAX: Duration = Duration::from_secs(600);
 /// The same where the old secret is known to others.
-const FENCE_SECONDS_MAX_COMPROMISE: u64 = 20;
+const FENCE_WAIT_MAX_COMPROMISE: Duration = Duration::from_secs(20);
 /// For how long after its end it is looked whether the secret of a rotation is destroyed; what is left then goes with the orphans.
 const ERASE_SECONDS: u64 = 48 * 3600;
 
@@ -49,12 +49,19 @@ pub struct CredentialRotations {
     pub notes: RotationNotes,
 }
 
+/// A rotation and whose it is: callers choose the ids of rotations, and may choose one twice.
+type RotationOf = (CredentialId, RotationId);
+
+const fn of(credential: &Credential, rotation: &Rotation) -> RotationOf {
+    (credential.id, rotation.id)
+}
+
 /// What a node remembers of rotations until it ends. All of it may be lost.
 #[derive(Default)]
 pub struct RotationNotes {
     trials: trial::Trials,
     /// Rotations whose destroyed secret the key store has confirmed. Written by the scheduler and by requests.
-    erased: Mutex<HashSet<RotationId>>,
+    erased: Mutex<HashSet<RotationOf>>,
 }
 
 /// What comes next in a rotation.
@@ -94,11 +101,11 @@ pub(crate) enum RotationStepError {
 }
 
 impl RotationNotes {
-    fn is_erased(&self, rotation: RotationId) -> bool {
+    fn is_erased(&self, rotation: RotationOf) -> bool {
         self.erased.lock().unwrap_or_else(PoisonError::into_inner).contains(&rotation)
     }
 
-    fn note_erased(&self, rotation: RotationId) {
+    fn note_erased(&self, rotation: RotationOf) {
         self.erased.lock().unwrap_or_else(PoisonError::into_inner).insert(rotation);
     }
 }
@@ -110,18 +117,22 @@ impl CredentialRotations {
         let next = match rotation.step {
             // Whoever staged it tells when the provider knows it.
             RotationStep::Staged => None,
-            RotationStep::Installed if rotation.step_at.plus_seconds(trial::UNTESTABLE_SECONDS) <= now => {
+            // Not for time alone: nobody may have tried while nodes were down.
+            RotationStep::Installed
+                if rotation.step_at.plus_seconds(trial::UNTESTABLE_SECONDS) <= now
+                    && self.notes.trials.was_tried(of(credential, rotation)) =>
+            {
                 Some(Next::Step(StepOf::Abort(EndCause::Untestable)))
             }
-            RotationStep::Installed => self.notes.trials.is_due(rotation.id).then_some(Next::Try),
+            RotationStep::Installed => self.notes.trials.is_due(of(credential, rotation)).then_some(Next::Try),
             RotationStep::Tested => Some(Next::Step(StepOf::Promote)),
             RotationStep::Dual if rotation.fallback.uses >= REFUSALS_MAX => Some(Next::Step(StepOf::RollBack(EndCause::Refused))),
-            RotationStep::Dual if self.notes.trials.is_news(rotation) => Some(Next::TryAgain),
+            RotationStep::Dual if self.notes.trials.is_news(of(credential, rotation), rotation) => Some(Next::TryAgain),
             RotationStep::Dual => rotation.due(now).map(|cause| Next::Step(StepOf::Drain(cause))),
             RotationStep::Draining => rotation.due(now).map(|cause| Next::Step(StepOf::Finish(cause))),
             RotationStep::Finished | RotationStep::Aborted | RotationStep::RolledBack => {
                 let is_recent = rotation.step_at.plus_seconds(ERASE_SECONDS) > now;
-                (is_recent && !self.notes.is_erased(rotation.id)).then_some(Next::Erase)
+                (is_recent && !self.notes.is_erased(of(credential, rotation))).then_some(Next::Erase)
             }
         };
         next.map(|next| (rotation.clone(), next))
@@ -131,7 +142,7 @@ impl CredentialRotations {
     async fn go_on(&self, route: &Route, credential: &Credential, rotation: &Rotation, next: Next) -> Result<(), RotationStepError> {
         let step = match next {
             Next::Erase => return self.erase_loser(credential, rotation).await,
-            Next::Try => match self.trial(route, rotation).await {
+            Next::Try => match self.trial(route, credential, rotation).await {
                 TrialOutcome::Passed(tested) => {
                     let command = RotationCommand::Pass(Box::new(tested));
                     self.execute(credential, rotation, command).await?;
@@ -140,7 +151,7 @@ impl CredentialRotations {
                 TrialOutcome::Ended(cause) => StepOf::Abort(cause),
                 TrialOutcome::Again(_) => return Ok(()),
             },
-            Next::TryAgain => match self.trial_again(route, rotation).await {
+            Next::TryAgain => match self.trial_again(route, credential, rotation).await {
                 true => return Ok(()),
                 false => StepOf::RollBack(EndCause::Refused),
             },
@@ -165,7 +176,8 @@ impl CredentialRotations {
     /// Executes a step for the scheduler. Two nodes at once, or one twice, are one command.
     async fn execute(&self, credential: &Credential, rotation: &Rotation, command: RotationCommand) -> Result<Receipt, RotationStepError> {
         let stream = Stream::credential(credential.tenant.clone(), credential.id);
-        let name = format!("rotation {} after {}", rotation.id, rotation.step.as_str());
+        // A caller may give several credentials one rotation id.
+        let name = format!("rotation {} of {} after {}", rotation.id, credential.id, rotation.step.as_str());
         let request = Request {
             command_id: CommandId::of(&credential.tenant, &Actor::Scheduler, &format!("{name}: {}", verb(&command))),
             command: Command::Credential(CredentialCommand::Rotate(command)),
@@ -208,20 +220,23 @@ impl CredentialRotations {
         let address = secret_address(&credential.tenant, credential.id, version, &credential.origin);
         let vault = Arc::clone(&self.vault);
         tokio::task::spawn_blocking(move || vault.erase(&address)).await??;
-        self.notes.note_erased(rotation.id);
+        self.notes.note_erased(of(credential, rotation));
         Ok(())
     }
 
     /// Whether all live nodes know what the credential has come to, or were waited for long enough. A node that does not would go on with the secret
     /// that is about to be destroyed, or not find the new one.
     async fn all_know(&self, credential: &Credential, rotation: &Rotation) -> Result<bool, RotationStepError> {
-        let patience = if rotation.compromise { FENCE_SECONDS_MAX_COMPROMISE } else { FENCE_SECONDS_MAX };
-        if rotation.step_at.plus_seconds(patience) <= (self.clock)() {
-            tracing::warn!(rotation.id = %rotation.id, "a rotation goes on though a live node may not know of it yet");
+        let (_, head) = self.models.load(&Stream::credential(credential.tenant.clone(), credential.id))?;
+        if self.is_known(head.sequence).await? {
             return Ok(true);
         }
-        let (_, head) = self.models.load(&Stream::credential(credential.tenant.clone(), credential.id))?;
-        Ok(self.is_known(head.sequence).await?)
+        let patience = if rotation.compromise { FENCE_WAIT_MAX_COMPROMISE } else { FENCE_WAIT_MAX };
+        let is_over = self.notes.trials.waited(of(credential, rotation), rotation.step) >= patience;
+        if is_over {
+            tracing::warn!(rotation.id = %rotation.id, "a rotation goes on though a live node may not know of it yet");
+        }
+        Ok(is_over)
     }
 
     async fn is_known(&self, sequence: Sequence) -> Result<bool, projector::ReadError> {

@@ -63,7 +63,11 @@ pub(crate) async fn send(
     let Some(fallback) = target.fallback.as_ref().filter(|_| is_refused(&asked)) else { return asked };
     match ask(state, target, &fallback.secret, &request).await {
         Ok(response) if !refuses(response.status()) => {
-            fallback.needed(state, target);
+            // Evidence against the new one is that the upstream refused it and took the old one; a secret that this node has not got yet, or an
+            // answer that says nothing about a secret, is none.
+            if asked.is_ok() && takes(response.status()) {
+                fallback.needed(state, target);
+            }
             Ok(response)
         }
         // The old one does no better, so that nothing speaks against the new one.
@@ -88,6 +92,11 @@ fn is_refused(asked: &Result<Response<Incoming>, SendError>) -> bool {
         Ok(response) => refuses(response.status()),
         Err(error) => matches!(error, SendError::Credential(_)),
     }
+}
+
+/// Whether an answer shows that the upstream took the secret.
+fn takes(status: StatusCode) -> bool {
+    !refuses(status) && status != StatusCode::TOO_MANY_REQUESTS && !status.is_server_error()
 }
 
 fn refuses(status: StatusCode) -> bool {
@@ -137,6 +146,15 @@ mod tests {
             [(401, true), (403, true), (200, false), (400, false), (402, false), (404, false), (429, false), (500, false)]
         {
             assert_eq!(StatusCode::from_u16(status).map(refuses).ok(), Some(is_refusal), "{status}");
+        }
+    }
+
+    #[test]
+    fn an_answer_that_says_nothing_about_a_secret_is_no_evidence() {
+        for (status, is_evidence) in
+            [(200, true), (400, true), (404, true), (401, false), (403, false), (429, false), (500, false), (503, false)]
+        {
+            assert_eq!(StatusCode::from_u16(status).map(takes).ok(), Some(is_evidence), "{status}");
         }
     }
 

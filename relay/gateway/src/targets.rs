@@ -143,8 +143,9 @@ impl Snapshot {
         all.find(|secret| secret.id == id && secret.version == version).unwrap_or_else(|| Arc::new(Secret::new(id, version)))
     }
 
-    fn tally(&self, rotation: RotationId) -> Arc<Tally> {
-        let mut fallbacks = self.targets.iter().filter_map(|target| target.fallback.as_ref());
+    fn tally(&self, credential: CredentialId, rotation: RotationId) -> Arc<Tally> {
+        let of_it = self.targets.iter().filter(|target| target.credential.id == credential);
+        let mut fallbacks = of_it.filter_map(|target| target.fallback.as_ref());
         fallbacks.find(|fallback| fallback.rotation == rotation).map(|fallback| Arc::clone(&fallback.tally)).unwrap_or_default()
     }
 }
@@ -172,7 +173,7 @@ impl Target {
         let fallback = credential.fallback_secret().map(|(rotation, previous)| Fallback {
             rotation: rotation.id,
             secret: last.secret(credential.id, previous.version),
-            tally: last.tally(rotation.id),
+            tally: last.tally(credential.id, rotation.id),
         });
         Some(Self {
             route: Arc::clone(route),

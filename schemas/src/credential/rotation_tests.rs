@@ -239,8 +239,11 @@ fn a_secret_that_nobody_needs_goes_early_where_that_was_asked_for() {
 #[test]
 fn the_use_of_the_old_secret_counts_while_it_is_the_fallback() {
     given().when(stage(staged(2))).accepted().when(fallback(1)).then_nothing();
-    let credential = credential(dual(staged(2), 0).when(fallback(9)).accepted().when(fallback(3)).accepted());
-    assert_eq!((credential.rotations[0].fallback.uses, credential.rotations[0].fallback.last_used_at), (4, Some(later(9))));
+    let used = credential(dual(staged(2), 0).after(20).when(fallback(9)).accepted().when(fallback(3)).accepted());
+    assert_eq!((used.rotations[0].fallback.uses, used.rotations[0].fallback.last_used_at), (4, Some(later(9))));
+    // A node whose clock is ahead does not hold the old secret in use: what it tells was before its record.
+    let ahead = credential(dual(staged(2), 0).after(20).when(fallback(86_400)).accepted());
+    assert_eq!(ahead.rotations[0].fallback.last_used_at, Some(later(20)));
 }
 
 #[test]

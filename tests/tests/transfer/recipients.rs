@@ -90,6 +90,11 @@ async fn what_opens_a_file_is_told_where_something_else_was_given() -> Result<()
         let run = keyrelay(node, &["export", "--recipient", recipient])?.expect(1)?;
         ensure!(run.stderr.contains("bad_recipient") && run.stdout.is_empty(), "{}", run.stderr);
     }
+    // The node looks for itself too.
+    for recipient in [ADA.0, "age1abc"] {
+        let refused = world.admin.get(&format!("/export?recipients={recipient}")).await?.expect(400)?.json()?;
+        ensure!(refused["code"] == "bad_recipient", "{refused}");
+    }
     let twice = world.admin.get(&format!("/export?sanitize=true&recipients={}", ADA.1)).await?;
     twice.expect(400)?;
     ensure!(twice.json()?["code"] == "bad_sealing", "{}", twice.text());

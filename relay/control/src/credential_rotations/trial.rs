@@ -5,11 +5,11 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use projector::Route;
-use schemas::RotationId;
-use schemas::credential::rotation::{EndCause, Rotation, RotationTested};
+use schemas::credential::Credential;
+use schemas::credential::rotation::{EndCause, Rotation, RotationStep, RotationTested};
 use tokio::time::Instant;
 
-use super::CredentialRotations;
+use super::{CredentialRotations, RotationOf};
 
 /// How long a new secret may be untestable: the provider cannot be reached, or answers what says nothing about a secret.
 pub(super) const UNTESTABLE_SECONDS: u64 = 600;
@@ -39,7 +39,7 @@ pub(crate) struct Trial {
 #[derive(Default)]
 pub(super) struct Trials {
     /// Written by the scheduler and by requests to go on.
-    made: Mutex<HashMap<RotationId, Made>>,
+    made: Mutex<HashMap<RotationOf, Made>>,
 }
 
 #[derive(Default)]
@@ -48,24 +48,43 @@ struct Made {
     next_at: Option<Instant>,
     /// The uses of the old secret that were known when the new one was tried again.
     uses: u64,
+    /// The step after which other nodes are waited for, and since when.
+    waits: Option<(RotationStep, Instant)>,
 }
 
 impl Trials {
     /// Whether the pause after the last trial is over.
-    pub(super) fn is_due(&self, rotation: RotationId) -> bool {
+    pub(super) fn is_due(&self, rotation: RotationOf) -> bool {
         self.made().get(&rotation).and_then(|made| made.next_at).is_none_or(|at| at <= Instant::now())
     }
 
     /// Whether the old secret was needed since the new one was tried again.
-    pub(super) fn is_news(&self, rotation: &Rotation) -> bool {
-        rotation.fallback.uses > self.made().get(&rotation.id).map_or(0, |made| made.uses)
+    pub(super) fn is_news(&self, of: RotationOf, rotation: &Rotation) -> bool {
+        rotation.fallback.uses > self.made().get(&of).map_or(0, |made| made.uses)
     }
 
-    fn made(&self) -> MutexGuard<'_, HashMap<RotationId, Made>> {
+    /// Whether this node has tried the new secret.
+    pub(super) fn was_tried(&self, rotation: RotationOf) -> bool {
+        self.made().get(&rotation).is_some_and(|made| made.next_at.is_some())
+    }
+
+    /// How long this node has been waiting for other nodes before the step after this one.
+    pub(super) fn waited(&self, rotation: RotationOf, at: RotationStep) -> Duration {
+        let mut since = Duration::ZERO;
+        self.note(rotation, |made| {
+            let (_, begin) = made.waits.filter(|(step, _)| *step == at).unwrap_or((at, Instant::now()));
+            made.waits = Some((at, begin));
+            since = begin.elapsed();
+            0
+        });
+        since
+    }
+
+    fn made(&self) -> MutexGuard<'_, HashMap<RotationOf, Made>> {
         self.made.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn note(&self, rotation: RotationId, note: impl FnOnce(&mut Made) -> u32) -> u32 {
+    fn note(&self, rotation: RotationOf, note: impl FnOnce(&mut Made) -> u32) -> u32 {
         let mut made = self.made();
         if made.len() >= ROTATIONS_MAX {
             made.clear();
@@ -80,11 +99,11 @@ fn is_refusal(status: Option<u16>) -> bool {
 
 impl CredentialRotations {
     /// Tries the new secret of a rotation.
-    pub(crate) async fn trial(&self, route: &Route, rotation: &Rotation) -> TrialOutcome {
-        let upstream = &route.upstream;
+    pub(crate) async fn trial(&self, route: &Route, credential: &Credential, rotation: &Rotation) -> TrialOutcome {
+        let (upstream, of) = (&route.upstream, super::of(credential, rotation));
         let new = (self.probe)(upstream.id, rotation.secret_version).await;
         let Some(status) = new.status.filter(|status| (200..300).contains(status)) else {
-            let refusals = self.notes.trials.note(rotation.id, |made| {
+            let refusals = self.notes.trials.note(of, |made| {
                 made.refusals += u32::from(is_refusal(new.status));
                 made.next_at = Some(Instant::now() + PAUSE);
                 made.refusals
@@ -103,14 +122,20 @@ impl CredentialRotations {
         if account.is_some() && previous_account.is_some() && account != previous_account {
             return TrialOutcome::Ended(EndCause::OtherAccount);
         }
+        // The record is on its way; without it the trial is made again, but not at once.
+        self.notes.trials.note(of, |made| {
+            made.next_at = Some(Instant::now() + PAUSE);
+            0
+        });
         let node = self.commands.writer().id();
         TrialOutcome::Passed(RotationTested { rotation: rotation.id, node, status, account, previous_account })
     }
 
     /// Tries the new secret once more, since the old one was needed; false if the provider refuses it by now.
-    pub(super) async fn trial_again(&self, route: &Route, rotation: &Rotation) -> bool {
+    pub(super) async fn trial_again(&self, route: &Route, credential: &Credential, rotation: &Rotation) -> bool {
+        let of = super::of(credential, rotation);
         let tried = (self.probe)(route.upstream.id, rotation.secret_version).await;
-        self.notes.trials.note(rotation.id, |made| {
+        self.notes.trials.note(of, |made| {
             made.uses = rotation.fallback.uses;
             0
         });

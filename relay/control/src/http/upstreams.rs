@@ -11,7 +11,7 @@ use axum::http::StatusCode;
 use projector::Route;
 use schemas::credential::{Credential, CredentialAdded, CredentialCommand, CredentialReplaced};
 use schemas::upstream::{Dialect, Upstream, UpstreamCommand, UpstreamDetails, UpstreamLabels, UpstreamPatch, origin};
-use schemas::{Aggregate, Command, CredentialId, Sequence, Stream, TenantId, Timestamp, UpstreamId, Version};
+use schemas::{Aggregate, Command, Context, CredentialId, Sequence, Stream, TenantId, Timestamp, UpstreamId, Version, decide};
 use serde::{Deserialize, Deserializer, Serialize};
 use url::Url;
 use utoipa::ToSchema;
@@ -367,13 +367,21 @@ async fn replace_credential<T>(app: &App, mutation: &Mutation<T>, credential: &C
     }
     let (tenant, origin) = (&mutation.caller.tenant, &credential.origin);
     let secret_version = credential.next_secret_version();
+    let replaced = CredentialReplaced { secret_version, fingerprint: app.vault.fingerprint(secret.0.as_bytes()) };
+    refuse_early(app, mutation, credential, CredentialCommand::Replace(replaced.clone()))?;
     if !seal(app, secret_address(tenant, credential.id, secret_version, origin), secret).await? {
         return Err(ExecuteError::Contention.into());
     }
-    let replaced = CredentialReplaced { secret_version, fingerprint: app.vault.fingerprint(secret.0.as_bytes()) };
     let stream = Stream::credential(tenant.clone(), credential.id);
     app.commands.execute(mutation.step("credential", stream, Command::Credential(CredentialCommand::Replace(replaced)))).await?;
     erase(app, secret_address(tenant, credential.id, credential.secret_version, origin)).await
+}
+
+/// Refuses what the rules refuse as far as is known here, before a secret is sealed for it: a sealed one would stay in the next one's place.
+fn refuse_early<T>(app: &App, mutation: &Mutation<T>, credential: &Credential, command: CredentialCommand) -> Result<(), ApiError> {
+    let (state, context) = (Aggregate::Credential(credential.clone()), Context { now: app.now(), actor: mutation.caller.actor });
+    decide(Some(&state), &Command::Credential(command), &context).map_err(ExecuteError::Rejected)?;
+    Ok(())
 }
 
 /// Seals a secret where none was sealed before; false if another one stands there already.

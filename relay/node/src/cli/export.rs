@@ -14,7 +14,7 @@ use serde_json::json;
 use zeroize::Zeroizing;
 
 use super::client::{Call, Client};
-use super::failure::Failure;
+use super::failure::{Failure, Problem};
 use super::output::Output;
 use super::{progress, render, stream};
 use crate::config::Secret;
@@ -65,6 +65,17 @@ enum Format {
 pub(super) async fn run(args: ExportArgs, client: &Client, output: &mut Output) -> Result<(), Failure> {
     let is_table = args.format == Format::Csv;
     let types = args.types.or_else(|| is_table.then(|| "keys".to_owned()));
+    // Here and not only at the node: what was mistyped may be a secret key, and this goes into an address.
+    for recipient in &args.recipients {
+        let parsed = recipient.parse::<vault::Recipient>();
+        let refused = |error: vault::ParseKeyError| Problem {
+            status: 400,
+            code: "bad_recipient".to_owned(),
+            detail: error.to_string(),
+            lines: Vec::new(),
+        };
+        parsed.map_err(|error| Failure::Refused(refused(error)))?;
+    }
     let passphrase = args.passphrase_file.as_deref().map(read_passphrase).transpose()?;
     let call = Call::get(&["export"]).query("types", types).query("sanitize", args.sanitize.then_some(true));
     let call = call.query("recipients", (!args.recipients.is_empty()).then(|| args.recipients.join(",")));

@@ -19,7 +19,7 @@ use crate::config::Secret;
 
 /// The whole file is checked before the answer begins.
 const PATIENCE: Duration = Duration::from_secs(3600);
-/// Objects that are shown to people; `--json` has all.
+/// Objects that are shown of those that went as they should. Whatever there is a reason to tell of is shown, first and all of it.
 const SHOWN_MAX: usize = 50;
 
 #[derive(Debug, Args)]
@@ -179,6 +179,7 @@ impl ImportArgs {
 /// Takes in an answer as it comes, with a bar over its lines.
 fn hear(body: stream::BodyReader) -> anyhow::Result<Heard> {
     let (mut heard, mut bar) = (Heard { items: Vec::new(), more: 0, not_carried: Vec::new(), last: Value::Null }, None);
+    let mut plain = 0;
     for line in BufReader::new(body).lines() {
         let line = line.context("the answer broke off; import the file again and it goes on")?;
         let told: Value = serde_json::from_str(&line).context("the node's answer is not JSON")?;
@@ -187,9 +188,14 @@ fn hear(body: stream::BodyReader) -> anyhow::Result<Heard> {
             Some("not_carried") => heard.not_carried.push(told),
             Some("item") => {
                 bar.iter().for_each(|bar| bar.inc(1));
-                if heard.items.len() < SHOWN_MAX && told["outcome"] != "unchanged" {
+                let says_why = told["detail"].is_string();
+                if told["outcome"] == "unchanged" {
+                    continue;
+                }
+                plain += usize::from(!says_why);
+                if says_why || plain <= SHOWN_MAX {
                     heard.items.push(told);
-                } else if told["outcome"] != "unchanged" {
+                } else {
                     heard.more += 1;
                 }
             }
@@ -197,6 +203,7 @@ fn hear(body: stream::BodyReader) -> anyhow::Result<Heard> {
         }
     }
     bar.iter().for_each(|bar| bar.finish_and_clear());
+    heard.items.sort_by_key(|item| !item["detail"].is_string());
     if heard.last.is_null() { Err(anyhow!("the answer broke off; import the file again and it goes on")) } else { Ok(heard) }
 }
 

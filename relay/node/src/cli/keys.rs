@@ -368,21 +368,13 @@ async fn act(client: &Client, id: &str, verb: &str, body: Value) -> Result<Value
     client.send(Call::new(Method::POST, &["keys", id, verb]).body(body)).await
 }
 
-/// Takes the secret that waits. It is given out once, so whoever lost the answer is told how to come by the same again.
+/// Takes the secret that waits. It is given out once, so it is told beforehand how to come by the same again.
 async fn collect(id: &str, resume: Option<String>, client: &Client, output: &mut Output) -> Result<(), Failure> {
     let word = resume.map_or_else(idempotency_key, Ok)?;
     let path = ["keys", id, "successor"];
+    output.note(&format!("For 24 hours the secret comes again, if this is cut off, with the same command and: --resume {word}"));
     let call = Call::new(Method::POST, &path).body(json!({})).idempotency_key(&word);
-    let collected = match client.send(call).await {
-        Ok(answer) => issued(&answer, output),
-        Err(failure) => Err(failure),
-    };
-    if collected.as_ref().is_err_and(Failure::may_be_done) {
-        output.note(&format!(
-            "For 24 hours the secret comes, the same again if it was given out, with the same command and: --resume {word}"
-        ));
-    }
-    collected
+    issued(&client.send(call).await?, output)
 }
 
 fn shown(answer: &Value, output: &mut Output) -> Result<(), Failure> {

@@ -51,3 +51,20 @@ fn the_bucket_is_one_that_other_clients_can_read() {
     assert_eq!(found.unwrap(), &b"one"[..]);
     node.stop();
 }
+
+#[test]
+fn a_bucket_of_many_entries_comes_level_in_one_go() {
+    // More than two batches of what is taken from a subscription at once.
+    const ENTRIES: u32 = 3_000;
+    let (cluster, dir) = (Cluster::start(1, Sync::Default).unwrap(), tempdir().unwrap());
+    let paths = ["one", "two"].map(|name| dir.path().join(name));
+    let first = Node::level(&cluster.url(), &paths[0], 1);
+    for version in 1..=ENTRIES {
+        let slot = Slot { version, ..slot(1) };
+        assert_eq!(first.store.put_sealed(&slot, b"sealed").unwrap(), Put::Stored);
+    }
+    let second = Node::level(&cluster.url(), &paths[1], 1);
+    assert_eq!(second.store.scan(Entry::Sealed, None, usize::MAX).unwrap().len(), ENTRIES as usize);
+    second.stop();
+    first.stop();
+}

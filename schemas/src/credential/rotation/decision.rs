@@ -231,8 +231,10 @@ pub(in crate::credential) fn apply(mut credential: Credential, event: &Event, at
         Event::RotationFallbackUsed(event) => {
             let rotation = credential.rotations.iter_mut().find(|rotation| rotation.id == event.rotation)?;
             let FallbackUse { uses, last_used_at } = rotation.fallback;
-            rotation.fallback =
-                FallbackUse { uses: uses.saturating_add(event.uses.into()), last_used_at: last_used_at.max(Some(event.last_used_at)) };
+            rotation.fallback = FallbackUse {
+                uses: uses.saturating_add(event.uses.into()),
+                last_used_at: last_used_at.max(Some(event.last_used_at.min(at.time))),
+            };
         }
         _ => return None,
     }

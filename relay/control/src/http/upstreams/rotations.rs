@@ -15,7 +15,7 @@ use schemas::{Aggregate, Command, DurationText, RotationId, Sequence, Stream};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{SecretText, find, seal, secret_address};
+use super::{SecretText, find, refuse_early, seal, secret_address};
 use crate::credential_rotations::{RotationStepError, TrialOutcome};
 use crate::http::app::App;
 use crate::http::conventions::{Caller, Mutation, Nothing};
@@ -121,19 +121,11 @@ pub(in crate::http) async fn rotate(
     }
     let secret = body.credential.as_ref().ok_or(ApiError::CredentialRequired)?;
     let fingerprint = app.vault.fingerprint(secret.0.as_bytes());
-    let secret_version = match credential.rotation(rotation) {
-        Some(known) => known.secret_version,
-        None if is_retry || credential.open_rotation().is_some() || fingerprint == credential.fingerprint => {
-            // Refused or repeated by the record that is there; there is nothing to seal.
-            credential.next_secret_version()
-        }
-        None => seal_next(&app, credential, secret).await?,
-    };
     let grace_seconds = body.grace.map_or(GRACE_SECONDS_DEFAULT, |grace| grace.as_seconds());
     let window_seconds = body.window.map_or((grace_seconds / 2).clamp(1, WINDOW_SECONDS_DEFAULT), |window| window.as_seconds());
-    let staged = RotationStaged {
+    let mut staged = RotationStaged {
         rotation,
-        secret_version,
+        secret_version: credential.rotation(rotation).map_or_else(|| credential.next_secret_version(), |known| known.secret_version),
         fingerprint,
         compromise: body.compromise,
         window_seconds,
@@ -141,7 +133,13 @@ pub(in crate::http) async fn rotate(
         unused_seconds: body.unused_after.map(|unused| unused.as_seconds()),
         reason: seal_text(&app, &stream, body.reason.as_deref()).await?,
     };
-    let command = RotationCommand::Stage { staged: Box::new(staged), installed: Some(Installer::Operator) };
+    let stage = |staged: &RotationStaged| RotationCommand::Stage { staged: Box::new(staged.clone()), installed: Some(Installer::Operator) };
+    // A retry is answered from the record that is there; there is nothing to seal.
+    if !is_retry {
+        refuse_early(&app, &mutation, credential, CredentialCommand::Rotate(stage(&staged)))?;
+        staged.secret_version = seal_next(&app, credential, secret).await?;
+    }
+    let command = stage(&staged);
     let receipt = execute(&app, &mutation, &stream, command).await?;
     Ok((StatusCode::CREATED, Json(answer(&app, receipt, rotation).await?)))
 }
@@ -191,7 +189,7 @@ pub(in crate::http) async fn advance(
         _ if is_retry => RotationCommand::Promote { rotation: id },
         _ if is_there => return unchanged(&app, Some(rotation.clone())).await.map(Json),
         RotationStep::Staged => RotationCommand::Install { rotation: id, by: Installer::Operator },
-        RotationStep::Installed => match app.rotations.trial(&route, rotation).await {
+        RotationStep::Installed => match app.rotations.trial(&route, credential, rotation).await {
             TrialOutcome::Passed(tested) => RotationCommand::Pass(Box::new(tested)),
             TrialOutcome::Ended(cause) => RotationCommand::Abort { rotation: id, cause },
             TrialOutcome::Again(trial) => {

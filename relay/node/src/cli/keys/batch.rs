@@ -50,7 +50,7 @@ pub(in crate::cli) struct Count {
     /// Create so many keys, 10,000 at most
     #[arg(long, value_name = "N", requires = "name_pattern", conflicts_with = "name")]
     count: Option<usize>,
-    /// Their names, such as ci-{n}, or ci-{n:04} for at least four digits
+    /// Their names, such as ci-{n:04}: with the number of each, here in four digits at least
     #[arg(long, value_name = "PATTERN", requires = "count")]
     name_pattern: Option<String>,
     /// The number of the first one [default: 1]
@@ -93,7 +93,9 @@ impl Count {
         }
         let is_resumed = self.how.resume.is_some();
         let secrets = match self.output.filter(|_| !self.how.dry_run) {
-            Some(path) => Some(private_file(&path, is_resumed).with_context(|| format!("cannot write {}", path.display()))?),
+            Some(path) => Some(private_file(&path, is_resumed).with_context(|| {
+                format!("cannot write {}; a run that was cut off goes on with the word that it told: --resume WORD", path.display())
+            })?),
             None => None,
         };
         // Whoever names a count has said how many.
@@ -140,16 +142,16 @@ impl Batch<'_> {
             self.ask(&word, client, output).await?;
         }
         self.body["dry_run"] = how.dry_run.into();
+        if !how.dry_run {
+            // Before anything is done: whoever is cut off needs the word to go on.
+            output.note(&format!("If this is cut off, go on with the same command and: --resume {word}"));
+        }
         match self.send(&word, client, output, how.dry_run).await {
             Ok(End { is_done: true, failed: 0 }) => Ok(()),
             Ok(End { is_done: true, .. }) => Err(Failure::Findings),
             Ok(End { is_done: false, .. }) => {
                 output.note(&format!("The node or its log went away. Go on with the same command and: --resume {word}"));
                 Err(Failure::Findings)
-            }
-            Err(Failure::Failed(error)) if !how.dry_run => {
-                output.note(&format!("Nothing is done twice if you go on with the same command and: --resume {word}"));
-                Err(Failure::Failed(error))
             }
             Err(failure) => Err(failure),
         }

@@ -88,6 +88,9 @@ pub(super) async fn run(
         }
     };
     output.answer(&answer, text)?;
+    if answer.report.compared == 0 {
+        return Err(anyhow::anyhow!("nothing was compared: no decision is one that the candidate can be asked for").into());
+    }
     let is_quiet = answer.report.flipped.decisions == 0 && answer.report.picks_changed.decisions == 0;
     if is_quiet { Ok(()) } else { Err(Failure::Findings) }
 }
