@@ -1,5 +1,6 @@
 //! Credentials: what the relay shows an upstream. The log holds references and fingerprints; the secret lies sealed in the vault.
 
+pub mod grant;
 pub mod rotation;
 
 use schemars::JsonSchema;
@@ -12,6 +13,7 @@ use crate::id::{CredentialId, RotationId, TenantId, UpstreamId};
 use crate::stream::Stream;
 use crate::time::Timestamp;
 
+use grant::{CredentialAuthorized, Grant, GrantCommand, GrantError};
 use rotation::{ReplacedSecret, Rotation, RotationCommand, RotationError, RotationStep};
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -48,12 +50,21 @@ pub struct Credential {
     pub revoked: bool,
     /// The newest [`rotation::ROTATIONS_KEPT`] rotations, oldest first. The last one may be open.
     pub rotations: Vec<Rotation>,
+    /// Where the secret is a provider's grant, which ends and is refreshed. The sealed bytes are a `GrantSecret` then, else the secret itself.
+    pub grant: Option<Box<Grant>>,
+    /// The number of the last claim to refresh, over all grants that there were.
+    pub claims: u32,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CredentialCommand {
     Add(CredentialAdded),
     Replace(CredentialReplaced),
+    /// As `Add`, of a provider's grant.
+    AddGrant(CredentialAdded, CredentialAuthorized),
+    /// As `Replace`, with a provider's grant: a new login.
+    ReplaceGrant(CredentialReplaced, CredentialAuthorized),
+    Grant(GrantCommand),
     Revoke,
     /// A step of a rotation.
     Rotate(RotationCommand),
@@ -71,6 +82,8 @@ pub enum CredentialError {
     SecretVersion { current: u32, given: u32 },
     #[error(transparent)]
     Rotation(#[from] RotationError),
+    #[error(transparent)]
+    Grant(#[from] GrantError),
 }
 
 impl Credential {
@@ -105,21 +118,25 @@ impl Credential {
     pub(crate) fn decide(state: Option<&Self>, command: &CredentialCommand, context: &Context) -> Result<Vec<Event>, CredentialError> {
         match (state, command) {
             (None, CredentialCommand::Add(added)) => Ok(vec![Event::CredentialAdded(added.clone())]),
-            (Some(_), CredentialCommand::Add(_)) => Err(CredentialError::Exists),
+            (None, CredentialCommand::AddGrant(added, authorized)) => {
+                Ok(vec![Event::CredentialAdded(added.clone()), Event::CredentialAuthorized(authorized.clone())])
+            }
+            (Some(_), CredentialCommand::Add(_) | CredentialCommand::AddGrant(..)) => Err(CredentialError::Exists),
             (None, _) => Err(CredentialError::NotFound),
             (Some(Self { revoked: true, .. }), CredentialCommand::Revoke) => Ok(vec![]),
             (Some(Self { revoked: true, .. }), _) => Err(CredentialError::Revoked),
-            (Some(credential), CredentialCommand::Replace(replaced)) => {
-                if let Some(open) = credential.open_rotation() {
-                    return Err(RotationError::Open(open.id).into());
-                }
-                let (current, given) = (credential.secret_version, replaced.secret_version);
-                if given != credential.next_secret_version() || given == current {
-                    return Err(CredentialError::SecretVersion { current, given });
-                }
-                Ok(vec![Event::CredentialReplaced(replaced.clone())])
+            (Some(credential), CredentialCommand::Replace(replaced)) => Ok(vec![credential.replaced(replaced)?]),
+            (Some(credential), CredentialCommand::ReplaceGrant(replaced, authorized)) => {
+                Ok(vec![credential.replaced(replaced)?, Event::CredentialAuthorized(authorized.clone())])
+            }
+            (Some(credential), CredentialCommand::Grant(command)) => {
+                let grant = credential.grant.as_ref().ok_or(GrantError::NoGrant)?;
+                grant.decide(credential.secret_version, command, context)
             }
             (Some(_), CredentialCommand::Revoke) => Ok(vec![Event::CredentialRevoked(CredentialRevoked {})]),
+            (Some(Self { grant: Some(_), .. }), CredentialCommand::Rotate(RotationCommand::Stage { .. })) => {
+                Err(RotationError::Grant.into())
+            }
             (Some(credential), CredentialCommand::Rotate(command)) => {
                 let events = rotation::decide(credential, command, context.now)?;
                 let staged = events.iter().find_map(|event| match event {
@@ -134,6 +151,17 @@ impl Credential {
         }
     }
 
+    fn replaced(&self, replaced: &CredentialReplaced) -> Result<Event, CredentialError> {
+        let (current, given) = (self.secret_version, replaced.secret_version);
+        if let Some(open) = self.open_rotation() {
+            return Err(RotationError::Open(open.id).into());
+        }
+        if given != self.next_secret_version() || given == current {
+            return Err(CredentialError::SecretVersion { current, given });
+        }
+        Ok(Event::CredentialReplaced(replaced.clone()))
+    }
+
     pub(crate) fn apply(state: Option<Self>, stream: &Stream, event: &Event, at: &At) -> Option<Self> {
         match (state, event) {
             (None, Event::CredentialAdded(added)) => Some(Self {
@@ -146,14 +174,38 @@ impl Credential {
                 changed_at: at.time,
                 revoked: false,
                 rotations: vec![],
+                grant: None,
+                claims: 0,
             }),
+            // A secret that is entered is no grant, unless `CredentialAuthorized` follows.
             (Some(credential), Event::CredentialReplaced(replaced)) => Some(Self {
                 secret_version: replaced.secret_version,
                 fingerprint: replaced.fingerprint.clone(),
                 changed_at: at.time,
+                grant: None,
                 ..credential
             }),
             (Some(credential), Event::CredentialRevoked(_)) => Some(Self { revoked: true, changed_at: at.time, ..credential }),
+            (Some(credential), Event::CredentialAuthorized(authorized)) => {
+                Some(Self { grant: Some(Box::new(Grant::new(authorized, credential.claims, at))), ..credential })
+            }
+            (
+                Some(mut credential),
+                Event::CredentialRefreshAsked(_)
+                | Event::CredentialRefreshClaimed(_)
+                | Event::CredentialRefreshSent(_)
+                | Event::CredentialRefreshed(_)
+                | Event::CredentialRefreshReleased(_)
+                | Event::CredentialLoginRequired(_),
+            ) => {
+                let grant = credential.grant.take()?.apply(event, at)?;
+                if let Event::CredentialRefreshed(refreshed) = event {
+                    (credential.secret_version, credential.changed_at) = (refreshed.secret_version, at.time);
+                    credential.fingerprint.clone_from(&refreshed.fingerprint);
+                }
+                credential.claims = grant.generation;
+                Some(Self { grant: Some(Box::new(grant)), ..credential })
+            }
             (Some(credential), event) if !credential.revoked => rotation::apply(credential, event, at),
             _ => None,
         }

@@ -179,6 +179,19 @@ events! {
     0x0417 RotationRolledBack(credential::rotation::RotationRolledBack) of Credential, version 1;
     /// The provider refused the new secret and took the old one.
     0x0418 RotationFallbackUsed(credential::rotation::RotationFallbackUsed) of Credential, version 1;
+    /// The secret is a provider's grant to an account.
+    0x0420 CredentialAuthorized(credential::grant::CredentialAuthorized) of Credential, version 1;
+    /// A node takes the right to refresh a grant, before the provider hears of it.
+    0x0421 CredentialRefreshClaimed(credential::grant::CredentialRefreshClaimed) of Credential, version 1;
+    /// The holder of the claim is about to show the provider the refresh token.
+    0x0422 CredentialRefreshSent(credential::grant::CredentialRefreshSent) of Credential, version 1;
+    0x0423 CredentialRefreshed(credential::grant::CredentialRefreshed) of Credential, version 1;
+    /// The claim ended without a new secret.
+    0x0424 CredentialRefreshReleased(credential::grant::CredentialRefreshReleased) of Credential, version 1;
+    /// The grant is at its end until somebody logs in to the provider.
+    0x0425 CredentialLoginRequired(credential::grant::CredentialLoginRequired) of Credential, version 1;
+    /// An upstream refused an access token before its time.
+    0x0426 CredentialRefreshAsked(credential::grant::CredentialRefreshAsked) of Credential, version 1;
     0x0501 PoolCreated(pool::PoolCreated) of Pool, version 1;
     0x0502 PoolChanged(pool::PoolChanged) of Pool, version 1;
     0x0503 PoolRemoved(pool::PoolRemoved) of Pool, version 1;

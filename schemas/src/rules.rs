@@ -8,6 +8,7 @@ use proptest::prelude::*;
 use crate::aggregate::{self, Aggregate, At, Command, Context, Rejection};
 use crate::binding::{BindingCommand, BindingCreated, BindingPatch, Bound, Mode, OnFault, Scope};
 use crate::cluster::{ClusterCommand, ClusterFounded};
+use crate::credential::grant::{CredentialAuthorized, CredentialRefreshed, GrantCommand, LoginReason, RefreshFailure};
 use crate::credential::rotation::{EndCause, Installer, RotationCommand, RotationFallbackUsed, RotationStaged, RotationTested, StepCause};
 use crate::credential::{CredentialAdded, CredentialCommand, CredentialReplaced};
 use crate::id::{BindingId, ClusterId, CredentialId, Digest, PoolId, PublicKey, RotationId, TenantId, UpstreamId, WriterId};
@@ -197,13 +198,15 @@ fn any_upstream_command() -> impl Strategy<Value = UpstreamCommand> {
 }
 
 fn any_credential_command() -> impl Strategy<Value = CredentialCommand> {
+    let added =
+        || CredentialAdded { upstream: UpstreamId::from_bytes([1; 16]), origin: "https://a.example".into(), fingerprint: "1:00".into() };
+    let replaced = |secret_version| CredentialReplaced { secret_version, fingerprint: "1:01".into() };
     prop_oneof![
-        Just(CredentialCommand::Add(CredentialAdded {
-            upstream: UpstreamId::from_bytes([1; 16]),
-            origin: "https://a.example".into(),
-            fingerprint: "1:00".into(),
-        })),
-        (0_u32..6).prop_map(|secret_version| CredentialCommand::Replace(CredentialReplaced { secret_version, fingerprint: "1:01".into() })),
+        Just(CredentialCommand::Add(added())),
+        any::<bool>().prop_map(move |refreshable| CredentialCommand::AddGrant(added(), authorized(refreshable))),
+        (0_u32..6).prop_map(move |secret_version| CredentialCommand::Replace(replaced(secret_version))),
+        (0_u32..6).prop_map(move |secret_version| CredentialCommand::ReplaceGrant(replaced(secret_version), authorized(true))),
+        any_grant_command().prop_map(CredentialCommand::Grant),
         Just(CredentialCommand::Revoke),
         any_rotation_command().prop_map(CredentialCommand::Rotate),
     ]
@@ -239,6 +242,25 @@ fn any_rotation_command() -> impl Strategy<Value = RotationCommand> {
             let node = WriterId::from_bytes([1; 16]);
             RotationCommand::NoteFallback(RotationFallbackUsed { rotation, node, uses: 1, last_used_at: NOW })
         }),
+    ]
+}
+
+fn authorized(is_refreshable: bool) -> CredentialAuthorized {
+    CredentialAuthorized { provider: "acme".into(), account: "1:02".into(), scopes: vec![], expires_at: Some(later(3600)), is_refreshable }
+}
+
+fn any_grant_command() -> impl Strategy<Value = GrantCommand> {
+    let (number, node) = (|| 0_u32..4, || (1_u8..3).prop_map(|n| WriterId::from_bytes([n; 16])));
+    prop_oneof![
+        number().prop_map(|secret_version| GrantCommand::AskRefresh { secret_version }),
+        (node(), proptest::option::of(number())).prop_map(|(node, takes_over)| GrantCommand::ClaimRefresh { node, takes_over }),
+        number().prop_map(|generation| GrantCommand::MarkSent { generation }),
+        (number(), number(), any::<bool>()).prop_map(|(generation, secret_version, is_rotated)| {
+            let fingerprint = "1:03".into();
+            GrantCommand::Refresh(CredentialRefreshed { generation, secret_version, fingerprint, expires_at: None, is_rotated })
+        }),
+        number().prop_map(|generation| GrantCommand::ReleaseRefresh { generation, reason: RefreshFailure::NotSent }),
+        number().prop_map(|generation| GrantCommand::RequireLogin { generation, reason: LoginReason::OutcomeUnknown }),
     ]
 }
 

@@ -4,6 +4,10 @@
 use ed25519_dalek::SigningKey;
 use schemas::binding::{BindingChanged, BindingCreated, BindingRemoved, BindingRolledBack, Bound, Mode, OnFault, Scope};
 use schemas::cluster::ClusterFounded;
+use schemas::credential::grant::{
+    CredentialAuthorized, CredentialLoginRequired, CredentialRefreshAsked, CredentialRefreshClaimed, CredentialRefreshReleased,
+    CredentialRefreshSent, CredentialRefreshed, LoginReason, RefreshFailure,
+};
 use schemas::credential::rotation::{
     EndCause, Installer, RotationAborted, RotationDraining, RotationFallbackUsed, RotationFinished, RotationInstalled, RotationPromoted,
     RotationRolledBack, RotationStaged, RotationStep, RotationTested, StepCause,
@@ -263,6 +267,25 @@ pub(crate) fn events() -> Vec<Event> {
             uses: 300,
             last_used_at: TIME,
         }),
+        Event::CredentialAuthorized(CredentialAuthorized {
+            provider: "google".into(),
+            account: "1:202122232425262728292a2b2c2d2e2f".into(),
+            scopes: vec!["openid".into(), "https://www.example.com/auth/models".into()],
+            expires_at: Some(Timestamp::from_micros(1_763_803_600_000_000)),
+            is_refreshable: true,
+        }),
+        Event::CredentialRefreshClaimed(CredentialRefreshClaimed { generation: 7, node: WriterId::from_bytes([0x31; 16]) }),
+        Event::CredentialRefreshSent(CredentialRefreshSent { generation: 7 }),
+        Event::CredentialRefreshed(CredentialRefreshed {
+            generation: 7,
+            secret_version: 301,
+            fingerprint: "2:303132333435363738393a3b3c3d3e3f".into(),
+            expires_at: None,
+            is_rotated: true,
+        }),
+        Event::CredentialRefreshReleased(CredentialRefreshReleased { generation: 8, reason: RefreshFailure::RateLimited }),
+        Event::CredentialLoginRequired(CredentialLoginRequired { reason: LoginReason::OutcomeUnknown }),
+        Event::CredentialRefreshAsked(CredentialRefreshAsked { secret_version: 301 }),
         Event::PoolCreated(PoolCreated { name: "default".into() }),
         Event::PoolChanged(PoolChanged { name: "fast".into() }),
         Event::PoolRemoved(PoolRemoved {}),

@@ -8,6 +8,7 @@ use event_log::{AppendError, ReadError};
 use policy_host::{AdmissionError, PolicyFault};
 use schemas::binding::BindingError;
 use schemas::credential::CredentialError;
+use schemas::credential::grant::GrantError;
 use schemas::credential::rotation::RotationError;
 use schemas::key::KeyError;
 use schemas::policy::PolicyError;
@@ -403,6 +404,14 @@ fn rejection_status(rejection: &Rejection) -> (StatusCode, &'static str) {
                 RotationError::Promoted => (CLASH, "rotation_promoted"),
                 RotationError::NotPromoted => (CLASH, "rotation_not_promoted"),
                 RotationError::NotDue => (CLASH, "rotation_not_due"),
+                RotationError::Grant => (CLASH, "rotation_of_grant"),
+            },
+            CredentialError::Grant(error) => match error {
+                GrantError::NoGrant => (CLASH, "no_grant"),
+                GrantError::NotRefreshable => (CLASH, "not_refreshable"),
+                GrantError::LoginRequired => (CLASH, "login_required"),
+                GrantError::UnderWay { .. } | GrantError::Superseded { .. } => (CLASH, "refresh_under_way"),
+                GrantError::TooSoon => (CLASH, "refreshed_too_recently"),
             },
         },
         Rejection::Pool(error) => match error {

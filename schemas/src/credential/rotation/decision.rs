@@ -72,6 +72,8 @@ pub enum RotationError {
     NotPromoted,
     #[error("it is too early for that")]
     NotDue,
+    #[error("the credential is a provider's grant, which is refreshed; log in again for another")]
+    Grant,
 }
 
 impl RotationCommand {
