@@ -164,6 +164,14 @@ impl Commands {
         self.spawn(request, 1).await
     }
 
+    /// Waits until this node's read models have what the log held when this was called. False where that takes longer, or the log is away.
+    pub(crate) async fn catch_up(&self, patience: Duration) -> bool {
+        match self.parts.log.head().await {
+            Ok(head) => self.parts.models.wait_for(head, patience).await,
+            Err(_) => false,
+        }
+    }
+
     /// Executes the last command of this writer, its own retirement: waits for those under way, holds back others, and if this one succeeds,
     /// refuses all that come later. Whatever they signed would be void.
     pub async fn execute_last(&self, request: Request) -> Result<Receipt, ExecuteError> {

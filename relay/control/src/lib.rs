@@ -19,6 +19,7 @@ pub mod leaks;
 mod metrics;
 pub mod policies;
 mod rebuilds;
+pub mod refresh;
 mod rotations;
 mod secrets;
 mod tenants;

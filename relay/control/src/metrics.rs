@@ -37,6 +37,7 @@ pub struct Metrics {
     commands: Family<OutcomeLabel, Counter>,
     append_seconds: Histogram,
     policy_loads: Family<OutcomeLabel, Counter>,
+    refreshes: Family<OutcomeLabel, Counter>,
     /// Set when the metrics are read.
     pub(crate) position: Gauge,
     pub(crate) lag: Gauge,
@@ -89,6 +90,7 @@ impl Metrics {
             // 50 us to about 6.5 s.
             append_seconds: Histogram::new(exponential_buckets(0.000_05, 2.0, 18)),
             policy_loads: Family::default(),
+            refreshes: Family::default(),
             position: Gauge::default(),
             lag: Gauge::default(),
             voids: Gauge::default(),
@@ -127,6 +129,7 @@ impl Metrics {
         );
         registry.register("keyrelay_usage_spool_bytes", "Bytes of usage on disk that the log does not have", metrics.spool_bytes.clone());
         registry.register("keyrelay_policy_loads", "Attempts to load a policy's module, by outcome", metrics.policy_loads.clone());
+        registry.register("keyrelay_refreshes", "Refreshes of grants, by outcome", metrics.refreshes.clone());
         registry.register("keyrelay_policy_bindings", "Bindings that are not removed", metrics.policy_bindings.clone());
         registry.register(
             "keyrelay_policies_loaded",
@@ -163,6 +166,10 @@ impl Metrics {
     pub(crate) fn count_policy_load(&self, is_loaded: bool) {
         let outcome = if is_loaded { "done" } else { "failed" };
         self.policy_loads.get_or_create(&OutcomeLabel { outcome }).inc();
+    }
+
+    pub(crate) fn count_refresh(&self, outcome: &'static str) {
+        self.refreshes.get_or_create(&OutcomeLabel { outcome }).inc();
     }
 
     pub(crate) fn observe_append(&self, elapsed: Duration) {

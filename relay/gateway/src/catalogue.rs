@@ -16,8 +16,8 @@ use thiserror::Error;
 
 use crate::fallback::{self, SendError};
 use crate::gateway::{Gateway, State};
-use crate::headers::{ANTHROPIC_VERSION, credential_name};
-use crate::targets::{CredentialError, Secret, Target};
+use crate::headers::ANTHROPIC_VERSION;
+use crate::targets::{CredentialError, Secret, Shown, Target};
 use crate::transport::{self, TransportError};
 
 /// Claude Code waits three seconds for a list of models.
@@ -102,7 +102,7 @@ async fn ask(state: &State, target: &Target, version: Option<&HeaderValue>) -> R
 }
 
 /// The request for an upstream's models; none if it has no such address.
-fn question(target: &Target, credential: HeaderValue, version: Option<&HeaderValue>) -> Option<Request<Full<Bytes>>> {
+fn question(target: &Target, (name, credential): Shown, version: Option<&HeaderValue>) -> Option<Request<Full<Bytes>>> {
     let dialect = target.route.upstream.details.dialect;
     let query = match dialect {
         Dialect::Openai => None,
@@ -110,7 +110,7 @@ fn question(target: &Target, credential: HeaderValue, version: Option<&HeaderVal
     };
     let mut request = transport::request(Method::GET, target.uri(Endpoint::Models, query)?, Bytes::new());
     let headers = request.headers_mut();
-    headers.insert(credential_name(dialect), credential);
+    headers.insert(name, credential);
     headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
     headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     if dialect == Dialect::Anthropic {

@@ -78,7 +78,7 @@ impl Selection {
                 return None;
             }
             let (pool, priority) = (target.pool_rank(key)?, details.priority);
-            let tier = match cooling.until(upstream.id, target.route.version, now) {
+            let tier = match cooling.until(upstream.id, target.standing(), now) {
                 Some(until) => Tier::Cooling { until },
                 None if details.weight == 0 => Tier::Reserve { pool, priority },
                 None => Tier::Ready { pool, priority },

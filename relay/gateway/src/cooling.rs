@@ -48,10 +48,18 @@ impl Failure {
     }
 }
 
+/// What a fact is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Standing {
+    pub(crate) upstream: Version,
+    /// The version of its credential's secret.
+    pub(crate) secret: u32,
+}
+
 #[derive(Debug, Clone, Copy)]
 struct Fact {
-    /// Of the upstream when it failed: facts about an earlier version say nothing.
-    version: Version,
+    /// Of the upstream when it failed: facts about an earlier one say nothing.
+    standing: Standing,
     failure: Failure,
     at: Timestamp,
     in_a_row: u32,
@@ -76,13 +84,13 @@ pub(crate) struct Cooling {
 
 impl Cooling {
     /// When the cool-down of an upstream ends, if it is in one.
-    pub(crate) fn until(&self, upstream: UpstreamId, version: Version, now: Timestamp) -> Option<Timestamp> {
+    pub(crate) fn until(&self, upstream: UpstreamId, standing: Standing, now: Timestamp) -> Option<Timestamp> {
         let facts = self.facts.read();
-        let fact = facts.get(&upstream).filter(|fact| fact.version == version)?;
+        let fact = facts.get(&upstream).filter(|fact| fact.standing == standing)?;
         Some(fact.ends_at()).filter(|end| *end > now)
     }
 
-    pub(crate) fn failed(&self, upstream: UpstreamId, version: Version, failure: Failure, now: Timestamp) {
+    pub(crate) fn failed(&self, upstream: UpstreamId, standing: Standing, failure: Failure, now: Timestamp) {
         let mut facts = self.facts.write();
         if facts.len() >= UPSTREAMS_MAX {
             let mut times: Vec<_> = facts.values().map(|fact| fact.at).collect();
@@ -90,8 +98,8 @@ impl Cooling {
             let median = *median;
             facts.retain(|_, fact| fact.at > median);
         }
-        let earlier = facts.get(&upstream).filter(|fact| fact.version == version).map_or(0, |fact| fact.in_a_row);
-        facts.insert(upstream, Fact { version, failure, at: now, in_a_row: earlier.saturating_add(1) });
+        let earlier = facts.get(&upstream).filter(|fact| fact.standing == standing).map_or(0, |fact| fact.in_a_row);
+        facts.insert(upstream, Fact { standing, failure, at: now, in_a_row: earlier.saturating_add(1) });
     }
 
     pub(crate) fn succeeded(&self, upstream: UpstreamId) {
@@ -106,6 +114,7 @@ mod tests {
     use super::*;
 
     const UP: UpstreamId = UpstreamId::from_bytes([1; 16]);
+    const STANDING: Standing = Standing { upstream: Version(1), secret: 1 };
 
     fn at(seconds: u64) -> Timestamp {
         Timestamp::from_micros(seconds * 1_000_000)
@@ -114,27 +123,28 @@ mod tests {
     #[test]
     fn a_pause_grows_with_failures_in_a_row_and_ends_with_a_success_or_a_new_version() {
         let cooling = Cooling::default();
-        assert_eq!(cooling.until(UP, Version(1), at(100)), None);
-        cooling.failed(UP, Version(1), Failure::Unreachable, at(100));
-        assert_eq!(cooling.until(UP, Version(1), at(100)), Some(at(105)));
-        assert_eq!(cooling.until(UP, Version(1), at(105)), None);
-        cooling.failed(UP, Version(1), Failure::Unreachable, at(110));
-        assert_eq!(cooling.until(UP, Version(1), at(111)), Some(at(120)));
-        assert_eq!(cooling.until(UP, Version(2), at(111)), None);
+        assert_eq!(cooling.until(UP, STANDING, at(100)), None);
+        cooling.failed(UP, STANDING, Failure::Unreachable, at(100));
+        assert_eq!(cooling.until(UP, STANDING, at(100)), Some(at(105)));
+        assert_eq!(cooling.until(UP, STANDING, at(105)), None);
+        cooling.failed(UP, STANDING, Failure::Unreachable, at(110));
+        assert_eq!(cooling.until(UP, STANDING, at(111)), Some(at(120)));
+        assert_eq!(cooling.until(UP, Standing { upstream: Version(2), ..STANDING }, at(111)), None);
+        assert_eq!(cooling.until(UP, Standing { secret: 2, ..STANDING }, at(111)), None);
         for _ in 0..20 {
-            cooling.failed(UP, Version(1), Failure::Unreachable, at(200));
+            cooling.failed(UP, STANDING, Failure::Unreachable, at(200));
         }
-        assert_eq!(cooling.until(UP, Version(1), at(200)), Some(at(230)));
+        assert_eq!(cooling.until(UP, STANDING, at(200)), Some(at(230)));
         cooling.succeeded(UP);
-        assert_eq!(cooling.until(UP, Version(1), at(200)), None);
+        assert_eq!(cooling.until(UP, STANDING, at(200)), None);
     }
 
     #[test]
     fn the_provider_knows_best_when_to_come_again() {
         let cooling = Cooling::default();
-        cooling.failed(UP, Version(1), Failure::RateLimited(Some(Duration::from_secs(42))), at(0));
-        assert_eq!(cooling.until(UP, Version(1), at(1)), Some(at(42)));
-        cooling.failed(UP, Version(1), Failure::RateLimited(Some(Duration::from_secs(1_000_000))), at(0));
-        assert_eq!(cooling.until(UP, Version(1), at(1)), Some(at(3600)));
+        cooling.failed(UP, STANDING, Failure::RateLimited(Some(Duration::from_secs(42))), at(0));
+        assert_eq!(cooling.until(UP, STANDING, at(1)), Some(at(42)));
+        cooling.failed(UP, STANDING, Failure::RateLimited(Some(Duration::from_secs(1_000_000))), at(0));
+        assert_eq!(cooling.until(UP, STANDING, at(1)), Some(at(3600)));
     }
 }

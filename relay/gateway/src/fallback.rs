@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::{HeaderValue, Request, Response, StatusCode};
+use http::{Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use parking_lot::Mutex;
@@ -20,7 +20,7 @@ use thiserror::Error;
 
 use crate::gateway::State;
 use crate::outbox::Outbound;
-use crate::targets::{CredentialError, Secret, Target};
+use crate::targets::{CredentialError, Secret, Shown, Target};
 use crate::transport::TransportError;
 
 /// How often a node tells of one rotation that its old secret was needed; what came in between is told together.
@@ -57,7 +57,7 @@ pub(crate) enum SendError {
 pub(crate) async fn send(
     state: &State,
     target: &Target,
-    request: impl Fn(HeaderValue) -> Option<Request<Full<Bytes>>>,
+    request: impl Fn(Shown) -> Option<Request<Full<Bytes>>>,
 ) -> Result<Response<Incoming>, SendError> {
     let asked = ask(state, target, &target.secret, &request).await;
     let Some(fallback) = target.fallback.as_ref().filter(|_| is_refused(&asked)) else { return asked };
@@ -79,7 +79,7 @@ async fn ask(
     state: &State,
     target: &Target,
     secret: &Secret,
-    request: &impl Fn(HeaderValue) -> Option<Request<Full<Bytes>>>,
+    request: &impl Fn(Shown) -> Option<Request<Full<Bytes>>>,
 ) -> Result<Response<Incoming>, SendError> {
     let header = state.targets.header(target, secret).await?;
     let request = request(header).ok_or(SendError::Address)?;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
+use http::{HeaderMap, Method, Response, StatusCode, header};
 use hyper::body::Incoming;
 use schemas::PoolId;
 use schemas::key::Endpoint;
@@ -18,12 +18,13 @@ use crate::choose::Selection;
 use crate::cooling::Failure;
 use crate::fallback::{self, SendError};
 use crate::gateway::State;
-use crate::headers::{RETRY_AFTER_MS, credential_name};
+use crate::grants;
+use crate::headers::RETRY_AFTER_MS;
 use crate::meter::Meter;
 use crate::metrics::AttemptResult;
 use crate::pulse::UnderWay;
 use crate::refusal::Refusal;
-use crate::targets::Target;
+use crate::targets::{Shown, Target};
 use crate::transport::{self, TransportError};
 
 /// How many upstreams one request may bother.
@@ -126,6 +127,20 @@ impl Forwarding<'_> {
     }
 
     async fn attempt(&self, target: &Target) -> Result<Response<Incoming>, Miss> {
+        if grants::is_expired(self.state, target) {
+            // Boxed, so that a request that need not wait is no larger for those that do.
+            let Some(fresh) = Box::pin(grants::fresh(self.state, target)).await else {
+                let upstream = &target.route.upstream.details.name;
+                tracing::warn!(upstream.name = upstream, "upstream is not asked: its access token has expired");
+                self.note(target, Some(Failure::Credential), AttemptResult::Credential);
+                return Err(Miss::Unreachable);
+            };
+            return self.ask(&fresh).await;
+        }
+        self.ask(target).await
+    }
+
+    async fn ask(&self, target: &Target) -> Result<Response<Incoming>, Miss> {
         let response = match fallback::send(self.state, target, |credential| self.request(target, credential)).await {
             Ok(response) => response,
             Err(error) => {
@@ -148,11 +163,14 @@ impl Forwarding<'_> {
         };
         let (failure, result) = judge(response.status(), response.headers());
         self.note(target, failure, result);
+        if response.status() == StatusCode::UNAUTHORIZED {
+            grants::refused(self.state, target);
+        }
         if failure.is_some() { Err(Miss::Answer(response)) } else { Ok(response) }
     }
 
     /// The request for this upstream with a header that shows a secret; none if it has no such address.
-    fn request(&self, target: &Target, credential: HeaderValue) -> Option<http::Request<http_body_util::Full<Bytes>>> {
+    fn request(&self, target: &Target, (name, credential): Shown) -> Option<http::Request<http_body_util::Full<Bytes>>> {
         #[cfg(feature = "faults")]
         if crate::faults::is_planted("leak-credential-in-log") {
             tracing::trace!(credential = ?credential.as_bytes().escape_ascii().to_string(), "asking an upstream");
@@ -160,14 +178,14 @@ impl Forwarding<'_> {
         let uri = target.uri(self.outgoing.endpoint, self.outgoing.query.as_deref())?;
         let mut request = transport::request(Method::POST, uri, self.outgoing.body(target));
         *request.headers_mut() = self.outgoing.headers.clone();
-        request.headers_mut().insert(credential_name(self.outgoing.dialect), credential);
+        request.headers_mut().insert(name, credential);
         Some(request)
     }
 
     fn note(&self, target: &Target, failure: Option<Failure>, result: AttemptResult) {
-        let (upstream, version) = (target.route.upstream.id, target.route.version);
+        let (upstream, standing) = (target.route.upstream.id, target.standing());
         match failure {
-            Some(failure) => self.state.cooling.failed(upstream, version, failure, self.state.now()),
+            Some(failure) => self.state.cooling.failed(upstream, standing, failure, self.state.now()),
             None => self.state.cooling.succeeded(upstream),
         }
         self.state.metrics.attempted(self.outgoing.dialect, result);

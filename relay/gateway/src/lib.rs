@@ -31,6 +31,7 @@ mod fallback;
 pub mod faults;
 mod forward;
 mod gateway;
+mod grants;
 mod headers;
 mod held_body;
 mod http;

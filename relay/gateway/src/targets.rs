@@ -9,21 +9,24 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::uri::{Authority, Builder, PathAndQuery, Scheme};
-use http::{HeaderValue, Uri};
+use http::{HeaderName, HeaderValue, Uri, header};
 use policy_host::contract::{Price, route};
 use projector::{ReadModels, Route, Routes};
 use schemas::credential::Credential;
+use schemas::credential::grant::Grant;
 use schemas::key::{Dedicated, Endpoint, Key};
 use schemas::pool::Pool;
 use schemas::upstream::{Dialect, Upstream};
-use schemas::{CredentialId, PoolId, RotationId, TenantId, UpstreamId, name};
+use schemas::{CredentialId, PoolId, RotationId, Stream, TenantId, UpstreamId, name};
 use thiserror::Error;
 use tokio::sync::OnceCell;
-use vault::{SecretAddress, UnsealError, Vault};
+use vault::{GrantSecret, SecretAddress, UnsealError, Vault};
 use zeroize::Zeroizing;
 
 use crate::address;
+use crate::cooling::Standing;
 use crate::fallback::{Fallback, Tally};
+use crate::headers::credential_name;
 use crate::pulse::Pulse;
 
 /// How long a credential that the key store does not show may be on its way to this node.
@@ -39,6 +42,9 @@ pub(crate) enum CredentialError {
     #[error("the unsealing task ended early")]
     Task(#[from] tokio::task::JoinError),
 }
+
+/// A credential as an upstream is shown it.
+pub(crate) type Shown = (HeaderName, HeaderValue);
 
 /// Makes snapshots and keeps the last one.
 pub(crate) struct Targets {
@@ -79,7 +85,7 @@ pub(crate) struct Target {
 pub(crate) struct Secret {
     id: CredentialId,
     version: u32,
-    header: OnceCell<HeaderValue>,
+    header: OnceCell<Shown>,
 }
 
 impl Targets {
@@ -100,12 +106,16 @@ impl Targets {
         snapshot
     }
 
-    /// The header value that shows a secret of the target's credential. The vault is asked once per secret.
-    pub(crate) async fn header(&self, target: &Target, secret: &Secret) -> Result<HeaderValue, CredentialError> {
+    /// The header that shows a secret of the target's credential. The vault is asked once per secret.
+    pub(crate) async fn header(&self, target: &Target, secret: &Secret) -> Result<Shown, CredentialError> {
         let header = secret.header.get_or_try_init(|| async {
             let (vault, address) = (Arc::clone(&self.vault), secret_address(&target.credential, secret.version));
             let plaintext = tokio::task::spawn_blocking(move || vault.unseal_within(&address, CREDENTIAL_WAIT)).await??;
-            header_value(target.route.upstream.details.dialect, plaintext).ok_or(CredentialError::Value)
+            let shown = match target.grant() {
+                Some(_) => bearer(&plaintext),
+                None => header(target.route.upstream.details.dialect, &plaintext),
+            };
+            shown.ok_or(CredentialError::Value)
         });
         header.await.cloned()
     }
@@ -127,6 +137,11 @@ impl Snapshot {
         let cached = |price: Option<u64>, input| price.unwrap_or(input);
         let (cache_read, cache_write) = (cached(price.cache_read, price.input), cached(price.cache_write, price.input));
         Some(Price { input: price.input, output: price.output, cache_read, cache_write })
+    }
+
+    /// The target of an upstream.
+    pub(crate) fn of(&self, upstream: UpstreamId) -> Option<&Arc<Target>> {
+        self.targets.iter().find(|target| target.route.upstream.id == upstream)
     }
 
     fn pulse(&self, upstream: UpstreamId) -> Option<Arc<Pulse>> {
@@ -188,6 +203,21 @@ impl Target {
             messages: below(&base, messages)?,
             models: below(&base, models)?,
         })
+    }
+
+    /// What is known of its credential where a provider granted it.
+    pub(crate) fn grant(&self) -> Option<&Grant> {
+        self.credential.grant.as_deref()
+    }
+
+    /// The stream of its credential.
+    pub(crate) fn credential_stream(&self) -> Stream {
+        Stream::credential(self.credential.tenant.clone(), self.credential.id)
+    }
+
+    /// What a failure is about: it says nothing of the upstream once that was changed, or has another secret.
+    pub(crate) fn standing(&self) -> Standing {
+        Standing { upstream: self.route.version, secret: self.credential.secret_version }
     }
 
     pub(crate) fn tenant(&self) -> &TenantId {
@@ -283,15 +313,26 @@ fn secret_address(credential: &Credential, version: u32) -> SecretAddress {
     }
 }
 
-/// The value shares one buffer, which is wiped when its last holder lets go.
-fn header_value(dialect: Dialect, plaintext: Zeroizing<Vec<u8>>) -> Option<HeaderValue> {
+/// The credential as the dialect shows it.
+fn header(dialect: Dialect, plaintext: &[u8]) -> Option<(HeaderName, HeaderValue)> {
     let prefix: &[u8] = match dialect {
         Dialect::Openai => b"Bearer ",
         Dialect::Anthropic => b"",
     };
-    let mut bytes = Zeroizing::new(Vec::with_capacity(prefix.len() + plaintext.len()));
+    Some((credential_name(dialect), header_value(prefix, plaintext)?))
+}
+
+/// A grant's access token, which every provider takes in one way.
+fn bearer(plaintext: &[u8]) -> Option<(HeaderName, HeaderValue)> {
+    let grant = GrantSecret::from_bytes(plaintext).ok()?;
+    Some((header::AUTHORIZATION, header_value(b"Bearer ", grant.access_token.as_bytes())?))
+}
+
+/// The value shares one buffer, which is wiped when its last holder lets go.
+fn header_value(prefix: &[u8], secret: &[u8]) -> Option<HeaderValue> {
+    let mut bytes = Zeroizing::new(Vec::with_capacity(prefix.len() + secret.len()));
     bytes.extend_from_slice(prefix);
-    bytes.extend_from_slice(&plaintext);
+    bytes.extend_from_slice(secret);
     let mut value = HeaderValue::from_maybe_shared(Bytes::from_owner(bytes)).ok()?;
     value.set_sensitive(true);
     Some(value)

@@ -97,6 +97,11 @@ pub fn write_secret(path: &Path, bytes: &[u8]) -> Result<(), WriteSecretError> {
     write_whole(path, bytes).map_err(|source| WriteSecretError::Io { path: path.to_owned(), source })
 }
 
+/// Writes a file of sealed bytes, however many, in the same way.
+pub fn write_sealed(path: &Path, bytes: &[u8]) -> Result<(), WriteSecretError> {
+    write_whole(path, bytes).map_err(|source| WriteSecretError::Io { path: path.to_owned(), source })
+}
+
 /// The name under which a secret file waits for [`promote`].
 pub fn temporary_path(path: &Path) -> PathBuf {
     suffixed(path, ".new")

@@ -13,6 +13,7 @@
 pub mod address;
 mod aead;
 pub mod age;
+mod apart;
 pub mod cluster_secrets;
 pub mod field;
 pub mod file_key;

@@ -295,7 +295,9 @@ impl Grant {
                 _ => return Err(GrantError::Superseded { generation: *generation }.into()),
             },
             GrantCommand::Refresh(refreshed) => {
-                self.check_answer(refreshed.generation)?;
+                if !self.awaits_answer(refreshed.generation) {
+                    return Err(GrantError::Superseded { generation: refreshed.generation }.into());
+                }
                 let (current, given) = (secret_version, refreshed.secret_version);
                 if given <= current || given - current > SECRET_VERSIONS_SKIPPED_MAX {
                     return Err(CredentialError::SecretVersion { current, given });
@@ -303,7 +305,11 @@ impl Grant {
                 vec![Event::CredentialRefreshed(refreshed.clone())]
             }
             GrantCommand::ReleaseRefresh { generation, reason } => {
-                self.check_open(*generation)?;
+                // The holder knows best whether it has sent, also where others have given it up.
+                let is_known_not_sent = *reason == RefreshFailure::NotSent && self.awaits_answer(*generation);
+                if !is_known_not_sent {
+                    self.check_open(*generation)?;
+                }
                 vec![Event::CredentialRefreshReleased(CredentialRefreshReleased { generation: *generation, reason: *reason })]
             }
             GrantCommand::RequireLogin { generation, reason } => {
@@ -314,13 +320,15 @@ impl Grant {
     }
 
     fn check_claim(&self, takes_over: Option<u32>, now: Timestamp) -> Result<(), GrantError> {
-        match self.refresh {
+        match (self.refresh, takes_over) {
             _ if !self.is_refreshable => return Err(GrantError::NotRefreshable),
-            Refresh::LoginRequired { .. } => return Err(GrantError::LoginRequired),
+            (Refresh::LoginRequired { .. }, _) => return Err(GrantError::LoginRequired),
             // What was sent is settled by its outcome alone.
-            Refresh::Claimed { is_sent: false, .. } if takes_over == Some(self.generation) => {}
-            Refresh::Claimed { .. } => return Err(GrantError::UnderWay { generation: self.generation }),
-            Refresh::Idle | Refresh::Asked { .. } => {}
+            (Refresh::Claimed { is_sent: false, .. }, Some(generation)) if generation == self.generation => {}
+            (Refresh::Claimed { .. }, _) => return Err(GrantError::UnderWay { generation: self.generation }),
+            // Whoever wanted to take over has not heard of its end.
+            (Refresh::Idle | Refresh::Asked { .. }, Some(generation)) => return Err(GrantError::Superseded { generation }),
+            (Refresh::Idle | Refresh::Asked { .. }, None) => {}
         }
         // A record from the future, of a node whose clock is ahead, holds nobody back.
         let is_too_soon = self.sent_at.is_some_and(|sent| sent <= now && now < sent.plus_seconds(ATTEMPT_INTERVAL_SECONDS));
@@ -332,16 +340,13 @@ impl Grant {
         if is_open { Ok(()) } else { Err(GrantError::Superseded { generation }) }
     }
 
-    /// An answer that was kept is good even where others have given it up.
-    fn check_answer(&self, generation: u32) -> Result<(), GrantError> {
-        match self.refresh {
+    /// Whether the answer to this claim would be recorded. One that was kept is good even where others have given it up.
+    pub fn awaits_answer(&self, generation: u32) -> bool {
+        let is_awaited = matches!(
+            self.refresh,
             Refresh::Claimed { is_sent: true, .. } | Refresh::LoginRequired { reason: LoginReason::OutcomeUnknown, .. }
-                if generation == self.generation =>
-            {
-                Ok(())
-            }
-            _ => Err(GrantError::Superseded { generation }),
-        }
+        );
+        is_awaited && generation == self.generation
     }
 
     /// The grant after an event of its own; none if the event cannot follow.
@@ -363,7 +368,7 @@ impl Grant {
                 self.is_rotating = Some(refreshed.is_rotated);
                 self.failures = 0;
             }
-            (Event::CredentialRefreshReleased(released), refresh @ Refresh::Claimed { .. }) => {
+            (Event::CredentialRefreshReleased(released), refresh) => {
                 *refresh = Refresh::Idle;
                 self.failures = self.failures.saturating_add(1);
                 if released.reason == RefreshFailure::NotSent {

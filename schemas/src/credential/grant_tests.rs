@@ -162,6 +162,20 @@ fn a_lost_outcome_requires_a_login_and_an_answer_that_was_kept_mends_it() {
 }
 
 #[test]
+fn a_holder_that_wakes_up_late_says_that_it_has_not_sent() {
+    let lost = || given([claimed(1), sent(1), login_required(LoginReason::OutcomeUnknown)]);
+    lost().when(release(1, RefreshFailure::NoAnswer)).then_refused(superseded(1));
+    lost().when(release(1, RefreshFailure::NotSent)).accepted().when(claim(None)).then([claimed(2)]);
+    let refused = given([claimed(1), sent(1), login_required(LoginReason::InvalidGrant)]);
+    refused.when(release(1, RefreshFailure::NotSent)).then_refused(superseded(1));
+}
+
+#[test]
+fn a_takeover_of_what_has_ended_is_refused() {
+    given([]).when(claim(Some(0))).then_refused(superseded(0));
+}
+
+#[test]
 fn a_refused_token_is_never_shown_again() {
     let given = given([claimed(1), sent(1)]).when(require_login(1, LoginReason::InvalidGrant));
     let given = given.then([login_required(LoginReason::InvalidGrant)]).after(7200);
