@@ -9,6 +9,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a failing test says where"))]
 
 pub mod actor;
+pub mod address;
 pub mod aggregate;
 pub mod binding;
 pub mod client_key;

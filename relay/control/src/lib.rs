@@ -17,6 +17,7 @@ pub mod health;
 mod http;
 pub mod leaks;
 mod metrics;
+pub mod oauth;
 pub mod policies;
 mod rebuilds;
 pub mod refresh;

@@ -14,6 +14,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
+use control::oauth::Providers;
+use control::oauth::provider::Definition;
 use control::{LeakConfig, LeakIntake};
 use event_log::NatsConfig;
 use gateway::GatewayConfig;
@@ -39,6 +41,7 @@ pub struct Config {
     pub vault: Vault,
     pub policy: Policy,
     pub control: Control,
+    pub oauth: Oauth,
     pub projector: Projector,
     /// The effective value of every setting and where it came from, secrets hidden.
     pub settings: Vec<Setting>,
@@ -136,6 +139,13 @@ pub struct Control {
     pub leak_secret_file: Option<PathBuf>,
 }
 
+/// Where upstream accounts can be opened by a login.
+#[derive(Debug, Clone)]
+pub struct Oauth {
+    /// The compiled presets, completed and joined by what the file defines.
+    pub providers: Providers,
+}
+
 /// The read models.
 #[derive(Debug, Clone)]
 pub struct Projector {
@@ -156,6 +166,7 @@ impl Config {
             vault: Vault::read(&mut from),
             policy: Policy::read(&mut from),
             control: Control::read(&mut from),
+            oauth: Oauth::read(&mut from),
             projector: Projector::read(&mut from),
             settings: Vec::new(),
         };
@@ -349,6 +360,28 @@ impl Control {
             leak_secret_file: from.optional("control.leak_secret_file"),
         }
     }
+}
+
+impl Oauth {
+    fn read(from: &mut Reader) -> Self {
+        let mut providers = Providers::presets();
+        for (name, table) in from.table("oauth.providers") {
+            let setting = format!("oauth.providers.{name}");
+            match table.try_into::<Definition>() {
+                Err(error) => from.refuse(&setting, &format!("is not a provider: {}", error.message())),
+                Ok(definition) => match providers.define(&name, definition) {
+                    Ok(()) => {}
+                    Err(error) => from.refuse(&setting, &chain(&error)),
+                },
+            }
+        }
+        Self { providers }
+    }
+}
+
+/// An error with its causes, in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    std::iter::successors(error.source(), |error| error.source()).fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
 impl Projector {

@@ -10,7 +10,9 @@ use zeroize::Zeroizing;
 use super::value::Value;
 
 /// The sections; a setting is in one of them, or is `data`.
-const SECTIONS: [&str; 9] = ["relay", "admin", "log", "nats", "vault", "policy", "control", "projector", "usage"];
+const SECTIONS: [&str; 10] = ["relay", "admin", "log", "nats", "vault", "policy", "control", "oauth", "projector", "usage"];
+/// The settings that are tables of tables by name, and stand in the file only.
+const TABLES: [&str; 1] = ["oauth.providers"];
 /// Variables of the command line that happen to begin like a section.
 const NOT_SETTINGS: [&str; 1] = ["KEYRELAY_ADMIN_URL"];
 
@@ -81,6 +83,7 @@ impl fmt::Display for Faults {
 pub(super) struct Reader {
     file_path: PathBuf,
     file: BTreeMap<String, Zeroizing<String>>,
+    tables: BTreeMap<String, toml::Table>,
     environment: BTreeMap<String, Zeroizing<String>>,
     flags: Vec<(&'static str, &'static str, String)>,
     settings: Vec<Setting>,
@@ -93,6 +96,7 @@ impl Reader {
         let mut reader = Self {
             file_path: sources.file.clone().unwrap_or_default(),
             file: BTreeMap::new(),
+            tables: BTreeMap::new(),
             environment: environment.map(|(name, value)| (name, Zeroizing::new(value))).collect(),
             flags: sources.flags,
             settings: Vec::new(),
@@ -119,6 +123,15 @@ impl Reader {
         let (value, source) = self.take::<T>(name).map_or((None, Source::Default), |(value, source)| (Some(value), source));
         self.settings.push(Setting { name, value: value.as_ref().map(Value::show), source });
         value
+    }
+
+    /// A setting that is a table of things by name; the settings show the names.
+    pub(super) fn table(&mut self, name: &'static str) -> toml::Table {
+        let table = self.tables.remove(name);
+        let source = table.as_ref().map_or(Source::Default, |_| Source::File(self.file_path.clone()));
+        let names = table.as_ref().map(|table| table.keys().cloned().collect::<Vec<_>>().join(", "));
+        self.settings.push(Setting { name, value: names, source });
+        table.unwrap_or_default()
     }
 
     pub(super) fn refuse(&mut self, name: &str, problem: &str) {
@@ -160,6 +173,7 @@ impl Reader {
         for (name, value) in table {
             let name = format!("{prefix}{name}");
             match value {
+                toml::Value::Table(table) if TABLES.contains(&name.as_str()) => drop(self.tables.insert(name, table)),
                 toml::Value::Table(table) if prefix.is_empty() => self.flatten(&format!("{name}."), table),
                 toml::Value::String(text) => drop(self.file.insert(name, Zeroizing::new(text))),
                 toml::Value::Integer(number) => drop(self.file.insert(name, Zeroizing::new(number.to_string()))),

@@ -219,3 +219,29 @@ fn policies_have_a_section() {
         assert!(Config::load(environment([(name, wrong)])).is_err(), "{name} {wrong}");
     }
 }
+
+#[test]
+fn providers_are_tables_by_name_and_complete_the_presets() {
+    let file = file(
+        "[oauth.providers.google]\nclient_id = \"me\"\n[oauth.providers.corp]\ntoken_url = \"https://id.example.com/token\"\n\
+         authorize_url = \"https://id.example.com/authorize\"\nredirect_ports = [3128, 4649]\n",
+    );
+    let config = Config::load(Sources { file: Some(file.path().to_owned()), ..Sources::default() }).unwrap();
+    let google = config.oauth.providers.get("google").unwrap();
+    assert_eq!(google.client.as_ref().unwrap().id, "me");
+    assert!(config.oauth.providers.get("corp").is_some() && config.oauth.providers.get("github").is_some());
+    let shown = config.settings.iter().find(|setting| setting.name == "oauth.providers").unwrap();
+    assert_eq!(shown.value.as_deref(), Some("corp, google"));
+}
+
+#[test]
+fn a_provider_that_cannot_be_is_a_fault_with_its_name() {
+    let file = file(
+        "[oauth.providers.corp]\ntoken_url = \"http://id.example.com/token\"\ndevice_url = \"https://id.example.com/d\"\n\
+         [oauth.providers.other]\ncolour = \"blue\"\n[oauth.providers.Big]\n[oauth]\nsize = 3\n",
+    );
+    let text = faults(Sources { file: Some(file.path().to_owned()), ..Sources::default() });
+    for fault in ["oauth.providers.corp has a token_url", "oauth.providers.other is not a provider", "oauth.providers.Big", "oauth.size"] {
+        assert!(text.contains(fault), "{fault} in {text}");
+    }
+}
