@@ -2,6 +2,8 @@
 //!
 //! The composition root fills [`NodeHealth`] from the pieces; nothing here asks them.
 
+mod upstreams;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +15,8 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::policies::PolicyHealth;
+
+pub use upstreams::{NeedsLogin, UpstreamHealth};
 
 /// From here on answers tell their age, and the node counts as degraded. Below it lies what a change of the log's leader takes.
 pub(crate) const STALE_FROM: Duration = Duration::from_secs(10);
@@ -118,6 +122,8 @@ pub(crate) enum Degradation {
     UsageLost,
     /// The module of a bound policy cannot be had: the binding's `on_fault` applies. `policies` names it.
     PolicyMissing,
+    /// The provider of an upstream wants a login: its access token is refreshed no more. `upstreams` names it.
+    LoginRequired,
 }
 
 /// What the parts of a node come to.
@@ -139,6 +145,7 @@ pub(crate) struct Signs<'a> {
     pub(crate) policies: &'a PolicyHealth,
     /// Whether the usage models follow their stream, or wait for it.
     pub(crate) usage_follows: bool,
+    pub(crate) upstreams: &'a UpstreamHealth,
 }
 
 impl Standing {
@@ -155,6 +162,7 @@ impl Standing {
             (Degradation::UsageStopped, !signs.usage_follows),
             (Degradation::UsageLost, signs.health.spool.is_some_and(|spool| spool.refused + spool.losses > 0)),
             (Degradation::PolicyMissing, !signs.policies.missing.is_empty()),
+            (Degradation::LoginRequired, signs.upstreams.logins_required > 0),
         ];
         Self {
             is_ready: signs.is_serving && !is_stopped && signs.staleness <= signs.staleness_max,
@@ -210,6 +218,7 @@ mod tests {
             health: &health,
             policies: &PolicyHealth::default(),
             usage_follows: true,
+            upstreams: &UpstreamHealth::default(),
         })
     }
 
@@ -251,6 +260,7 @@ mod tests {
             health: &health,
             policies: &policies,
             usage_follows: true,
+            upstreams: &UpstreamHealth::default(),
         };
         assert_eq!(Standing::judge(&signs), Standing { is_ready: true, degradations: vec![Degradation::PolicyMissing] });
     }
@@ -260,8 +270,17 @@ mod tests {
         let (health, read_models) = (NodeHealth::embedded(), &ProjectorState::Following);
         let (staleness, staleness_max, sync) = (Duration::ZERO, MAX, SyncMode::Verified);
         let policies = &PolicyHealth::default();
-        let signs =
-            Signs { is_serving: true, read_models, staleness, staleness_max, sync, health: &health, policies, usage_follows: false };
+        let signs = Signs {
+            is_serving: true,
+            read_models,
+            staleness,
+            staleness_max,
+            sync,
+            health: &health,
+            policies,
+            usage_follows: false,
+            upstreams: &UpstreamHealth::default(),
+        };
         assert_eq!(Standing::judge(&signs), Standing { is_ready: true, degradations: vec![Degradation::UsageStopped] });
     }
 
@@ -279,6 +298,7 @@ mod tests {
                 health: &health,
                 policies: &PolicyHealth::default(),
                 usage_follows: true,
+                upstreams: &UpstreamHealth::default(),
             })
         };
         let stopped = ProjectorState::Stopped { sequence: Sequence(3), reason: "newer format".to_owned() };

@@ -10,6 +10,7 @@ mod decisions;
 mod error;
 mod events;
 mod export;
+mod grants;
 mod health;
 mod import;
 mod keys;

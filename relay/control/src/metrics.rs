@@ -52,6 +52,8 @@ pub struct Metrics {
     pub(crate) policy_bindings: Gauge,
     pub(crate) policies_loaded: Gauge,
     pub(crate) policies_missing: Gauge,
+    pub(crate) upstreams_usable: Gauge,
+    pub(crate) logins_required: Gauge,
     pub(crate) credentials: CredentialMetrics,
 }
 
@@ -104,6 +106,8 @@ impl Metrics {
             policy_bindings: Gauge::default(),
             policies_loaded: Gauge::default(),
             policies_missing: Gauge::default(),
+            upstreams_usable: Gauge::default(),
+            logins_required: Gauge::default(),
             credentials: CredentialMetrics::default(),
         };
         metrics.credentials.register(registry);
@@ -138,6 +142,10 @@ impl Metrics {
         );
         let missing = "Policy modules that bindings need and that cannot be had, so that on_fault applies";
         registry.register("keyrelay_policies_missing", missing, metrics.policies_missing.clone());
+        let usable = "Enabled upstreams with a credential that has not ended";
+        registry.register("keyrelay_upstreams_usable", usable, metrics.upstreams_usable.clone());
+        let logins = "Enabled upstreams whose provider wants a login";
+        registry.register("keyrelay_upstream_logins_required", logins, metrics.logins_required.clone());
         metrics
     }
 

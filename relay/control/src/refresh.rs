@@ -12,6 +12,7 @@
 
 mod flight;
 mod kept;
+mod oauth;
 mod pace;
 mod provider;
 
@@ -36,6 +37,7 @@ use kept::Kept;
 use pace::Pauses;
 
 pub use kept::KeptError;
+pub use oauth::OauthProviders;
 pub use provider::{GrantProvider, Renewal, RenewalError};
 
 const LEASE: &str = "grant-refresh";

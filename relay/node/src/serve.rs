@@ -18,6 +18,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
 use control::founding::{self, Foundation, Sources};
+use control::oauth::TokenClient;
+use control::refresh::{OauthProviders, RefreshTimes, Refresher, RefresherParts};
 use control::{
     App, AppParts, Clock, Commands, CommandsParts, CredentialRotations, ExpirySweeper, Metrics, ProbeOutcome, Rebuilds, RotationNotes,
     RotationScheduler, Rotations,
@@ -284,6 +286,22 @@ impl Node {
             interval: self.config.control.expiry_interval,
             rotations: Arc::new(Rotations { commands: commands.clone(), models: self.models.clone(), vault: vault.clone() }),
         };
+        let allow_private = self.config.relay.allow_private_upstreams;
+        let client = TokenClient::new(allow_private).context("the system's root certificates could not be loaded")?;
+        let refresher = Refresher::open(
+            RefresherParts {
+                commands: commands.clone(),
+                models: self.models.clone(),
+                vault: vault.clone(),
+                coordination: coordination.clone(),
+                provider: Arc::new(OauthProviders { providers: self.config.oauth.providers.clone(), client }),
+                clock: self.clock.clone(),
+                metrics: control_metrics.clone(),
+                data: self.config.data.clone(),
+                times: RefreshTimes::default(),
+            },
+            tasks.close.clone(),
+        )?;
         let start = async {
             catch_up(&self.models, head_at_start).await?;
             catch_up_with_usage(&self.usage, usage_at_start).await;
@@ -293,6 +311,7 @@ impl Node {
             ready.send_replace(true);
             tasks.tracker.spawn(sweeper.run(tasks.close.clone()));
             tasks.tracker.spawn(RotationScheduler(rotations).run(tasks.close.clone()));
+            tasks.tracker.spawn(refresher.run());
             tasks.tracker.spawn(upkeep::sweep_vault(vault.clone(), self.models.clone(), self.clock.clone(), tasks.close.clone()));
             let sequence = self.models.position().sequence;
             announce(&self.config.data, &relay_origin, &admin_origin, writer_id, sequence, &*log)?;

@@ -167,7 +167,7 @@ pub enum Refresh {
 #[serde(rename_all = "snake_case")]
 pub enum GrantStatus {
     Valid,
-    /// Ends in less than 24 hours, and cannot be refreshed.
+    /// Ends in less than 24 hours, whether it will be refreshed or not.
     Expiring,
     Expired,
     LoginRequired,
@@ -260,14 +260,14 @@ impl Grant {
         self.is_refreshable && !matches!(self.refresh, Refresh::LoginRequired { .. })
     }
 
-    /// How the account is shown. A token that is refreshed by itself is valid until it has ended.
+    /// How the account is shown.
     pub fn status(&self, now: Timestamp) -> GrantStatus {
         if matches!(self.refresh, Refresh::LoginRequired { .. }) {
             return GrantStatus::LoginRequired;
         }
         match self.expires_at {
             Some(end) if end <= now => GrantStatus::Expired,
-            Some(end) if !self.is_refreshable && end <= now.plus_seconds(EXPIRING_SECONDS) => GrantStatus::Expiring,
+            Some(end) if end < now.plus_seconds(EXPIRING_SECONDS) => GrantStatus::Expiring,
             _ => GrantStatus::Valid,
         }
     }

@@ -246,10 +246,10 @@ fn a_plain_credential_has_no_grant_and_a_revoked_one_no_refresh() {
 #[test]
 fn the_status_is_what_an_operator_must_know() {
     let mut grant = grant(given([])).1;
-    assert_eq!((grant.status(NOW), grant.status(later(LIFE_SECONDS))), (GrantStatus::Valid, GrantStatus::Expired));
-    grant.is_refreshable = false;
-    assert_eq!(grant.status(NOW), GrantStatus::Expiring);
-    grant.expires_at = Some(later(25 * 3600));
+    assert_eq!((grant.status(NOW), grant.status(later(LIFE_SECONDS))), (GrantStatus::Expiring, GrantStatus::Expired));
+    grant.expires_at = Some(later(24 * 3600));
+    assert_eq!((grant.status(NOW), grant.status(later(1))), (GrantStatus::Valid, GrantStatus::Expiring));
+    grant.expires_at = None;
     assert_eq!(grant.status(NOW), GrantStatus::Valid);
     grant.refresh = Refresh::LoginRequired { reason: LoginReason::InvalidGrant, at: NOW };
     assert_eq!(grant.status(NOW), GrantStatus::LoginRequired);

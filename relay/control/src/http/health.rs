@@ -12,7 +12,7 @@ use utoipa::ToSchema;
 
 use super::app::App;
 use super::error::ApiError;
-use crate::health::{Degradation, NodeHealth, Signs, Standing, Trust};
+use crate::health::{Degradation, NodeHealth, Signs, Standing, Trust, UpstreamHealth};
 use crate::metrics::{RotationLabels, UpstreamLabels};
 use crate::policies::PolicyHealth;
 
@@ -44,6 +44,7 @@ pub(super) struct Readiness {
     #[serde(flatten)]
     health: NodeHealth,
     policies: PolicyHealth,
+    upstreams: UpstreamHealth,
 }
 
 /// The process answers.
@@ -67,6 +68,7 @@ pub(super) async fn readyz(State(app): State<App>) -> (StatusCode, Json<Readines
     let (health, staleness, staleness_max) = ((app.health)(), app.staleness(), app.staleness_max);
     let (is_serving, sync, policies) = (*app.ready.borrow(), app.log.sync(), app.modules.health().borrow().clone());
     let usage_follows = app.usage.status().following;
+    let upstreams = UpstreamHealth::of(&app.models.routes(), app.now());
     let signs = Signs {
         is_serving,
         read_models: &status.state,
@@ -76,6 +78,7 @@ pub(super) async fn readyz(State(app): State<App>) -> (StatusCode, Json<Readines
         health: &health,
         policies: &policies,
         usage_follows,
+        upstreams: &upstreams,
     };
     let Standing { is_ready: ready, degradations: reasons } = Standing::judge(&signs);
     let body = Readiness {
@@ -92,6 +95,7 @@ pub(super) async fn readyz(State(app): State<App>) -> (StatusCode, Json<Readines
         staleness_max_seconds: staleness_max.as_secs(),
         health,
         policies,
+        upstreams,
     };
     (if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, Json(body))
 }
@@ -118,6 +122,9 @@ pub(super) async fn metrics(State(app): State<App>) -> Result<([(HeaderName, &'s
     app.metrics.policies_loaded.set(gauge(policies.loaded as u64));
     app.metrics.policies_missing.set(gauge(policies.missing.len() as u64));
     write_credentials(&app);
+    let upstreams = UpstreamHealth::of(&app.models.routes(), app.now());
+    app.metrics.upstreams_usable.set(gauge(upstreams.usable as u64));
+    app.metrics.logins_required.set(gauge(upstreams.logins_required as u64));
     let mut text = String::new();
     // Writing to a string fails only if a metric's own formatting does, which none here can.
     prometheus_client::encoding::text::encode(&mut text, &app.registry).expect("every metric formats itself to a string");

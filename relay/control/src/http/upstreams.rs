@@ -21,6 +21,7 @@ use zeroize::Zeroizing;
 use super::app::App;
 use super::conventions::{Caller, Mutation, Nothing, Page, Params, Reason, named_pool, pool_text, present};
 use super::error::{ApiError, MutationProblems, ReadProblems};
+use super::grants::{GrantView, grant_view};
 use super::keys::{FactView, fact_view, seal_text};
 use crate::{ExecuteError, Receipt};
 
@@ -140,6 +141,8 @@ struct CredentialView {
     changed_at: Timestamp,
     /// How the secret stands with its age, and the last rotation.
     rotation: rotations::StandingView,
+    /// Null where the secret is one that an operator entered.
+    grant: Option<GrantView>,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -509,6 +512,7 @@ fn view(app: &App, route: &Route) -> Result<UpstreamView, ApiError> {
             secret_version: credential.secret_version,
             changed_at: credential.changed_at,
             rotation: rotations::standing(upstream, credential),
+            grant: credential.grant.as_deref().map(|grant| grant_view(grant, app.now())),
         }),
         disabled: fact_view(app, upstream.disabled.as_ref())?,
         created_at: upstream.created_at,

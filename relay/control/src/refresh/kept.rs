@@ -118,7 +118,9 @@ mod tests {
         let kept = Kept::open(folder.path().join("refresh"), vault).unwrap();
         let stream = Stream::credential(TenantId::default_tenant(), CredentialId::from_bytes([9; 16]));
         let claim = Claim { stream, generation: 4 };
-        let answer = GrantSecret { access_token: "at-canary".repeat(2000), generation: 4, ..GrantSecret::default() };
+        let mut answer = GrantSecret::default();
+        answer.generation = 4;
+        answer.access_token = "at-canary".repeat(2000);
         assert_eq!(kept.claims().unwrap(), []);
         kept.put(&claim, &answer, Timestamp::from_micros(1)).unwrap();
         fs::write(folder.path().join("refresh/notes.txt"), "left alone").unwrap();

@@ -240,7 +240,8 @@ impl Writer<'_> {
             return Ok(None);
         }
         let live = upstream.credential.and_then(|id| credentials.get(&id)).filter(|credential| credential.origin == upstream.origin());
-        let credential = match live.filter(|_| !self.privacy.is_sanitized()) {
+        // A grant that two clusters refresh is a grant that its provider revokes.
+        let credential = match live.filter(|credential| !self.privacy.is_sanitized() && credential.grant.is_none()) {
             Some(credential) => self.credential(&upstream, credential)?,
             None => None,
         };

@@ -10,6 +10,7 @@ mod leaks;
 mod nodes;
 mod policies;
 mod rebuild;
+mod refresh;
 mod registry;
 mod rotations;
 mod shaky;

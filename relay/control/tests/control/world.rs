@@ -58,6 +58,8 @@ pub(crate) struct World {
     pub(crate) shelf: Shelf,
     /// Who may report leaks to nodes that start from now on.
     pub(crate) leaks: Option<Arc<LeakIntake>>,
+    /// The time of nodes that start from now on, where it is not the system's.
+    pub(crate) clock: Option<Clock>,
 }
 
 /// A node that serves its API to the test.
@@ -132,7 +134,7 @@ impl World {
             models: models.clone(),
             writer,
             cluster: cluster.id,
-            clock: clock(),
+            clock: self.clock.clone().unwrap_or_else(clock),
             tasks: tasks.clone(),
             metrics: metrics.clone(),
         });

@@ -30,8 +30,8 @@ impl Import {
         let held = before.map(|upstream| self.live_credential(upstream)).transpose()?.flatten();
         let kept = held.as_ref().filter(|credential| {
             let is_same = |secret: &Zeroizing<String>| credential.fingerprint == self.app.vault.fingerprint(secret.as_bytes());
-            // A sanitised file does not say what the credential is.
-            credential.origin == origin && secret.as_ref().map_or(self.head().sanitized, is_same)
+            // A sanitised file does not say what the credential is, and none says it of a grant.
+            credential.origin == origin && secret.as_ref().map_or(self.head().sanitized || credential.grant.is_some(), is_same)
         });
         let new = secret.as_ref().filter(|_| kept.is_none()).map(|_| command_id.new_credential_id());
         let credential = kept.map(|credential| credential.id).or(new);
