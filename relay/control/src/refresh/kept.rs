@@ -106,6 +106,8 @@ impl Kept {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
+
     use schemas::{CredentialId, TenantId};
     use vault::{MemoryKeyStore, RootKey};
 
@@ -124,7 +126,7 @@ mod tests {
         assert_eq!(kept.claims().unwrap(), []);
         kept.put(&claim, &answer, Timestamp::from_micros(1)).unwrap();
         fs::write(folder.path().join("refresh/notes.txt"), "left alone").unwrap();
-        assert_eq!(kept.claims().unwrap(), [claim.clone()]);
+        assert_eq!(kept.claims().unwrap(), std::slice::from_ref(&claim));
         assert_eq!(kept.get(&claim).unwrap(), answer);
         let bytes = fs::read(folder.path().join("refresh").join(claim.file_name())).unwrap();
         assert!(!bytes.windows(6).any(|window| window == b"canary"));
