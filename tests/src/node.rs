@@ -27,6 +27,8 @@ pub struct Launch {
     pub under: Vec<OsString>,
     /// How long the node may take to be ready.
     pub patience: Duration,
+    /// The text of a configuration file, which is written beside the data at each start.
+    pub config: Option<String>,
 }
 
 /// A serving node. Dropping it kills it.
@@ -51,12 +53,26 @@ impl Launch {
     /// A node on this data directory, with the defaults of the tests.
     pub fn new(data: &Path) -> Self {
         let private = ("KEYRELAY_RELAY_ALLOW_PRIVATE_UPSTREAMS".to_owned(), "true".to_owned());
-        Self { data: data.to_owned(), environment: vec![private], listen: Ipv4Addr::LOCALHOST, under: Vec::new(), patience: wait::PATIENCE }
+        Self {
+            data: data.to_owned(),
+            environment: vec![private],
+            listen: Ipv4Addr::LOCALHOST,
+            under: Vec::new(),
+            patience: wait::PATIENCE,
+            config: None,
+        }
     }
 
     #[must_use]
     pub fn with(mut self, name: &str, value: &str) -> Self {
         self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// With a configuration file of this text.
+    #[must_use]
+    pub fn with_config(mut self, text: &str) -> Self {
+        self.config = Some(text.to_owned());
         self
     }
 
@@ -120,6 +136,11 @@ impl Launch {
         command.args(words).arg("serve").arg("--data").arg(&self.data);
         let listen = format!("{}:0", self.listen);
         command.args(["--relay-listen", &listen, "--admin-listen", &listen]);
+        if let Some(config) = &self.config {
+            let path = self.data.with_extension("toml");
+            std::fs::write(&path, config)?;
+            command.arg("--config").arg(path);
+        }
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         Ok(command)

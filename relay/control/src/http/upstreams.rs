@@ -21,7 +21,7 @@ use zeroize::Zeroizing;
 use super::app::App;
 use super::conventions::{Caller, Mutation, Nothing, Page, Params, Reason, named_pool, pool_text, present};
 use super::error::{ApiError, MutationProblems, ReadProblems};
-use super::grants::{GrantView, grant_view};
+use super::grants::{Entered, GrantView, NewGrant, entered, grant_view};
 use super::keys::{FactView, fact_view, seal_text};
 use crate::{ExecuteError, Receipt};
 
@@ -33,7 +33,7 @@ const CREDENTIAL_BYTES_MAX: usize = 8192;
 /// A provider's secret on its way in. Its `Debug` hides it, and its memory is wiped.
 #[derive(Clone, ToSchema)]
 #[schema(value_type = String, format = Password)]
-pub(super) struct SecretText(Zeroizing<String>);
+pub(super) struct SecretText(pub(super) Zeroizing<String>);
 
 impl std::fmt::Debug for SecretText {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -58,6 +58,9 @@ pub(super) struct NewUpstream {
     base_url: String,
     #[serde(default)]
     credential: Option<SecretText>,
+    /// A provider's grant in the place of a credential.
+    #[serde(default)]
+    grant: Option<NewGrant>,
     /// Name or id.
     #[serde(default = "default_pool")]
     #[schema(default = "default")]
@@ -96,6 +99,9 @@ pub(super) struct UpstreamChange {
     #[serde(default, deserialize_with = "present")]
     #[schema(value_type = Option<SecretText>)]
     credential: Option<Option<SecretText>>,
+    /// Another grant, or one in the place of a credential.
+    #[serde(default)]
+    grant: Option<NewGrant>,
     #[serde(default)]
     pool: Option<String>,
     #[serde(default)]
@@ -191,8 +197,8 @@ pub(super) async fn add(State(app): State<App>, mutation: Mutation<NewUpstream>)
         weight: body.weight.unwrap_or(WEIGHT_DEFAULT),
         models: body.models.clone(),
     };
-    let credential = match &body.credential {
-        Some(secret) => Some(add_credential(&app, &mutation, id, &details.base_url, secret).await?),
+    let credential = match entered(&app, body.credential.as_ref(), body.grant.as_ref())? {
+        Some(entered) => Some(add_credential(&app, &mutation, id, &details.base_url, entered).await?),
         None => None,
     };
     let labels = UpstreamLabels { region: body.region.clone(), tags: body.tags.clone() };
@@ -251,17 +257,17 @@ pub(super) async fn update(
     }
     let base_url = body.base_url.as_deref().map(canonical_base_url).transpose()?;
     let moves = base_url.as_ref().is_some_and(|base_url| *base_url != route.upstream.details.base_url);
-    let credential = match &body.credential {
-        None => None,
-        Some(None) => Some(None),
-        Some(Some(secret)) => match route.credential.as_ref().filter(|_| !moves) {
+    let entered = entered(&app, body.credential.as_ref().and_then(Option::as_ref), body.grant.as_ref())?;
+    let credential = match entered {
+        None => body.credential.as_ref().map(|_| None),
+        Some(entered) => match route.credential.as_ref().filter(|_| !moves) {
             Some(credential) => {
-                replace_credential(&app, &mutation, credential, secret).await?;
+                replace_credential(&app, &mutation, credential, entered).await?;
                 Some(Some(credential.id))
             }
             None => {
                 let base_url = base_url.as_deref().unwrap_or(&route.upstream.details.base_url);
-                Some(Some(add_credential(&app, &mutation, id, base_url, secret).await?))
+                Some(Some(add_credential(&app, &mutation, id, base_url, entered).await?))
             }
         },
     };
@@ -348,35 +354,44 @@ async fn add_credential<T>(
     mutation: &Mutation<T>,
     upstream: UpstreamId,
     base_url: &str,
-    secret: &SecretText,
+    entered: Entered,
 ) -> Result<CredentialId, ApiError> {
     let tenant = &mutation.caller.tenant;
     let id = mutation.command_id.new_credential_id();
     let origin = origin(base_url).unwrap_or_default().to_owned();
-    if !seal(app, secret_address(tenant, id, 1, &origin), secret).await? {
+    let Entered { plaintext, fingerprint, authorized } = entered;
+    if !seal(app, secret_address(tenant, id, 1, &origin), plaintext).await? {
         return Err(ExecuteError::CommandReused.into());
     }
-    let added = CredentialAdded { upstream, origin, fingerprint: app.vault.fingerprint(secret.0.as_bytes()) };
-    let command = Command::Credential(CredentialCommand::Add(added));
+    let added = CredentialAdded { upstream, origin, fingerprint };
+    let command = Command::Credential(match authorized {
+        None => CredentialCommand::Add(added),
+        Some(authorized) => CredentialCommand::AddGrant(added, authorized),
+    });
     app.commands.execute(mutation.step("credential", Stream::credential(tenant.clone(), id), command)).await?;
     Ok(id)
 }
 
 /// Seals the next secret of a credential, records it, and destroys the one before. A retry finds the record and leaves all as it is.
-async fn replace_credential<T>(app: &App, mutation: &Mutation<T>, credential: &Credential, secret: &SecretText) -> Result<(), ApiError> {
+async fn replace_credential<T>(app: &App, mutation: &Mutation<T>, credential: &Credential, entered: Entered) -> Result<(), ApiError> {
     if let Some(row) = app.models.command(&mutation.command_id.step("credential"))? {
         let is_same = row.request_digest == mutation.request_digest;
         return if is_same { Ok(()) } else { Err(ExecuteError::CommandReused.into()) };
     }
     let (tenant, origin) = (&mutation.caller.tenant, &credential.origin);
     let secret_version = credential.next_secret_version();
-    let replaced = CredentialReplaced { secret_version, fingerprint: app.vault.fingerprint(secret.0.as_bytes()) };
-    refuse_early(app, mutation, credential, CredentialCommand::Replace(replaced.clone()))?;
-    if !seal(app, secret_address(tenant, credential.id, secret_version, origin), secret).await? {
+    let Entered { plaintext, fingerprint, authorized } = entered;
+    let replaced = CredentialReplaced { secret_version, fingerprint };
+    let command = match authorized {
+        None => CredentialCommand::Replace(replaced),
+        Some(authorized) => CredentialCommand::ReplaceGrant(replaced, authorized),
+    };
+    refuse_early(app, mutation, credential, command.clone())?;
+    if !seal(app, secret_address(tenant, credential.id, secret_version, origin), plaintext).await? {
         return Err(ExecuteError::Contention.into());
     }
     let stream = Stream::credential(tenant.clone(), credential.id);
-    app.commands.execute(mutation.step("credential", stream, Command::Credential(CredentialCommand::Replace(replaced)))).await?;
+    app.commands.execute(mutation.step("credential", stream, Command::Credential(command))).await?;
     erase(app, secret_address(tenant, credential.id, credential.secret_version, origin)).await
 }
 
@@ -388,11 +403,11 @@ fn refuse_early<T>(app: &App, mutation: &Mutation<T>, credential: &Credential, c
 }
 
 /// Seals a secret where none was sealed before; false if another one stands there already.
-async fn seal(app: &App, address: SecretAddress, secret: &SecretText) -> Result<bool, ApiError> {
-    let (secret, now) = (secret.clone(), app.now());
-    let outcome = app.vault(move |vault| match vault.seal(&address, secret.0.as_bytes(), Lifetime::lasting(now))? {
+async fn seal(app: &App, address: SecretAddress, plaintext: Zeroizing<Vec<u8>>) -> Result<bool, ApiError> {
+    let now = app.now();
+    let outcome = app.vault(move |vault| match vault.seal(&address, &plaintext, Lifetime::lasting(now))? {
         Sealing::Sealed => Ok(true),
-        Sealing::Exists => Ok(vault.unseal(&address)?.as_slice() == secret.0.as_bytes()),
+        Sealing::Exists => Ok(*vault.unseal(&address)? == *plaintext),
     });
     outcome.await?
 }

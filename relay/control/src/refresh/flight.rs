@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use schemas::credential::Credential;
-use schemas::credential::grant::{CredentialRefreshed, Grant, GrantCommand, LoginReason, RefreshFailure};
+use schemas::credential::grant::{CredentialRefreshed, Grant, GrantCommand, LoginReason, Refresh, RefreshFailure};
 use schemas::{Actor, Aggregate, Command, CommandId, Digest, Stream};
 use vault::{GrantSecret, Lifetime, SealError, Sealing, SecretAddress, UnsealError, Vault};
 use zeroize::Zeroizing;
@@ -110,7 +110,16 @@ impl Flight {
             }
         }
         let (within, provider) = (self.parts.times.send_within, self.grant().map(|grant| grant.provider.clone()).unwrap_or_default());
-        let may_send = move || claimed.elapsed() < within;
+        let (kept, claim) = (self.parts.kept.clone(), self.claim(generation));
+        // The mark waits for the disk for some milliseconds, a few times a second at the most; the clock is asked after it. It comes this late so that
+        // a process which dies while it connects knows at its next start that it has not sent.
+        let may_send = move || match kept.mark(&claim) {
+            Ok(()) => claimed.elapsed() < within,
+            Err(error) => {
+                tracing::error!(error = &error as &dyn std::error::Error, "a refresh token is not sent: that could not be noted");
+                false
+            }
+        };
         let exchange = self.parts.provider.renew(&provider, &secret, &may_send);
         let outcome = match tokio::time::timeout(self.parts.times.exchange_max, exchange).await {
             Ok(outcome) => outcome,
@@ -151,7 +160,7 @@ impl Flight {
             generation,
             is_rotated,
         };
-        let claim = Claim { stream: self.stream.clone(), generation };
+        let claim = self.claim(generation);
         let (kept, of, sealed) = (self.parts.kept.clone(), claim.clone(), answer.clone());
         match tokio::task::spawn_blocking(move || kept.put(&of, &sealed, now)).await {
             Ok(Ok(())) => {}
@@ -164,13 +173,22 @@ impl Flight {
 
     /// Ends a claim whose holder has sent and was not heard of again.
     pub(super) async fn resolve(self, generation: u32) -> Landing {
+        if self.is_ours() {
+            // An earlier process of this node held it.
+            let (kept, claim) = (self.parts.kept.clone(), self.claim(generation));
+            match tokio::task::spawn_blocking(move || kept.is_marked(&claim)).await {
+                Ok(Ok(true)) => {}
+                Ok(Ok(false)) => {
+                    self.settle(&GrantCommand::ReleaseRefresh { generation, reason: RefreshFailure::NotSent }, "released").await;
+                    return Landing::Done;
+                }
+                Ok(Err(_)) | Err(_) => return Landing::failed(self.failures()),
+            }
+        }
         let (vault, credential) = (Arc::clone(&self.parts.vault), self.credential.clone());
         let found = tokio::task::spawn_blocking(move || sealed_answer(&vault, &credential, generation)).await;
         match found {
-            Ok(Ok(Some(answer))) => {
-                let claim = Claim { stream: self.stream.clone(), generation };
-                record(&self.parts, &claim, answer, "adopted").await
-            }
+            Ok(Ok(Some(answer))) => record(&self.parts, &self.claim(generation), answer, "adopted").await,
             Ok(Ok(None)) if self.grant().and_then(|grant| grant.is_rotating) == Some(false) => {
                 // Its refresh token is good more than once.
                 let reason = RefreshFailure::NoAnswer;
@@ -197,6 +215,15 @@ impl Flight {
         GrantSecret::from_bytes(&bytes).map_err(|_| UnsealError::Tampered)
     }
 
+    fn claim(&self, generation: u32) -> Claim {
+        Claim { stream: self.stream.clone(), generation }
+    }
+
+    /// Whether the claim that stands is this node's.
+    fn is_ours(&self) -> bool {
+        self.grant().is_some_and(|grant| matches!(grant.refresh, Refresh::Claimed { node, .. } if node == self.parts.node()))
+    }
+
     fn grant(&self) -> Option<&Grant> {
         self.credential.grant.as_deref()
     }
@@ -210,9 +237,22 @@ impl Flight {
     }
 
     async fn settle(&self, command: &GrantCommand, outcome: &'static str) {
-        if settle(&self.parts, &self.stream, command).await == Settled::Recorded {
+        let settled = settle(&self.parts, &self.stream, command).await;
+        if settled == Settled::Recorded {
             self.parts.metrics.count_refresh(outcome);
         }
+        let (GrantCommand::ReleaseRefresh { generation, .. } | GrantCommand::RequireLogin { generation, .. }) = command else { return };
+        if settled != Settled::Stopped {
+            forget(&self.parts, &self.claim(*generation)).await;
+        }
+    }
+}
+
+/// Removes what this node has kept of a claim that has ended. What stays is looked at again, or of no harm.
+async fn forget(parts: &Shared, claim: &Claim) {
+    let (kept, claim) = (parts.kept.clone(), claim.clone());
+    if let Ok(Err(error)) = tokio::task::spawn_blocking(move || kept.remove(&claim)).await {
+        tracing::warn!(error = &error as &dyn std::error::Error, "what was kept of a refresh was not removed");
     }
 }
 
@@ -240,13 +280,7 @@ async fn record(parts: &Arc<Shared>, claim: &Claim, answer: GrantSecret, outcome
                     parts.metrics.count_refresh(outcome);
                     tracing::info!(stream = %claim.stream, generation = claim.generation, outcome, "a grant was refreshed");
                 }
-                let (kept, claim) = (parts.kept.clone(), claim.clone());
-                if let Ok(Err(error)) = tokio::task::spawn_blocking(move || kept.remove(&claim)).await {
-                    tracing::warn!(
-                        error = &error as &dyn std::error::Error,
-                        "the file of a recorded answer was not removed; it is looked at again"
-                    );
-                }
+                forget(parts, claim).await;
                 return Landing::Done;
             }
             None => {
@@ -352,7 +386,7 @@ async fn execute(parts: &Arc<Shared>, stream: &Stream, command: GrantCommand) ->
 
 /// Seals an answer under the first number that is free, or finds it where an earlier attempt has sealed it. Blocks on the key store.
 fn seal_answer(vault: &Vault, credential: &Credential, answer: &GrantSecret, lifetime: Lifetime) -> Result<u32, SealError> {
-    let first = credential.secret_version.saturating_add(1);
+    let first = credential.next_secret_version();
     for version in first..first.saturating_add(VERSIONS_MAX) {
         let address = secret_address(credential, version);
         match vault.seal(&address, &answer.to_bytes(), lifetime) {
@@ -368,7 +402,7 @@ fn seal_answer(vault: &Vault, credential: &Credential, answer: &GrantSecret, lif
 
 /// The answer to a claim, where its holder had sealed it before it died. Blocks on the key store.
 fn sealed_answer(vault: &Vault, credential: &Credential, generation: u32) -> Result<Option<GrantSecret>, UnsealError> {
-    let first = credential.secret_version.saturating_add(1);
+    let first = credential.next_secret_version();
     for version in first..first.saturating_add(VERSIONS_MAX) {
         match vault.unseal(&secret_address(credential, version)) {
             Ok(bytes) => match GrantSecret::from_bytes(&bytes) {

@@ -96,11 +96,29 @@ impl Kept {
         Ok(claims)
     }
 
+    /// Notes, durably, that the claim's token goes out next.
+    pub(super) fn mark(&self, claim: &Claim) -> Result<(), KeptError> {
+        Ok(files::write_sealed(&self.mark_path(claim), b"")?)
+    }
+
+    /// Whether a token may have gone out for this claim of this node. Where it says no, none has.
+    pub(super) fn is_marked(&self, claim: &Claim) -> Result<bool, KeptError> {
+        Ok(self.mark_path(claim).try_exists()?)
+    }
+
+    /// Forgets a claim that has ended.
     pub(super) fn remove(&self, claim: &Claim) -> Result<(), KeptError> {
-        match fs::remove_file(self.folder.join(claim.file_name())) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error.into()),
-            _ => Ok(()),
+        for path in [self.folder.join(claim.file_name()), self.mark_path(claim)] {
+            match fs::remove_file(path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
+                _ => {}
+            }
         }
+        Ok(())
+    }
+
+    fn mark_path(&self, claim: &Claim) -> PathBuf {
+        self.folder.join(format!("{}.sending", claim.file_name()))
     }
 }
 
@@ -130,8 +148,13 @@ mod tests {
         assert_eq!(kept.get(&claim).unwrap(), answer);
         let bytes = fs::read(folder.path().join("refresh").join(claim.file_name())).unwrap();
         assert!(!bytes.windows(6).any(|window| window == b"canary"));
+        assert!(!kept.is_marked(&claim).unwrap());
+        kept.mark(&claim).unwrap();
+        assert!(kept.is_marked(&claim).unwrap());
+        assert_eq!(kept.claims().unwrap(), std::slice::from_ref(&claim));
         kept.remove(&claim).unwrap();
         kept.remove(&claim).unwrap();
+        assert!(!kept.is_marked(&claim).unwrap());
         assert_eq!(kept.claims().unwrap(), []);
     }
 }

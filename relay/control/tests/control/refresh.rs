@@ -145,6 +145,20 @@ async fn an_answer_that_a_dead_node_had_sealed_is_recorded_by_another() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_dies_before_its_token_goes_out_tries_again_at_its_next_start() {
+    let scene = Scene::new().await;
+    let account = scene.account("ada", 1).await;
+    scene.provider.next([Step::ConnectsAfter(Duration::from_secs(60))]);
+    let process =
+        scene.process_with(RefreshTimes { exchange_max: Duration::from_secs(90), send_within: Duration::from_secs(90), ..times() });
+    account.grant_with(&scene.node, |grant| matches!(grant.refresh, Refresh::Claimed { is_sent: true, .. })).await;
+    process.kill().await;
+    let _process = scene.process();
+    account.grant_with(&scene.node, |grant| grant.generation == 2 && grant.refresh == Refresh::Idle).await;
+    assert_eq!((scene.provider.redemptions(), scene.provider.second_redemptions()), (1, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_a_dead_node_had_sent_is_never_sent_again() {
     let scene = Scene::new().await;
     let account = scene.account("ada", 1).await;

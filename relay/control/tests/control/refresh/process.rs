@@ -45,7 +45,7 @@ impl Process {
     }
 
     fn kept(&self) -> usize {
-        let is_whole = |name: &std::ffi::OsStr| !name.to_string_lossy().ends_with(".partial");
+        let is_whole = |name: &std::ffi::OsStr| ![".partial", ".sending"].iter().any(|end| name.to_string_lossy().ends_with(end));
         std::fs::read_dir(&self.folder).unwrap().filter(|entry| is_whole(&entry.as_ref().unwrap().file_name())).count()
     }
 
