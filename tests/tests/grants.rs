@@ -6,16 +6,16 @@ use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 use tests::{Admin, Behaviour, Launch, Node, ScriptedUpstream, TokenEndpoint, wait};
 
-fn later(seconds: u64) -> String {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    schemas::Timestamp::from_micros(now.as_micros() as u64).plus_seconds(seconds).to_string()
+fn later(seconds: u64) -> Result<String> {
+    let now = u64::try_from(tests::clock::now_ms()?)?;
+    Ok(schemas::Timestamp::from_micros(now * 1000).plus_seconds(seconds).to_string())
 }
 
 /// An upstream with the account's grant, whose present token ends after so many seconds.
 async fn add(admin: &Admin, upstream: &ScriptedUpstream, provider: &TokenEndpoint, account: &str, seconds: u64) -> Result<Value> {
     let (access_token, refresh_token) = provider.log_in(account);
     let grant = json!({ "provider": "acme", "access_token": access_token, "refresh_token": refresh_token, "client_id": "relay",
-        "expires_at": later(seconds), "scopes": ["chat"] });
+        "expires_at": later(seconds)?, "scopes": ["chat"] });
     let body = json!({ "name": account, "dialect": "openai", "base_url": upstream.openai_url(), "grant": grant });
     Ok(admin.add_upstream_with(&body).await?["upstream"].clone())
 }
@@ -68,7 +68,7 @@ async fn an_account_that_needs_a_login_is_told_and_its_requests_go_elsewhere() -
     // Revoked before the relay has ever refreshed it.
     let (access_token, refresh_token) = provider.log_in("ada");
     provider.revoke("ada");
-    let grant_of = json!({ "provider": "acme", "access_token": access_token, "refresh_token": refresh_token, "client_id": "relay", "expires_at": later(0) });
+    let grant_of = json!({ "provider": "acme", "access_token": access_token, "refresh_token": refresh_token, "client_id": "relay", "expires_at": later(0)? });
     let body = json!({ "name": "ada", "dialect": "openai", "base_url": upstream.openai_url(), "grant": grant_of, "priority": 1 });
     admin.add_upstream_with(&body).await?;
     admin.add_upstream("spare", "openai", &upstream.openai_url(), "sk-spare").await?;
