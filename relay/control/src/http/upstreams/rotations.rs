@@ -14,6 +14,7 @@ use schemas::credential::{Credential, CredentialCommand};
 use schemas::{Aggregate, Command, DurationText, RotationId, Sequence, Stream};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
+use zeroize::Zeroizing;
 
 use super::{SecretText, find, refuse_early, seal, secret_address};
 use crate::credential_rotations::{RotationStepError, TrialOutcome};
@@ -254,7 +255,13 @@ fn is_due(app: &App, route: &Route, credential: &Credential, body: &NewRotation)
 async fn seal_next(app: &App, credential: &Credential, secret: &SecretText) -> Result<u32, ApiError> {
     let first = credential.next_secret_version();
     for version in first..first.saturating_add(NUMBERS_MAX) {
-        if seal(app, secret_address(&credential.tenant, credential.id, version, &credential.origin), secret).await? {
+        if seal(
+            app,
+            secret_address(&credential.tenant, credential.id, version, &credential.origin),
+            Zeroizing::new(secret.0.as_bytes().to_vec()),
+        )
+        .await?
+        {
             return Ok(version);
         }
     }
