@@ -12,6 +12,7 @@ use crate::cluster::{Cluster, ClusterCommand, ClusterError};
 use crate::credential::{Credential, CredentialCommand, CredentialError};
 use crate::event::Event;
 use crate::key::{Key, KeyCommand, KeyError};
+use crate::login::{Login, LoginCommand, LoginError};
 use crate::policy::{Policy, PolicyCommand, PolicyError};
 use crate::pool::{Pool, PoolCommand, PoolError};
 use crate::record::{Record, Sequence, Version};
@@ -33,6 +34,7 @@ pub enum Aggregate {
     Pool(Pool),
     Policy(Box<Policy>),
     Binding(Box<Binding>),
+    Login(Box<Login>),
 }
 
 /// Where a stream stands: what the next append to it expects.
@@ -71,6 +73,7 @@ pub enum Command {
     Pool(PoolCommand),
     Policy(PolicyCommand),
     Binding(BindingCommand),
+    Login(LoginCommand),
 }
 
 impl Command {
@@ -86,6 +89,7 @@ impl Command {
             Self::Pool(_) => StreamKind::Pool,
             Self::Policy(_) => StreamKind::Policy,
             Self::Binding(_) => StreamKind::Binding,
+            Self::Login(_) => StreamKind::Login,
         }
     }
 }
@@ -113,6 +117,8 @@ pub enum Rejection {
     Policy(#[from] PolicyError),
     #[error(transparent)]
     Binding(#[from] BindingError),
+    #[error(transparent)]
+    Login(#[from] LoginError),
 }
 
 /// An event that cannot follow on the state it met. No `decide` of any release produces one; the fold stops at it.
@@ -145,6 +151,8 @@ pub fn decide(state: Option<&Aggregate>, command: &Command, context: &Context) -
         (Command::Policy(command), Some(A::Policy(state))) => Policy::decide(Some(state), command)?,
         (Command::Binding(command), None) => Binding::decide(None, command)?,
         (Command::Binding(command), Some(A::Binding(state))) => Binding::decide(Some(state), command)?,
+        (Command::Login(command), None) => Login::decide(None, command, context)?,
+        (Command::Login(command), Some(A::Login(state))) => Login::decide(Some(state), command, context)?,
         _ => return Err(Rejection::WrongStream),
     })
 }
@@ -179,6 +187,8 @@ pub fn apply(state: Option<Aggregate>, stream: &Stream, event: &Event, at: &At) 
         (StreamKind::Binding, Some(A::Binding(state))) => {
             Binding::apply(Some(*state), stream, event, at).map(|binding| A::Binding(Box::new(binding)))
         }
+        (StreamKind::Login, None) => Login::apply(None, stream, event, at).map(|login| A::Login(Box::new(login))),
+        (StreamKind::Login, Some(A::Login(state))) => Login::apply(Some(*state), stream, event, at).map(|login| A::Login(Box::new(login))),
         _ => None,
     };
     applied.ok_or_else(|| ApplyError { stream: stream.clone(), event: event.name() })

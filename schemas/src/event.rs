@@ -10,7 +10,7 @@ use thiserror::Error;
 
 use crate::stream::StreamKind;
 use crate::upcast;
-use crate::{binding, cluster, credential, key, policy, pool, tenant, upstream, writer};
+use crate::{binding, cluster, credential, key, login, policy, pool, tenant, upstream, writer};
 
 /// Why a stored event cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -202,4 +202,17 @@ events! {
     /// What was bound before the last change is bound again.
     0x0703 BindingRolledBack(binding::BindingRolledBack) of Binding, version 1;
     0x0704 BindingRemoved(binding::BindingRemoved) of Binding, version 1;
+    /// Somebody logs in at a provider, to make or renew an upstream's credential.
+    0x0c01 LoginStarted(login::LoginStarted) of Login, version 1;
+    /// The provider's answer is taken, once.
+    0x0c02 LoginConsumed(login::LoginConsumed) of Login, version 1;
+    /// Nothing was sent to the provider; its answer may be brought again.
+    0x0c03 LoginReopened(login::LoginReopened) of Login, version 1;
+    /// The provider gave tokens, which wait to be confirmed.
+    0x0c04 LoginExchanged(login::LoginExchanged) of Login, version 1;
+    0x0c05 LoginConfirmed(login::LoginConfirmed) of Login, version 1;
+    0x0c06 LoginFailed(login::LoginFailed) of Login, version 1;
+    0x0c07 LoginCancelled(login::LoginCancelled) of Login, version 1;
+    /// Somebody tried what an attacker would.
+    0x0c08 LoginMisused(login::LoginMisused) of Login, version 1;
 }

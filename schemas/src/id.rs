@@ -162,6 +162,8 @@ ids! {
     UserId "usr_";
     /// A login session of a user.
     SessionId "ses_";
+    /// A login of an operator at an upstream's provider.
+    LoginId "login_";
     /// One command, for idempotency: derived from the caller's `Idempotency-Key` or drawn at random.
     CommandId "cmd_";
     /// One record of the event log.
@@ -214,6 +216,10 @@ impl CommandId {
 
     pub fn new_rotation_id(&self) -> RotationId {
         RotationId(self.aggregate("rotation"))
+    }
+
+    pub fn new_login_id(&self) -> LoginId {
+        LoginId(self.aggregate("login"))
     }
 
     pub fn new_pool_id(&self) -> PoolId {

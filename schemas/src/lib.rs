@@ -20,6 +20,7 @@ pub mod event;
 pub mod id;
 pub mod judge;
 pub mod key;
+pub mod login;
 pub mod name;
 pub mod policy;
 pub mod pool;
@@ -39,8 +40,8 @@ pub use actor::Actor;
 pub use aggregate::{Aggregate, ApplyError, Command, Context, Head, Rejection, apply, decide};
 pub use event::Event;
 pub use id::{
-    BindingId, ClusterId, CommandId, CredentialId, Digest, IncarnationId, KeyId, PoolId, PublicKey, RecordId, RequestId, RotationId,
-    SessionId, TenantId, UpstreamId, UserId, WriterId,
+    BindingId, ClusterId, CommandId, CredentialId, Digest, IncarnationId, KeyId, LoginId, PoolId, PublicKey, RecordId, RequestId,
+    RotationId, SessionId, TenantId, UpstreamId, UserId, WriterId,
 };
 pub use judge::{Verdict, VoidReason, judge};
 pub use record::{Record, Sequence, Version};

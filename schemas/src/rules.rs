@@ -11,7 +11,8 @@ use crate::cluster::{ClusterCommand, ClusterFounded};
 use crate::credential::grant::{CredentialAuthorized, CredentialRefreshed, GrantCommand, LoginReason, RefreshFailure};
 use crate::credential::rotation::{EndCause, Installer, RotationCommand, RotationFallbackUsed, RotationStaged, RotationTested, StepCause};
 use crate::credential::{CredentialAdded, CredentialCommand, CredentialReplaced};
-use crate::id::{BindingId, ClusterId, CredentialId, Digest, PoolId, PublicKey, RotationId, TenantId, UpstreamId, WriterId};
+use crate::id::{BindingId, ClusterId, CredentialId, Digest, LoginId, PoolId, PublicKey, RotationId, TenantId, UpstreamId, WriterId};
+use crate::login::{LOGIN_SECONDS, LoginCommand, LoginExchanged, LoginFailure, LoginFlow, LoginMisuse, LoginStarted};
 use crate::policy::PolicyKind;
 use crate::pool::{ModelPrice, PoolCommand};
 use crate::tenant::{TenantChanged, TenantCommand, TenantPatch};
@@ -120,6 +121,7 @@ fn any_command() -> impl Strategy<Value = Command> {
         ]
         .prop_map(Command::Writer),
         any_tenant_command().prop_map(Command::Tenant),
+        any_login_command().prop_map(Command::Login),
         any::<[u8; 32]>().prop_map(|bytes| {
             Command::Cluster(ClusterCommand::Found(ClusterFounded {
                 cluster_id: ClusterId::from_bytes([1; 16]),
@@ -129,6 +131,39 @@ fn any_command() -> impl Strategy<Value = Command> {
                 owner_token_hash: Digest::from_bytes(bytes),
             }))
         }),
+    ]
+}
+
+fn any_login_command() -> impl Strategy<Value = LoginCommand> {
+    let start = |is_device| {
+        let code = LoginFlow::Code { redirect_uri: "http://127.0.0.1:1/".into(), state_hash: Digest::from_bytes([1; 32]) };
+        LoginCommand::Start(Box::new(LoginStarted {
+            provider: "corp".into(),
+            flow: if is_device { LoginFlow::Device } else { code },
+            upstream: UpstreamId::from_bytes([1; 16]),
+            creates: None,
+            labels: UpstreamLabels::default(),
+            account: None,
+            expires_at: later(LOGIN_SECONDS),
+        }))
+    };
+    let exchanged = LoginExchanged {
+        identity: None,
+        account: String::new(),
+        scopes: vec![],
+        token_expires_at: None,
+        is_refreshable: true,
+        confirm_by: later(LOGIN_SECONDS),
+    };
+    prop_oneof![
+        any::<bool>().prop_map(start),
+        Just(LoginCommand::Consume),
+        any::<bool>().prop_map(|is_rate_limited| LoginCommand::Reopen { is_rate_limited }),
+        Just(LoginCommand::Exchange(Box::new(exchanged))),
+        Just(LoginCommand::Confirm),
+        Just(LoginCommand::Fail(LoginFailure::IssuerMismatch)),
+        Just(LoginCommand::Cancel),
+        Just(LoginCommand::ReportMisuse(LoginMisuse::ForeignActor)),
     ]
 }
 
@@ -273,6 +308,7 @@ fn any_stream() -> impl Strategy<Value = Stream> {
         Stream::credential(tenant(), CredentialId::from_bytes([1; 16])),
         Stream::pool(tenant(), PoolId::from_bytes([1; 16])),
         Stream::binding(tenant(), BindingId::from_bytes([1; 16])),
+        Stream::login(tenant(), LoginId::from_bytes([1; 16])),
     ])
 }
 

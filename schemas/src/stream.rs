@@ -11,7 +11,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use thiserror::Error;
 
 use crate::id::{
-    BindingId, CredentialId, KeyId, PoolId, SessionId, TenantId, UpstreamId, UserId, WriterId, base32, parse_base32, text_schema,
+    BindingId, CredentialId, KeyId, LoginId, PoolId, SessionId, TenantId, UpstreamId, UserId, WriterId, base32, parse_base32, text_schema,
 };
 
 /// What every subject of the event log begins with.
@@ -86,7 +86,7 @@ impl StreamKind {
             Self::Writer => WriterId::PREFIX,
             Self::User => UserId::PREFIX,
             Self::Session => SessionId::PREFIX,
-            Self::Login => "login_",
+            Self::Login => LoginId::PREFIX,
         }
     }
 
@@ -151,6 +151,10 @@ impl Stream {
 
     pub fn binding(tenant: TenantId, id: BindingId) -> Self {
         Self { tenant, kind: StreamKind::Binding, id: *id.as_bytes() }
+    }
+
+    pub fn login(tenant: TenantId, id: LoginId) -> Self {
+        Self { tenant, kind: StreamKind::Login, id: *id.as_bytes() }
     }
 
     pub const fn tenant(&self) -> &TenantId {

@@ -336,6 +336,12 @@ fn labelled(labels: &UpstreamLabels) -> Event {
     Event::UpstreamLabelled(UpstreamLabelled { labels: labels.clone() })
 }
 
+/// Whether an upstream could be added like this, for whoever adds it later.
+pub fn check(details: &UpstreamDetails, labels: &UpstreamLabels) -> Result<(), UpstreamError> {
+    check_details(details)?;
+    check_labels(labels)
+}
+
 fn check_labels(labels: &UpstreamLabels) -> Result<(), UpstreamError> {
     labels.region.as_deref().map_or(Ok(()), |region| name::check("region", region))?;
     Ok(name::check_list("tags", &labels.tags)?)

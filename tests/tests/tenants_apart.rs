@@ -53,6 +53,8 @@ fn rows() -> Vec<(&'static str, Asked)> {
         ("GET /upstreams", get("/upstreams", 200)),
         ("GET /upstreams/{id}", get("/upstreams/$upstream", 404)),
         ("GET /upstreams/{id}", get("/upstreams/bravo-upstream", 404)),
+        ("GET /providers", get("/providers", 200)),
+        ("GET /logins/{id}", get("/logins/login_aaaaaaaaaaaaaaaaaaaaaaaaaa", 404)),
         ("GET /pools", get("/pools", 200)),
         ("GET /pools/{id}", get("/pools/$pool", 404)),
         ("GET /pools/{id}", get("/pools/bravo-pool", 404)),
@@ -110,6 +112,15 @@ fn rows() -> Vec<(&'static str, Asked)> {
         ("POST /upstreams/{id}/disable", InTenant("/upstreams/$upstream/disable", json!({}), 404)),
         ("POST /upstreams/{id}/enable", InTenant("/upstreams/$upstream/enable", json!({}), 404)),
         ("POST /upstreams/{id}/test", InTenant("/upstreams/$upstream/test", Value::Null, 404)),
+        ("POST /logins", InTenant("/logins", json!({ "provider": "github", "upstream": login_in("$pool") }), 400)),
+        ("POST /logins", InTenant("/logins", json!({ "provider": "github", "upstream": login_in("bravo-pool") }), 400)),
+        ("POST /upstreams/{id}/logins", InTenant("/upstreams/$upstream/logins", json!({ "provider": "github" }), 404)),
+        ("DELETE /logins/{id}", InTenant("/logins/login_aaaaaaaaaaaaaaaaaaaaaaaaaa", Value::Null, 404)),
+        (
+            "POST /logins/{id}/callback",
+            InTenant("/logins/login_aaaaaaaaaaaaaaaaaaaaaaaaaa/callback", json!({ "callback_url": "code#state" }), 400),
+        ),
+        ("POST /logins/{id}/confirm", InTenant("/logins/login_aaaaaaaaaaaaaaaaaaaaaaaaaa/confirm", json!({}), 404)),
         // A name is taken in a tenant, not in the cluster.
         ("POST /pools", InTenant("/pools", json!({ "name": "bravo-pool" }), 201)),
         ("PATCH /pools/{id}", InTenant("/pools/$pool", json!({ "name": "taken" }), 404)),
@@ -170,6 +181,11 @@ fn rows() -> Vec<(&'static str, Asked)> {
 /// What items come to is told line by line in an answer that is a success.
 fn batch(body: Value) -> Asked {
     Asked::InTenant("/keys/batch", body, 200)
+}
+
+/// What a login is to make, in a pool that is not the tenant's.
+fn login_in(pool: &str) -> Value {
+    json!({ "name": "mine", "dialect": "openai", "base_url": "http://127.0.0.1:9/v1", "pool": pool })
 }
 
 fn upstream_in(pool: &str) -> Value {

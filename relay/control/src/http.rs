@@ -16,6 +16,7 @@ mod import;
 mod keys;
 mod leaks;
 mod log;
+mod logins;
 mod nodes;
 mod outpour;
 mod policies;
@@ -58,6 +59,8 @@ pub(crate) use upstreams::{canonical_base_url, secret_address};
         (name = "tenants", description = "Whom keys, upstreams, pools, policies and bindings belong to. Every request about these acts in one tenant, \
                                           named by the header `Keyrelay-Tenant`."),
         (name = "upstreams", description = "Accounts at providers, with their sealed credentials."),
+        (name = "logins", description = "Accounts that are opened by a login at their provider: started here, agreed to in a browser anywhere, confirmed here. \
+                                         Session cookies of a provider's web site are not taken as credentials."),
         (name = "pools", description = "Groups of upstreams."),
         (name = "policies", description = "WebAssembly modules that decide on requests, where they apply, and what they decided."),
         (name = "usage", description = "What was used, by whom."),
@@ -111,6 +114,12 @@ fn routes() -> OpenApiRouter<App> {
         .routes(routes!(upstreams::rotations::advance))
         .routes(routes!(upstreams::rotations::abort))
         .routes(routes!(upstreams::rotations::roll_back))
+        .routes(routes!(logins::start))
+        .routes(routes!(logins::renew))
+        .routes(routes!(logins::show, logins::cancel))
+        .routes(routes!(logins::callback))
+        .routes(routes!(logins::confirm))
+        .routes(routes!(logins::providers))
         .routes(routes!(pools::create, pools::list))
         .routes(routes!(pools::show, pools::update, pools::remove))
         .routes(routes!(policies::upload, policies::list))

@@ -18,7 +18,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
 use control::founding::{self, Foundation, Sources};
-use control::oauth::TokenClient;
+use control::oauth::{Logins, LoginsParts, TokenClient};
 use control::refresh::{OauthProviders, RefreshTimes, Refresher, RefresherParts};
 use control::{
     App, AppParts, Clock, Commands, CommandsParts, CredentialRotations, ExpirySweeper, Metrics, ProbeOutcome, Rebuilds, RotationNotes,
@@ -220,6 +220,15 @@ impl Node {
             notes: RotationNotes::default(),
         });
         let leaks = self.config.leak_intake()?.map(Arc::new);
+        let logins = Logins::new(LoginsParts {
+            commands: commands.clone(),
+            models: self.models.clone(),
+            vault: vault.clone(),
+            log: log.clone(),
+            clock: self.clock.clone(),
+            providers: self.config.oauth.providers.clone(),
+            tokens: TokenClient::new(self.config.relay.allow_private_upstreams).context("the client for providers of accounts")?,
+        });
         let (ready, is_ready) = watch::channel(false);
         let (caught_up, has_caught_up) = watch::channel(false);
         let admin_router = control::router(App::new(AppParts {
@@ -231,6 +240,7 @@ impl Node {
             log: log.clone(),
             backup: self.storage.backup_sources(),
             modules: policies.modules.clone(),
+            logins: logins.clone(),
             clock: self.clock.clone(),
             metrics: control_metrics.clone(),
             registry: Arc::new(registry),
@@ -312,6 +322,7 @@ impl Node {
             tasks.tracker.spawn(sweeper.run(tasks.close.clone()));
             tasks.tracker.spawn(RotationScheduler(rotations).run(tasks.close.clone()));
             tasks.tracker.spawn(refresher.run());
+            tasks.tracker.spawn(logins.sweep_until(tasks.close.clone()));
             tasks.tracker.spawn(upkeep::sweep_vault(vault.clone(), self.models.clone(), self.clock.clone(), tasks.close.clone()));
             let sequence = self.models.position().sequence;
             announce(&self.config.data, &relay_origin, &admin_origin, writer_id, sequence, &*log)?;

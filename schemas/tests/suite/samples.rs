@@ -19,6 +19,10 @@ use schemas::key::{
     KeyRenewed, KeyRestored, KeyRevoked, KeyRotated, KeyRotationScheduled, KeyRotationUnscheduled, KeySecretBrought, KeySecretUpgraded,
     KeySuccessorCollected, KeySuccessorSealed, KeyUpstreamDedicated, Limits, SecretScheme,
 };
+use schemas::login::{
+    LoginCancelled, LoginConfirmed, LoginConsumed, LoginExchanged, LoginFailed, LoginFailure, LoginFlow, LoginMisuse, LoginMisused,
+    LoginReopened, LoginStarted,
+};
 use schemas::policy::{PolicyClass, PolicyKind, PolicyUploaded};
 use schemas::pool::{ModelPrice, PoolChanged, PoolCreated, PoolPriced, PoolRemoved};
 use schemas::record::{Header, Seen};
@@ -29,8 +33,8 @@ use schemas::upstream::{
 };
 use schemas::writer::{CounterSignature, WriterEnrolled, WriterRetired};
 use schemas::{
-    Actor, ClusterId, CommandId, CredentialId, Digest, Event, KeyId, PoolId, PublicKey, RecordId, RotationId, Sealed, Sequence, SessionId,
-    Stream, TenantId, Timestamp, UpstreamId, Version, WriterId,
+    Actor, ClusterId, CommandId, CredentialId, Digest, Event, KeyId, LoginId, PoolId, PublicKey, RecordId, RotationId, Sealed, Sequence,
+    SessionId, Stream, TenantId, Timestamp, UpstreamId, Version, WriterId,
 };
 
 pub(crate) fn cluster_key() -> SigningKey {
@@ -75,6 +79,10 @@ pub(crate) fn credential_id() -> CredentialId {
 
 fn rotation_id() -> RotationId {
     RotationId::from_bytes(bytes(0xb0))
+}
+
+pub(crate) fn login_stream() -> Stream {
+    Stream::login(tenant(), LoginId::from_bytes(bytes(0x58)))
 }
 
 pub(crate) fn pool_id() -> PoolId {
@@ -311,6 +319,29 @@ pub(crate) fn events() -> Vec<Event> {
         Event::BindingChanged(BindingChanged { bound: bound(Mode::Enforce) }),
         Event::BindingRolledBack(BindingRolledBack {}),
         Event::BindingRemoved(BindingRemoved {}),
+        Event::LoginStarted(LoginStarted {
+            provider: "google".into(),
+            flow: LoginFlow::Code { redirect_uri: "http://127.0.0.1:8976/oauth/callback".into(), state_hash: digest(0x06) },
+            upstream: upstream_id(),
+            creates: Some(upstream_details(Dialect::Openai)),
+            labels: UpstreamLabels { region: Some("eu-west".into()), tags: vec!["fast".into()] },
+            account: Some("1:202122232425262728292a2b2c2d2e2f".into()),
+            expires_at: Timestamp::from_micros(1_763_803_600_000_000),
+        }),
+        Event::LoginConsumed(LoginConsumed {}),
+        Event::LoginReopened(LoginReopened { is_rate_limited: true }),
+        Event::LoginExchanged(LoginExchanged {
+            identity: Some(Sealed { subject: login_stream(), bytes: vec![1, 0xfe, 3] }),
+            account: "1:202122232425262728292a2b2c2d2e2f".into(),
+            scopes: vec!["openid".into()],
+            token_expires_at: Some(Timestamp::from_micros(1_763_803_600_000_000)),
+            is_refreshable: true,
+            confirm_by: Timestamp::from_micros(1_763_804_200_000_000),
+        }),
+        Event::LoginConfirmed(LoginConfirmed {}),
+        Event::LoginFailed(LoginFailed { code: LoginFailure::GrantIncomplete }),
+        Event::LoginCancelled(LoginCancelled {}),
+        Event::LoginMisused(LoginMisused { misuse: LoginMisuse::ForeignActor }),
     ]
 }
 

@@ -14,6 +14,7 @@ use tokio::task::JoinError;
 use vault::Vault;
 
 use crate::backup::BackupSources;
+use crate::oauth::Logins;
 use crate::policies::PolicyModules;
 use crate::{Clock, Commands, CredentialRotations, Health, LeakIntake, Metrics, Rebuilds};
 
@@ -50,6 +51,8 @@ pub struct AppParts {
     pub backup: BackupSources,
     /// The policy modules of this node.
     pub modules: PolicyModules,
+    /// Logins at upstreams' providers.
+    pub logins: Logins,
     pub clock: Clock,
     pub metrics: Metrics,
     pub registry: Arc<Registry>,

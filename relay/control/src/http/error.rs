@@ -11,6 +11,7 @@ use schemas::credential::CredentialError;
 use schemas::credential::grant::GrantError;
 use schemas::credential::rotation::RotationError;
 use schemas::key::KeyError;
+use schemas::login::LoginError;
 use schemas::policy::PolicyError;
 use schemas::pool::PoolError;
 use schemas::tenant::TenantError;
@@ -23,6 +24,7 @@ use utoipa::ToSchema;
 use vault::{SealError, SealFieldError, StoreError, UnsealError, UnsealFieldError};
 
 use crate::commands::ExecuteError;
+use crate::oauth::LoginProblem;
 use crate::policies::ModuleError;
 use crate::secrets::is_away;
 use crate::transfer::check::Told;
@@ -32,6 +34,7 @@ use crate::transfer::file::FileError;
 use crate::transfer::import::LineFault;
 use policies::{admission_status, artefact_status, fault_status, module_status};
 
+mod logins;
 mod policies;
 mod transfer;
 
@@ -162,6 +165,8 @@ pub(crate) enum ApiError {
     Export(#[from] ExportError),
     #[error("a file cannot be kept here while it is worked on")]
     Spool(#[source] std::io::Error),
+    #[error(transparent)]
+    Login(LoginProblem),
     #[error("a task ended early")]
     Task(#[from] tokio::task::JoinError),
 }
@@ -203,6 +208,7 @@ impl ApiError {
             Self::Execute(error) => execute_status(error),
             Self::File(error) => transfer::file_status(error),
             Self::Source(error) => transfer::source_status(error),
+            Self::Login(problem) => logins::status(problem),
             Self::ImportInvalid(_) => (StatusCode::UNPROCESSABLE_ENTITY, "import_invalid"),
             Self::ImportConflicts(_) => (StatusCode::CONFLICT, "import_conflicts"),
             Self::LogRead(ReadError::Unavailable { .. }) => (StatusCode::SERVICE_UNAVAILABLE, LOG_UNAVAILABLE),
@@ -308,6 +314,7 @@ impl ApiError {
             | Self::Source(_)
             | Self::ImportInvalid(_)
             | Self::ImportConflicts(_)
+            | Self::Login(_)
             | Self::Execute(_) => self.to_string(),
         }
     }
@@ -440,6 +447,14 @@ fn rejection_status(rejection: &Rejection) -> (StatusCode, &'static str) {
             TenantError::Rotation(_) => (BAD, "bad_rotation_schedule"),
             TenantError::Name(_) => (BAD, "bad_request"),
         },
+        Rejection::Login(error) => match error {
+            LoginError::Exists => (CLASH, "exists"),
+            LoginError::NotFound | LoginError::Foreign => (GONE, "not_found"),
+            LoginError::Expired => (StatusCode::GONE, "oauth_state_expired"),
+            LoginError::Used => (CLASH, "oauth_state_used"),
+            LoginError::NotExchanged => (CLASH, "login_not_exchanged"),
+            LoginError::Ended => (CLASH, "login_ended"),
+        },
         Rejection::Writer(error) => match error {
             WriterError::AlreadyEnrolled => (CLASH, "exists"),
             WriterError::NotEnrolled => (GONE, "not_found"),
@@ -487,6 +502,11 @@ impl IntoResponse for ApiError {
         }
         if status == StatusCode::SERVICE_UNAVAILABLE {
             headers.insert(header::RETRY_AFTER, Self::retry_after(code));
+        }
+        if let Self::Login(problem) = &self
+            && let Some(wait) = problem.retry_after()
+        {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(wait.as_secs().max(1)));
         }
         response
     }

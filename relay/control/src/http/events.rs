@@ -10,8 +10,8 @@ use event_log::Stored;
 use futures_util::{StreamExt as _, stream};
 use schemas::record::Frame;
 use schemas::{
-    Actor, BindingId, CommandId, CredentialId, Event, KeyId, PoolId, RecordId, Sequence, Stream, TenantId, Timestamp, UpstreamId, Version,
-    VoidReason, WriterId,
+    Actor, BindingId, CommandId, CredentialId, Event, KeyId, LoginId, PoolId, RecordId, Sequence, Stream, TenantId, Timestamp, UpstreamId,
+    Version, VoidReason, WriterId,
 };
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -32,7 +32,7 @@ pub(super) struct EventsQuery {
     #[serde(default)]
     #[param(minimum = 1, maximum = 1000, default = 100)]
     limit: Option<usize>,
-    /// Only the records of one stream of any tenant (`default.key.key_…`), or of the tenant's key, upstream, credential or pool with this id.
+    /// Only the records of one stream of any tenant (`default.key.key_…`), or of the tenant's key, upstream, credential, pool or login with this id.
     #[serde(default)]
     stream: Option<String>,
     /// Go on with what comes, as server-sent events, one per record.
@@ -183,6 +183,8 @@ fn parse_stream(tenant: &TenantId, text: &str) -> Result<Stream, ApiError> {
             Some(Stream::credential(tenant, id))
         } else if let Ok(id) = text.parse::<BindingId>() {
             Some(Stream::binding(tenant, id))
+        } else if let Ok(id) = text.parse::<LoginId>() {
+            Some(Stream::login(tenant, id))
         } else {
             text.parse::<PoolId>().ok().map(|id| Stream::pool(tenant, id))
         }

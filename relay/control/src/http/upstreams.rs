@@ -10,7 +10,7 @@ use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use projector::Route;
 use schemas::credential::{Credential, CredentialAdded, CredentialCommand, CredentialReplaced};
-use schemas::upstream::{Dialect, Upstream, UpstreamCommand, UpstreamDetails, UpstreamLabels, UpstreamPatch, origin};
+use schemas::upstream::{self, Dialect, Upstream, UpstreamCommand, UpstreamDetails, UpstreamLabels, UpstreamPatch, origin};
 use schemas::{Aggregate, Command, Context, CredentialId, Sequence, Stream, TenantId, Timestamp, UpstreamId, Version, decide};
 use serde::{Deserialize, Deserializer, Serialize};
 use url::Url;
@@ -81,6 +81,40 @@ pub(super) struct NewUpstream {
     region: Option<String>,
     #[serde(default)]
     tags: Vec<String>,
+}
+
+impl NewUpstream {
+    fn details(&self, app: &App, tenant: &TenantId, id: UpstreamId) -> Result<UpstreamDetails, ApiError> {
+        refuse_taken_name(app, tenant, &self.name, id)?;
+        Ok(UpstreamDetails {
+            name: self.name.clone(),
+            dialect: self.dialect,
+            base_url: canonical_base_url(&self.base_url)?,
+            pool: named_pool(app, tenant, &self.pool)?,
+            priority: self.priority.unwrap_or(PRIORITY_DEFAULT),
+            weight: self.weight.unwrap_or(WEIGHT_DEFAULT),
+            models: self.models.clone(),
+        })
+    }
+
+    fn labels(&self) -> UpstreamLabels {
+        UpstreamLabels { region: self.region.clone(), tags: self.tags.clone() }
+    }
+
+    /// What a login makes: as here, but that the credential comes from the login.
+    pub(super) fn without_credential(
+        &self,
+        app: &App,
+        tenant: &TenantId,
+        id: UpstreamId,
+    ) -> Result<(UpstreamDetails, UpstreamLabels), ApiError> {
+        if self.credential.is_some() || self.grant.is_some() {
+            return Err(ApiError::BadRequest("the login gives the credential; leave it out".to_owned()));
+        }
+        let details = self.details(app, tenant, id)?;
+        upstream::check(&details, &self.labels()).map_err(|error| ExecuteError::Rejected(error.into()))?;
+        Ok((details, self.labels()))
+    }
 }
 
 fn default_pool() -> String {
@@ -187,21 +221,12 @@ pub(super) struct TestResult {
 pub(super) async fn add(State(app): State<App>, mutation: Mutation<NewUpstream>) -> Result<(StatusCode, Json<UpstreamAnswer>), ApiError> {
     let (body, tenant) = (&mutation.body, &mutation.caller.tenant);
     let id = mutation.command_id.new_upstream_id();
-    refuse_taken_name(&app, tenant, &body.name, id)?;
-    let details = UpstreamDetails {
-        name: body.name.clone(),
-        dialect: body.dialect,
-        base_url: canonical_base_url(&body.base_url)?,
-        pool: named_pool(&app, tenant, &body.pool)?,
-        priority: body.priority.unwrap_or(PRIORITY_DEFAULT),
-        weight: body.weight.unwrap_or(WEIGHT_DEFAULT),
-        models: body.models.clone(),
-    };
+    let details = body.details(&app, tenant, id)?;
     let credential = match entered(&app, body.credential.as_ref(), body.grant.as_ref())? {
         Some(entered) => Some(add_credential(&app, &mutation, id, &details.base_url, entered).await?),
         None => None,
     };
-    let labels = UpstreamLabels { region: body.region.clone(), tags: body.tags.clone() };
+    let labels = body.labels();
     let command = UpstreamCommand::Add { details: Box::new(details), labels, credential };
     let receipt = app.commands.execute(mutation.request(Stream::upstream(tenant.clone(), id), Command::Upstream(command))).await?;
     Ok((StatusCode::CREATED, Json(answer(&app, receipt).await?)))
@@ -464,7 +489,7 @@ pub(super) fn named(app: &App, tenant: &TenantId, text: &str) -> Result<Upstream
 }
 
 /// The upstream that a text means: an id, or a name that stands for one upstream only.
-fn find(app: &App, tenant: &TenantId, text: &str) -> Result<std::sync::Arc<Route>, ApiError> {
+pub(super) fn find(app: &App, tenant: &TenantId, text: &str) -> Result<std::sync::Arc<Route>, ApiError> {
     let routes = app.models.routes();
     let mut found = routes.upstreams.iter().filter(|route| route.upstream.tenant == *tenant);
     if let Ok(id) = text.parse::<UpstreamId>() {
@@ -486,7 +511,8 @@ fn refuse_taken_name(app: &App, tenant: &TenantId, name: &str, id: UpstreamId) -
     if is_taken { Err(ApiError::NameTaken { kind: "upstream", name: name.to_owned() }) } else { Ok(()) }
 }
 
-async fn answer(app: &App, receipt: Receipt) -> Result<UpstreamAnswer, ApiError> {
+/// An upstream after a command.
+pub(super) async fn answer(app: &App, receipt: Receipt) -> Result<UpstreamAnswer, ApiError> {
     let Aggregate::Upstream(upstream) = receipt.aggregate else { return Err(ApiError::NotFound("such upstream")) };
     let credential = match upstream.credential {
         Some(id) => live_credential(app, &upstream, id)?,

@@ -42,7 +42,8 @@ async fn endpoint(does: Does) -> Endpoint {
             let mut buffer = [0; 4096];
             while let Ok(n @ 1..) = stream.read(&mut buffer).await {
                 request.extend_from_slice(&buffer[..n]);
-                if is_whole(&request) {
+                // A TLS handshake is answered too, with what is none.
+                if is_whole(&request) || request.first() == Some(&0x16) {
                     break;
                 }
             }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
@@ -14,6 +14,7 @@ use bytes::Bytes;
 use control::backup::BackupSources;
 use control::founding::{self, Foundation, FoundingError, Sources};
 use control::health::{LogHealth, NodeHealth, Trust};
+use control::oauth::{Logins, LoginsParts, Providers, TokenClient};
 use control::policies::{PolicyLoader, PolicyLoaderParts, PolicyModules};
 use control::{
     App, AppParts, Clock, Commands, CommandsParts, CredentialRotations, LeakIntake, Metrics, ProbeOutcome, Rebuilds, RotationNotes,
@@ -60,6 +61,10 @@ pub(crate) struct World {
     pub(crate) leaks: Option<Arc<LeakIntake>>,
     /// The time of nodes that start from now on, where it is not the system's.
     pub(crate) clock: Option<Clock>,
+    /// The providers of nodes that start from now on.
+    pub(crate) providers: Providers,
+    /// How many seconds the nodes' clocks are ahead of the system's.
+    pub(crate) ahead: Arc<AtomicU64>,
 }
 
 /// A node that serves its API to the test.
@@ -68,6 +73,7 @@ pub(crate) struct Node {
     pub(crate) models: ReadModels,
     pub(crate) commands: Commands,
     pub(crate) vault: Arc<Vault>,
+    pub(crate) logins: Logins,
     pub(crate) is_stopped: Arc<AtomicBool>,
     /// Its way to the artefacts.
     pub(crate) reach: Reach,
@@ -95,6 +101,12 @@ pub(crate) fn sources(data: &Path, root_key: Option<&RootKey>) -> Sources {
 }
 
 impl World {
+    /// The nodes' clock.
+    fn clock(&self) -> Clock {
+        let (ahead, system) = (self.ahead.clone(), self.clock.clone().unwrap_or_else(clock));
+        Arc::new(move || system().plus_seconds(ahead.load(Ordering::Relaxed)))
+    }
+
     pub(crate) async fn found_or_join(&self, sources: &Sources) -> Result<Foundation, FoundingError> {
         founding::found_or_join(sources, &self.log, self.store.clone(), &clock()).await
     }
@@ -134,7 +146,7 @@ impl World {
             models: models.clone(),
             writer,
             cluster: cluster.id,
-            clock: self.clock.clone().unwrap_or_else(clock),
+            clock: self.clock(),
             tasks: tasks.clone(),
             metrics: metrics.clone(),
         });
@@ -154,6 +166,15 @@ impl World {
         let parts =
             PolicyLoaderParts { modules: modules.clone(), models: models.clone(), active: active.clone(), metrics: metrics.clone() };
         tasks.spawn(PolicyLoader::new(parts).run(stop.clone()));
+        let logins = Logins::new(LoginsParts {
+            commands: commands.clone(),
+            models: models.clone(),
+            vault: vault.clone(),
+            log: Arc::new(self.log.clone()),
+            clock: self.clock(),
+            providers: self.providers.clone(),
+            tokens: TokenClient::new(true).unwrap(),
+        });
         let (log, is_stopped) = (self.log.clone(), Arc::new(AtomicBool::new(false)));
         let stopped = is_stopped.clone();
         let router = control::router(App::new(AppParts {
@@ -170,7 +191,8 @@ impl World {
                 decisions: decision_log,
             },
             modules: modules.clone(),
-            clock: clock(),
+            logins: logins.clone(),
+            clock: self.clock(),
             metrics,
             registry: Arc::new(names),
             probe: Arc::new(|_| Box::pin(async { unreached() })),
@@ -198,7 +220,7 @@ impl World {
             openapi_json: "{}".into(),
         }));
         self.registry.hear(id, models.position().sequence, true);
-        Node { id, models, commands, vault, is_stopped, reach, modules, active, router, tasks, stop: stop.drop_guard() }
+        Node { id, models, commands, vault, logins, is_stopped, reach, modules, active, router, tasks, stop: stop.drop_guard() }
     }
 
     /// A node that founds or joins under this root key, in a directory of its own.

@@ -1,5 +1,6 @@
 //! `keyrelay upstreams`: accounts at providers.
 
+mod login;
 mod rotate;
 
 use std::collections::BTreeMap;
@@ -31,6 +32,8 @@ pub(super) enum UpstreamsCommand {
     Enable { id: String },
     /// Remove an upstream and destroy its credential
     Remove { id: String },
+    /// Log in at a provider: for a new upstream, or for one that is there
+    Login(Box<login::Login>),
     /// Ask an upstream for its models with its credential; exit code 1 if that fails
     Test { id: String },
     /// Give an upstream its next credential while requests go on, or see and steer a rotation that is under way
@@ -68,7 +71,7 @@ pub(super) struct Update {
 }
 
 /// What an upstream may have. The credential can also come in KEYRELAY_CREDENTIAL.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 struct Details {
     /// The credential in a file, or on standard input with '-'; else KEYRELAY_CREDENTIAL is taken
     #[arg(long, value_name = "FILE")]
@@ -154,6 +157,7 @@ pub(super) async fn run(
         }
         UpstreamsCommand::Enable { id } => shown(&act(client, &id, "enable", json!({})).await?, output),
         UpstreamsCommand::Remove { id } => shown(&client.send(Call::new(Method::DELETE, &["upstreams", &id])).await?, output),
+        UpstreamsCommand::Login(login) => login::run(*login, client, output).await,
         UpstreamsCommand::Test { id } => {
             let result = act(client, &id, "test", json!({})).await?;
             output.answer(&result, |result| render::block(result, &TEST_FIELDS))?;

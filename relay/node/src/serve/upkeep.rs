@@ -84,7 +84,12 @@ fn sweep(vault: &Vault, models: &ReadModels, now: Timestamp, with_subjects: bool
 
 /// Whether the log says that a subject's texts are to be no more.
 fn is_gone(models: &ReadModels, subject: &Stream) -> Result<bool, ReadError> {
-    Ok(matches!(models.load(subject)?.0, Some(Aggregate::Key(key)) if key.is_purged()))
+    Ok(match models.load(subject)?.0 {
+        Some(Aggregate::Key(key)) => key.is_purged(),
+        // Whose account it was is known only as long as somebody has to confirm it.
+        Some(Aggregate::Login(login)) => login.has_ended(),
+        _ => false,
+    })
 }
 
 /// Only secrets of credentials, and those that wait for whoever a key belongs to, can be orphans; all else goes by its own time. One that cannot
