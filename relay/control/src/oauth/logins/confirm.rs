@@ -116,7 +116,7 @@ impl Logins {
             expires_at: exchanged.token_expires_at,
             is_refreshable: exchanged.is_refreshable,
         };
-        let (id, version) = held.map_or((base.command_id.new_credential_id(), 1), |held| (held.id, held.secret_version + 1));
+        let (id, version) = held.map_or((base.command_id.new_credential_id(), 1), |held| (held.id, held.next_secret_version()));
         let address = secret_address(&login.tenant, id, version, origin);
         if !self.seal(address, bytes).await? {
             return Err(LoginProblem::Execute(ExecuteError::Contention));
