@@ -18,7 +18,7 @@ impl Vault {
     /// Seals a secret into bytes. Nothing is stored.
     pub fn seal_apart(&self, address: &SecretAddress, plaintext: &[u8], now: Timestamp) -> Result<Vec<u8>, NoRandomness> {
         let key = DataKey::generate()?;
-        let mut bytes = self.wrapping.wrap(&key, &address.slot(), Times { touched_at: now, expires_at: None })?;
+        let mut bytes = self.keyring.wrap(&key, &address.slot(), Times { touched_at: now, expires_at: None })?;
         bytes.extend_from_slice(&seal::seal(&key, address, plaintext)?);
         Ok(bytes)
     }
@@ -26,7 +26,7 @@ impl Vault {
     /// Opens what was sealed apart.
     pub fn unseal_apart(&self, address: &SecretAddress, bytes: &[u8]) -> Result<Zeroizing<Vec<u8>>, UnsealError> {
         let (wrapped, sealed) = bytes.split_at_checked(wrap::LENGTH).ok_or(UnsealError::Tampered)?;
-        let (key, _) = self.wrapping.unwrap(wrapped, &address.slot())?;
+        let (key, _) = self.keyring.unwrap(wrapped, &address.slot())?;
         seal::unseal(&key, address, sealed).map_err(|Forged| UnsealError::Tampered)
     }
 }

@@ -80,7 +80,7 @@ impl Vault {
     pub fn unseal_field(&self, sealed: &Sealed) -> Result<Zeroizing<String>, UnsealFieldError> {
         let slot = slot(&sealed.subject);
         let wrapped = self.store.read(Entry::Wrapped, &slot)?.ok_or(UnsealFieldError::Erased)?;
-        let (key, _) = self.wrapping.unwrap(&wrapped, &slot).map_err(|error| match error {
+        let (key, _) = self.keyring.unwrap(&wrapped, &slot).map_err(|error| match error {
             UnwrapError::Forged => UnsealFieldError::Tampered,
             UnwrapError::WrongRootKey(named) => UnsealFieldError::WrongRootKey { named },
         })?;
@@ -97,14 +97,14 @@ impl Vault {
         let slot = slot(subject);
         for _ in 0..SWAP_ATTEMPTS {
             if let Some(wrapped) = self.store.read(Entry::Wrapped, &slot)? {
-                return match self.wrapping.unwrap(&wrapped, &slot) {
+                return match self.keyring.unwrap(&wrapped, &slot) {
                     Ok((key, _)) => Ok(key),
                     Err(UnwrapError::Forged) => Err(SealFieldError::Tampered { subject: subject.clone() }),
                     Err(UnwrapError::WrongRootKey(named)) => Err(SealFieldError::WrongRootKey { subject: subject.clone(), named }),
                 };
             }
             let key = DataKey::generate()?;
-            let wrapped = self.wrapping.wrap(&key, &slot, NO_TIMES)?;
+            let wrapped = self.keyring.wrap(&key, &slot, NO_TIMES)?;
             if self.store.swap_wrapped(&slot, None, Some(&wrapped))? == Swap::Swapped {
                 return Ok(key);
             }

@@ -30,6 +30,14 @@ pub enum Swap {
     Conflict,
 }
 
+/// One of many compare-and-swaps: what the slot must hold, and what it holds then.
+#[derive(Debug, Clone)]
+pub struct Swapping<'a> {
+    pub slot: &'a Slot,
+    pub from: &'a [u8],
+    pub to: Vec<u8>,
+}
+
 /// The store failed. A write that failed may have been kept: the caller writes again, which every write here allows.
 #[derive(Debug, Error)]
 pub enum StoreError {
@@ -73,6 +81,12 @@ pub trait KeyStore: Send + Sync + 'static {
 
     /// Replaces a wrapped data key: `from` is what the slot must hold, `to` what it holds then, none meaning no entry.
     fn swap_wrapped(&self, slot: &Slot, from: Option<&[u8]>, to: Option<&[u8]>) -> Result<Swap, StoreError>;
+
+    /// Replaces many wrapped data keys, each as [`swap_wrapped`](Self::swap_wrapped) would and with an answer of its own, in their order. They may
+    /// become durable together. If it fails, any of them may have been replaced.
+    fn swap_each(&self, swaps: &[Swapping<'_>]) -> Result<Vec<Swap>, StoreError> {
+        swaps.iter().map(|swap| self.swap_wrapped(swap.slot, Some(swap.from), Some(&swap.to))).collect()
+    }
 
     /// The bytes of one entry.
     fn read(&self, entry: Entry, slot: &Slot) -> Result<Option<Vec<u8>>, StoreError>;

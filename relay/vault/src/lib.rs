@@ -1,7 +1,7 @@
 //! The vault: the only place that sees plaintext credentials at rest.
 //!
 //! From the root key only a wrapping key and a commitment are derived. Every secret has its own random data key; the data key is
-//! wrapped under the root's wrapping key and kept beside, not in, the sealed bytes. So changing the root key touches no secret, and
+//! wrapped under the root's wrapping key and kept beside, not in, the sealed bytes. So changing the root key touches no secret ([`rewrap`]), and
 //! destroying a data key erases one secret wherever its sealed bytes were copied.
 //!
 //! Where to look first: [`vault`] for what callers do, [`seal`] and [`wrap`] for the bytes, [`key_store`] for the contract of the store,
@@ -20,9 +20,11 @@ pub mod file_key;
 pub mod files;
 pub mod grant;
 pub mod key_store;
+mod keyring;
 pub mod memory_store;
 pub mod nats_store;
 pub mod passphrase;
+pub mod rewrap;
 pub mod rocks_store;
 pub mod root_key;
 pub mod salts;
@@ -37,10 +39,12 @@ pub use age::{Identity, OpenAgeError, ParseKeyError, Recipient, SealAgeError};
 pub use field::{SealFieldError, UnsealFieldError};
 pub use file_key::{Altered, FileKey};
 pub use grant::{GrantSecret, NoGrantSecret};
-pub use key_store::{Entry, KeyStore, Put, StoreError, Swap};
+pub use key_store::{Entry, KeyStore, Put, StoreError, Swap, Swapping};
+pub use keyring::{NotHeld, RootKeys};
 pub use memory_store::MemoryKeyStore;
 pub use nats_store::{Mirrored, NatsKeyStore, OpenNatsStoreError};
 pub use passphrase::{StretchError, Stretching};
+pub use rewrap::{Rewrap, RewrapError};
 pub use rocks_store::{OpenStoreError, RocksKeyStore};
 pub use root_key::{ParseRootKeyError, RootKey, RootKeyVersion};
 pub use salts::{SALTS_MAX, SealSaltError, salt_address};

@@ -25,6 +25,7 @@ mod progress;
 mod state;
 
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -43,7 +44,7 @@ use self::progress::Progress;
 use self::state::{Origin, Standing, State};
 use crate::address::Slot;
 use crate::aead;
-use crate::key_store::{Entry, KeyStore, Put, StoreError, Swap};
+use crate::key_store::{Entry, KeyStore, Put, StoreError, Swap, Swapping};
 use crate::rocks_store::RocksKeyStore;
 
 /// The longest that a call takes, retries included, before it says that the store is unavailable.
@@ -51,6 +52,9 @@ pub const OPERATION_WAIT: Duration = Duration::from_secs(5);
 
 /// How long the leader is asked for something that the mirror can answer too: an election takes longer, and a request waits.
 const MIRRORED_READ_WAIT: Duration = Duration::from_secs(2);
+
+/// How many writes of a re-wrap are under way at once: enough to hide the way to the servers, few enough to leave them to others.
+const SWAP_LANES: usize = 16;
 
 /// A key store in a bucket of NATS, with a mirror on this node.
 pub struct NatsKeyStore {
@@ -256,6 +260,19 @@ impl KeyStore for NatsKeyStore {
             None if to.is_none() => Decision::Answer(Swap::Swapped),
             _ => Decision::Write(to.map(Bytes::copy_from_slice), Swap::Swapped),
         })
+    }
+
+    /// Every write is a message of its own that waits for the servers, so that some are under way at once.
+    fn swap_each(&self, swaps: &[Swapping<'_>]) -> Result<Vec<Swap>, StoreError> {
+        let lane = swaps.len().div_ceil(SWAP_LANES).max(1);
+        let of_lane = |swaps: &[Swapping<'_>]| -> Result<Vec<Swap>, StoreError> {
+            swaps.iter().map(|swap| self.swap_wrapped(swap.slot, Some(swap.from), Some(&swap.to))).collect()
+        };
+        let lanes: Vec<Result<Vec<Swap>, StoreError>> = thread::scope(|scope| {
+            let running: Vec<_> = swaps.chunks(lane).map(|swaps| scope.spawn(move || of_lane(swaps))).collect();
+            running.into_iter().map(|lane| lane.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
+        });
+        lanes.into_iter().collect::<Result<Vec<_>, _>>().map(|lanes| lanes.concat())
     }
 
     /// Sealed bytes come from the mirror if it has them. What the leader says is not there is absent at once; who expects it to be on its

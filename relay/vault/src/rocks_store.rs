@@ -15,7 +15,7 @@ use thiserror::Error;
 
 use crate::address::Slot;
 use crate::files::{self, PrivateDirError};
-use crate::key_store::{Entry, KeyStore, Put, StoreError, Swap};
+use crate::key_store::{Entry, KeyStore, Put, StoreError, Swap, Swapping};
 
 /// The format of keys and values that this release writes.
 pub const FORMAT: u32 = 1;
@@ -145,6 +145,22 @@ impl KeyStore for RocksKeyStore {
         };
         written.map_err(failed("swap a wrapped key"))?;
         Ok(Swap::Swapped)
+    }
+
+    /// One batch with one sync.
+    fn swap_each(&self, swaps: &[Swapping<'_>]) -> Result<Vec<Swap>, StoreError> {
+        let (mut batch, mut outcomes) = (WriteBatch::default(), Vec::with_capacity(swaps.len()));
+        let _writing = self.writing.lock();
+        for swap in swaps {
+            let key = key(swap.slot, Entry::Wrapped);
+            let is_as_expected = self.get(&key)?.as_deref() == Some(swap.from);
+            if is_as_expected {
+                batch.put(key, &swap.to);
+            }
+            outcomes.push(if is_as_expected { Swap::Swapped } else { Swap::Conflict });
+        }
+        self.db.write_opt(batch, &synced()).map_err(failed("swap wrapped keys"))?;
+        Ok(outcomes)
     }
 
     fn read(&self, entry: Entry, slot: &Slot) -> Result<Option<Vec<u8>>, StoreError> {

@@ -126,7 +126,7 @@ impl fmt::Debug for RootKey {
 
 /// Names a root key by the first 16 bytes of its commitment, so that nodes need agree on no counter, and a wrapped data key that names
 /// it is committed to it.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RootKeyVersion([u8; Self::LENGTH]);
 
 impl RootKeyVersion {

@@ -44,6 +44,12 @@ pub(crate) fn unseal(key: &DataKey, address: &SecretAddress, sealed: &[u8]) -> R
     aead::decrypt(key.as_bytes(), &header[NONCE_AT..], &associated, ciphertext)
 }
 
+/// Whether these bytes were sealed under this key, as far as the commitment in them tells.
+pub(crate) fn is_key_of(key: &DataKey, sealed: &[u8]) -> bool {
+    let parts = sealed.split_at_checked(HEADER_LENGTH).and_then(|(header, rest)| Some((header, rest.get(..COMMITMENT_LENGTH)?)));
+    parts.is_some_and(|(header, commitment)| key.is_committed(header, commitment))
+}
+
 fn associated_data(header: &[u8], slot: &Slot, origin: &str) -> Vec<u8> {
     let version = slot.version.to_be_bytes();
     let [tenant, kind, id, field, version] = slot.parts(&version);

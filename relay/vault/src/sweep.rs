@@ -95,7 +95,7 @@ impl Vault {
         Ok(count)
     }
 
-    fn each(&self, entry: Entry, mut visit: impl FnMut(&Slot, &[u8]) -> Result<(), StoreError>) -> Result<(), StoreError> {
+    pub(crate) fn each(&self, entry: Entry, mut visit: impl FnMut(&Slot, &[u8]) -> Result<(), StoreError>) -> Result<(), StoreError> {
         let mut after: Option<Slot> = None;
         loop {
             let page = self.store.scan(entry, after.as_ref(), PAGE)?;

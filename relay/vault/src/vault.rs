@@ -18,10 +18,11 @@ use crate::address::{SecretAddress, Slot};
 use crate::aead::{DataKey, Forged, NoRandomness};
 use crate::cluster_secrets::Pepper;
 use crate::key_store::{Entry, KeyStore, Put, StoreError, Swap};
+use crate::keyring::{Keyring, NotHeld, RootKeys};
 use crate::root_key::{RootKey, RootKeyVersion};
 use crate::salts::Salts;
 use crate::seal;
-use crate::wrap::{Times, UnwrapError, WrappingKey};
+use crate::wrap::{Times, UnwrapError};
 
 /// The longest secret: far above any credential, so that a mistake does not fill the store.
 pub const SECRET_BYTES_MAX: usize = 64 * 1024;
@@ -111,9 +112,9 @@ pub enum UnsealError {
     Store(#[from] StoreError),
 }
 
-/// Seals and unseals the secrets of one key store under one root key. All calls may run in parallel; all block on the store.
+/// Seals and unseals the secrets of one key store under its root keys. All calls may run in parallel; all block on the store.
 pub struct Vault {
-    pub(crate) wrapping: WrappingKey,
+    pub(crate) keyring: Keyring,
     pub(crate) store: Arc<dyn KeyStore>,
     pub(crate) pepper: Pepper,
     pub(crate) salts: Salts,
@@ -124,27 +125,47 @@ pub struct Vault {
 impl Vault {
     /// Opens the vault. The first open of an empty store draws the pepper; every later one proves the root key on it, so that a wrong root
     /// key is refused here and not at the first request.
-    pub fn open(root: RootKey, store: Arc<dyn KeyStore>) -> Result<Self, OpenError> {
-        Self::with_pepper(root, store, Self::load_or_draw_pepper)
+    pub fn open(root: impl Into<RootKeys>, store: Arc<dyn KeyStore>) -> Result<Self, OpenError> {
+        Self::with_pepper(&root.into(), store, Self::load_or_draw_pepper)
     }
 
     /// Opens the vault of a cluster that is founded: its pepper is there, and an empty store is refused rather than given another one, under which
     /// every fingerprint would be another.
-    pub fn open_existing(root: RootKey, store: Arc<dyn KeyStore>) -> Result<Self, OpenError> {
-        Self::with_pepper(root, store, Self::load_pepper)
+    pub fn open_existing(root: impl Into<RootKeys>, store: Arc<dyn KeyStore>) -> Result<Self, OpenError> {
+        Self::with_pepper(&root.into(), store, Self::load_pepper)
     }
 
-    fn with_pepper(root: RootKey, store: Arc<dyn KeyStore>, pepper: fn(&Self) -> Result<Pepper, OpenError>) -> Result<Self, OpenError> {
-        let wrapping = WrappingKey::of(&root);
+    fn with_pepper(root: &RootKeys, store: Arc<dyn KeyStore>, pepper: fn(&Self) -> Result<Pepper, OpenError>) -> Result<Self, OpenError> {
+        let keyring = Keyring::new(root);
         let is_erase_unfinished = AtomicBool::new(false);
-        let mut vault = Self { wrapping, store, pepper: Pepper::none(), salts: Salts::default(), is_erase_unfinished };
+        let mut vault = Self { keyring, store, pepper: Pepper::none(), salts: Salts::default(), is_erase_unfinished };
         vault.pepper = pepper(&vault)?;
         Ok(vault)
     }
 
-    /// The root key this vault was opened with.
+    /// The root key that data keys are wrapped under.
     pub fn root_key_version(&self) -> RootKeyVersion {
-        self.wrapping.version()
+        self.keyring.active()
+    }
+
+    /// Whether data keys under this root key open.
+    pub fn holds_root_key(&self, version: RootKeyVersion) -> bool {
+        self.keyring.holds(version)
+    }
+
+    /// Takes another root key: data keys under it open from now on.
+    pub fn hold_root_key(&self, key: &RootKey) {
+        self.keyring.hold(key);
+    }
+
+    /// Wraps data keys under a root key that is held from now on. Those under the one before still open.
+    pub fn activate_root_key(&self, version: RootKeyVersion) -> Result<(), NotHeld> {
+        self.keyring.activate(version)
+    }
+
+    /// Forgets a root key, unless data keys are wrapped under it: what lies under it opens no more.
+    pub fn forget_root_key(&self, version: RootKeyVersion) {
+        self.keyring.forget(version);
     }
 
     /// Seals a secret where there is none. It is durable when this returns.
@@ -178,12 +199,12 @@ impl Vault {
             None if exists => return Err(SealError::Erased),
             None => (DataKey::generate()?, Times { touched_at: lifetime.sealed_at, expires_at: lifetime.expires_at }),
             Some(wrapped) => {
-                let (key, times) = self.wrapping.unwrap(wrapped, slot)?;
+                let (key, times) = self.keyring.unwrap(wrapped, slot)?;
                 let expires_at = if exists { times.expires_at } else { lifetime.expires_at };
                 (key, Times { touched_at: times.touched_at.max(lifetime.sealed_at), expires_at })
             }
         };
-        let wrapped = self.wrapping.wrap(&key, slot, times)?;
+        let wrapped = self.keyring.wrap(&key, slot, times)?;
         match self.store.swap_wrapped(slot, found.as_deref(), Some(&wrapped))? {
             Swap::Swapped => Ok(Some(key)),
             Swap::Conflict => Ok(None),
@@ -195,7 +216,7 @@ impl Vault {
         let slot = address.slot();
         let sealed = self.store.read(Entry::Sealed, &slot)?.ok_or(UnsealError::Missing)?;
         let wrapped = self.store.read(Entry::Wrapped, &slot)?.ok_or(UnsealError::Erased)?;
-        let (key, _) = self.wrapping.unwrap(&wrapped, &slot)?;
+        let (key, _) = self.keyring.unwrap(&wrapped, &slot)?;
         seal::unseal(&key, address, &sealed).map_err(|Forged| UnsealError::Tampered)
     }
 

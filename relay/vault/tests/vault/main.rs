@@ -6,6 +6,7 @@ mod erasing;
 mod fields;
 mod opening;
 mod racing;
+mod root_keys;
 mod sealing;
 
 use std::fs;
@@ -17,8 +18,8 @@ use proptest::prelude::*;
 use schemas::{ClusterId, KeyId, Sealed, Stream, TenantId, Timestamp};
 use vault::vault::SECRET_BYTES_MAX;
 use vault::{
-    Entry, KeyStore, Lifetime, MemoryKeyStore, OpenError, Put, RocksKeyStore, RootKey, SealError, SealFieldError, Sealing, SecretAddress,
-    Slot, StoreError, Swap, UnsealError, UnsealFieldError, Vault,
+    Entry, KeyStore, Lifetime, MemoryKeyStore, OpenError, Put, Rewrap, RocksKeyStore, RootKey, RootKeys, SealError, SealFieldError,
+    Sealing, SecretAddress, Slot, StoreError, Swap, UnsealError, UnsealFieldError, Vault,
 };
 
 const NOW: Timestamp = Timestamp::from_micros(1_790_000_000_000_000);
