@@ -43,4 +43,4 @@ pub use store::{CommitError, ReadError, Row};
 pub use usage::UsageModels;
 
 /// The version of the rows and of the fold. A change that gives other rows for the same log raises it, and every node rebuilds.
-pub const VERSION: u32 = 5;
+pub const VERSION: u32 = 6;

@@ -133,8 +133,8 @@ pub struct ApplyError {
 pub fn decide(state: Option<&Aggregate>, command: &Command, context: &Context) -> Result<Vec<Event>, Rejection> {
     use Aggregate as A;
     Ok(match (command, state) {
-        (Command::Cluster(command), None) => Cluster::decide(None, command)?,
-        (Command::Cluster(command), Some(A::Cluster(state))) => Cluster::decide(Some(state), command)?,
+        (Command::Cluster(command), None) => Cluster::decide(None, command, context)?,
+        (Command::Cluster(command), Some(A::Cluster(state))) => Cluster::decide(Some(state), command, context)?,
         (Command::Writer(command), None) => Writer::decide(None, command)?,
         (Command::Writer(command), Some(A::Writer(state))) => Writer::decide(Some(state), command)?,
         (Command::Tenant(command), None) => Tenant::decide(None, command)?,
@@ -161,8 +161,8 @@ pub fn decide(state: Option<&Aggregate>, command: &Command, context: &Context) -
 pub fn apply(state: Option<Aggregate>, stream: &Stream, event: &Event, at: &At) -> Result<Aggregate, ApplyError> {
     use Aggregate as A;
     let applied = match (stream.kind(), state) {
-        (StreamKind::Cluster, None) => Cluster::apply(None, event).map(A::Cluster),
-        (StreamKind::Cluster, Some(A::Cluster(state))) => Cluster::apply(Some(state), event).map(A::Cluster),
+        (StreamKind::Cluster, None) => Cluster::apply(None, event, at).map(A::Cluster),
+        (StreamKind::Cluster, Some(A::Cluster(state))) => Cluster::apply(Some(state), event, at).map(A::Cluster),
         (StreamKind::Writer, None) => Writer::apply(None, event).map(A::Writer),
         (StreamKind::Writer, Some(A::Writer(state))) => Writer::apply(Some(state), event).map(A::Writer),
         (StreamKind::Tenant, None) => Tenant::apply(None, stream, event, at).map(|tenant| A::Tenant(Box::new(tenant))),

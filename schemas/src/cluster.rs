@@ -1,11 +1,14 @@
-//! The cluster: founded once, at sequence 1.
+//! The cluster: founded once, at sequence 1; its root keys come and go, see [`crate::root_key`].
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::actor::Actor;
+use crate::aggregate::{At, Context};
 use crate::event::Event;
 use crate::id::{ClusterId, Digest, PublicKey};
+use crate::root_key::{RootKeyCommand, RootKeyError, RootKeys};
 
 /// The log begins. The record that carries this is signed by the cluster key named here.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -27,7 +30,7 @@ pub struct Cluster {
     pub id: ClusterId,
     pub format_level: u16,
     pub public_key: PublicKey,
-    pub root_key_commitment: Digest,
+    pub root_keys: RootKeys,
     pub owner_token_hash: Digest,
 }
 
@@ -37,31 +40,42 @@ pub const FORMAT_LEVEL: u16 = 1;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ClusterCommand {
     Found(ClusterFounded),
+    RootKey(RootKeyCommand),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum ClusterError {
     #[error("the log already has its founding")]
     AlreadyFounded,
+    #[error("the log does not begin with the founding of a cluster")]
+    NotFounded,
+    #[error("root keys are the owner's to change")]
+    NotOwner,
+    #[error(transparent)]
+    RootKey(#[from] RootKeyError),
 }
 
 impl Cluster {
-    pub(crate) fn decide(state: Option<&Self>, command: &ClusterCommand) -> Result<Vec<Event>, ClusterError> {
+    pub(crate) fn decide(state: Option<&Self>, command: &ClusterCommand, context: &Context) -> Result<Vec<Event>, ClusterError> {
         match (state, command) {
             (Some(_), ClusterCommand::Found(_)) => Err(ClusterError::AlreadyFounded),
             (None, ClusterCommand::Found(founded)) => Ok(vec![Event::ClusterFounded(founded.clone())]),
+            (Some(_), ClusterCommand::RootKey(_)) if context.actor != Actor::Owner => Err(ClusterError::NotOwner),
+            (Some(cluster), ClusterCommand::RootKey(command)) => Ok(cluster.root_keys.decide(command)?),
+            (None, ClusterCommand::RootKey(_)) => Err(ClusterError::NotFounded),
         }
     }
 
-    pub(crate) fn apply(state: Option<Self>, event: &Event) -> Option<Self> {
+    pub(crate) fn apply(state: Option<Self>, event: &Event, at: &At) -> Option<Self> {
         match (state, event) {
             (None, Event::ClusterFounded(founded)) => Some(Self {
                 id: founded.cluster_id,
                 format_level: founded.format_level,
                 public_key: founded.cluster_public_key,
-                root_key_commitment: founded.root_key_commitment,
+                root_keys: RootKeys::founded(founded.root_key_commitment, at),
                 owner_token_hash: founded.owner_token_hash,
             }),
+            (Some(cluster), event) => Some(Self { root_keys: cluster.root_keys.apply(event, at)?, ..cluster }),
             _ => None,
         }
     }

@@ -10,7 +10,7 @@ use thiserror::Error;
 
 use crate::stream::StreamKind;
 use crate::upcast;
-use crate::{binding, cluster, credential, key, login, policy, pool, tenant, upstream, writer};
+use crate::{binding, cluster, credential, key, login, policy, pool, root_key, tenant, upstream, writer};
 
 /// Why a stored event cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -98,6 +98,14 @@ pub(crate) fn exactly<'de, T: Deserialize<'de>>(bytes: &'de [u8]) -> Option<T> {
 events! {
     /// The log begins: sequence 1.
     0x0101 ClusterFounded(cluster::ClusterFounded) of Cluster, version 1;
+    /// A root key is to follow on the one in use.
+    0x0110 RootKeyAnnounced(root_key::RootKeyAnnounced) of Cluster, version 1;
+    0x0111 RootKeyWithdrawn(root_key::RootKeyWithdrawn) of Cluster, version 1;
+    /// Data keys are wrapped under another root key from here on.
+    0x0112 RootKeyChanged(root_key::RootKeyChanged) of Cluster, version 1;
+    /// Nothing lies under a root key any more.
+    0x0113 RootKeyDestroyed(root_key::RootKeyDestroyed) of Cluster, version 1;
+    0x0114 RootKeyBackedUp(root_key::RootKeyBackedUp) of Cluster, version 1;
     /// A node may sign records from here on.
     0x0801 WriterEnrolled(writer::WriterEnrolled) of Writer, version 1;
     /// A node may sign no more.

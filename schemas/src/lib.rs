@@ -25,6 +25,7 @@ pub mod name;
 pub mod policy;
 pub mod pool;
 pub mod record;
+pub mod root_key;
 #[cfg(test)]
 mod rules;
 pub mod sealed;

@@ -15,6 +15,7 @@ use crate::id::{BindingId, ClusterId, CredentialId, Digest, LoginId, PoolId, Pub
 use crate::login::{LOGIN_SECONDS, LoginCommand, LoginExchanged, LoginFailure, LoginFlow, LoginMisuse, LoginStarted};
 use crate::policy::PolicyKind;
 use crate::pool::{ModelPrice, PoolCommand};
+use crate::root_key::RootKeyCommand;
 use crate::tenant::{TenantChanged, TenantCommand, TenantPatch};
 use crate::upstream::{Dialect, UpstreamCommand, UpstreamDetails, UpstreamLabels, UpstreamPatch};
 use crate::writer::{CounterSignature, WriterCommand, WriterEnrolled, WriterRetired};
@@ -122,6 +123,10 @@ fn any_command() -> impl Strategy<Value = Command> {
         .prop_map(Command::Writer),
         any_tenant_command().prop_map(Command::Tenant),
         any_login_command().prop_map(Command::Login),
+        any::<u8>().prop_map(|number| {
+            let commitment = Digest::from_bytes([number; 32]);
+            Command::Cluster(ClusterCommand::RootKey(RootKeyCommand::Announce { commitment }))
+        }),
         any::<[u8; 32]>().prop_map(|bytes| {
             Command::Cluster(ClusterCommand::Found(ClusterFounded {
                 cluster_id: ClusterId::from_bytes([1; 16]),

@@ -9,6 +9,9 @@
 //! secret is sealed under the root key of whoever was there first, and others wait for what that one founds. A node that cannot reach the log
 //! goes on [`from_local`] state, if it ever was in a cluster.
 
+mod lineage;
+mod root_keys;
+
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -30,9 +33,11 @@ use schemas::{
 use thiserror::Error;
 use tokio::task::JoinError;
 use tokio::time::Instant;
-use vault::{KeyStore, OpenError, RootKey, Sealing, StoreError, Vault, files};
+use vault::{KeyStore, OpenError, RootKey, RootKeys, Sealing, StoreError, Vault, files};
 use zeroize::Zeroizing;
 
+pub use self::root_keys::NEXT_ROOT_KEY;
+use self::root_keys::read_root_key;
 use crate::commands::{Commands, ExecuteError, Request};
 use crate::secrets::is_away;
 use crate::secrets::random_bytes;
@@ -53,6 +58,8 @@ pub struct Sources {
     pub data: PathBuf,
     /// A root key from a file or the environment; without one `DATA/root.key` is read, or made at founding.
     pub root_key: Option<RootKey>,
+    /// Further files that may hold a root key, now or later, beside `DATA/root.key.next`: one that is to follow, so that it is in place first.
+    pub root_key_files: Vec<PathBuf>,
     /// An owner token for the founding; without one it is drawn and written to `DATA/owner.token`.
     pub owner_token: Option<Zeroizing<String>>,
 }
@@ -82,6 +89,13 @@ pub enum FoundingError {
         path.display()
     )]
     RootKeyMissing { founder: Founder, path: PathBuf },
+    #[error(
+        "{data_keys} data keys still lie under the older root key {missing}, and this node does not have it; give it as one of \
+         vault.root_key_files until the change of the root key is over (`keyrelay root-key show`)"
+    )]
+    OlderRootKeyMissing { missing: Digest, data_keys: u64 },
+    #[error("the log's records about the cluster cannot be read")]
+    Newer(#[source] judge::StopReason),
     #[error(
         "the key store was begun under another root key, and no cluster was founded in the log since; start the node that has that root key, \
          or empty the key store if there is none"
@@ -131,19 +145,19 @@ pub struct Founder {
     pub cluster: ClusterId,
     /// Who signed the founding: the cluster key.
     pub writer: WriterId,
-    /// What the founder's root key commits to.
+    /// What the root key in use commits to: the founder's, or the one that followed on it.
     pub commitment: Digest,
 }
 
 impl Founder {
     fn of(cluster: &Cluster) -> Self {
-        Self { cluster: cluster.id, writer: WriterId::of(&cluster.public_key), commitment: cluster.root_key_commitment }
+        Self { cluster: cluster.id, writer: WriterId::of(&cluster.public_key), commitment: cluster.root_keys.active().commitment }
     }
 }
 
 impl fmt::Display for Founder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "cluster {}, founded by {} under the root key {}", self.cluster, self.writer, self.commitment)
+        write!(f, "cluster {}, founded by {}, whose root key is {}", self.cluster, self.writer, self.commitment)
     }
 }
 
@@ -178,20 +192,33 @@ pub async fn found_or_join(
         Some(_) => false,
         None => found(sources, log, store.clone(), clock).await?,
     };
-    let cluster = founded_cluster(log).await?.ok_or(FoundingError::NotFounded)?;
-    let root_key = settle_files(sources, &cluster)?;
-    let vault = tokio::task::spawn_blocking(move || Vault::open_existing(root_key, store)).await??;
-    Ok(Foundation { cluster, vault: Arc::new(vault), writer: load_writer(&sources.data)?, is_new })
+    let founded = founded_cluster(log).await?.ok_or(FoundingError::NotFounded)?;
+    let cluster = lineage::follow(log, founded).await?;
+    let vault = open_vault(settle_files(sources, &cluster)?, &cluster, store).await?;
+    Ok(Foundation { cluster, vault, writer: load_writer(&sources.data)?, is_new })
+}
+
+/// Opens the vault, and refuses to go on without an older root key that is still needed.
+async fn open_vault(root_keys: RootKeys, cluster: &Cluster, store: Arc<dyn KeyStore>) -> Result<Arc<Vault>, FoundingError> {
+    let older = root_keys::older(cluster);
+    let opened = tokio::task::spawn_blocking(move || {
+        let vault = Vault::open_existing(root_keys, store)?;
+        match root_keys::lacking(&vault, &older)? {
+            None => Ok(vault),
+            Some((missing, data_keys)) => Err(FoundingError::OlderRootKeyMissing { missing, data_keys }),
+        }
+    });
+    Ok(Arc::new(opened.await??))
 }
 
 /// The cluster as this node left it, for a start without the log: the read models tell the cluster, the key store's mirror its secrets.
 pub async fn from_local(sources: &Sources, models: &ReadModels, store: Arc<dyn KeyStore>) -> Result<Foundation, FoundingError> {
     let Some(Aggregate::Cluster(cluster)) = models.load(&Stream::CLUSTER)?.0 else { return Err(FoundingError::NeverJoined) };
-    let root_key = settle_files(sources, &cluster)?;
+    let root_keys = settle_files(sources, &cluster)?;
     let writer = load_writer(&sources.data)?;
     refuse_retired(models, writer.id())??;
-    let vault = tokio::task::spawn_blocking(move || Vault::open_existing(root_key, store)).await??;
-    Ok(Foundation { cluster, vault: Arc::new(vault), writer, is_new: false })
+    let vault = open_vault(root_keys, &cluster, store).await?;
+    Ok(Foundation { cluster, vault, writer, is_new: false })
 }
 
 /// Waits until the read models know that a node is retired, which for a node itself means that it must stop: what it signs is void.
@@ -446,10 +473,10 @@ fn is_strong_token(token: &str) -> bool {
     token.len() >= OWNER_TOKEN_LENGTH_MIN && characters.len() >= OWNER_TOKEN_VARIETY_MIN && is_printable && !is_sample
 }
 
-/// With the founding in the log, gives temporary files their names or removes them, and finds the root key that the cluster commits to.
-fn settle_files(sources: &Sources, cluster: &Cluster) -> Result<RootKey, FoundingError> {
+/// With the founding in the log, gives temporary files their names or removes them, and finds the root keys that the cluster wants.
+fn settle_files(sources: &Sources, cluster: &Cluster) -> Result<RootKeys, FoundingError> {
     let files = SecretFiles::of(&sources.data);
-    let fits = |key: &RootKey| key.commitment() == cluster.root_key_commitment;
+    let fits = |key: &RootKey| cluster.root_keys.get(&key.commitment()).is_some();
     if let Some(key) = read_root_key(&files::temporary_path(&files.root_key))? {
         if fits(&key) && sources.root_key.is_none() {
             files::promote(&files.root_key)?;
@@ -466,20 +493,7 @@ fn settle_files(sources: &Sources, cluster: &Cluster) -> Result<RootKey, Foundin
     }
     // Not used from here on; reading it refuses a file that others may read.
     read_text(&files.owner_token)?;
-    let found = match &sources.root_key {
-        Some(given) => Some(given.clone()),
-        None => read_root_key(&files.root_key)?,
-    };
-    match found {
-        Some(key) if fits(&key) => Ok(key),
-        Some(given) => Err(FoundingError::OtherRootKey { founder: Founder::of(cluster), given: given.commitment(), path: files.root_key }),
-        None => Err(FoundingError::RootKeyMissing { founder: Founder::of(cluster), path: files.root_key }),
-    }
-}
-
-fn read_root_key(path: &Path) -> Result<Option<RootKey>, FoundingError> {
-    let Some(text) = read_text(path)? else { return Ok(None) };
-    Ok(Some(RootKey::parse(&text)?))
+    root_keys::choose(sources, cluster)
 }
 
 /// A secret file's one line, without its line feed; none if there is no such file.

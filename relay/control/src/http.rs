@@ -23,6 +23,7 @@ mod policies;
 mod pools;
 mod prices;
 mod rebuild;
+mod root_key;
 mod scope;
 mod tenants;
 mod upstreams;
@@ -66,7 +67,7 @@ pub(crate) use upstreams::{canonical_base_url, secret_address};
         (name = "usage", description = "What was used, by whom."),
         (name = "log", description = "The event log: every credential decision."),
         (name = "data", description = "Export and import of everything but the log."),
-        (name = "nodes", description = "The nodes of the cluster: who is there, and how one leaves."),
+        (name = "nodes", description = "The nodes of the cluster: who is there, how one leaves, and the root key that they share."),
         (name = "health", description = "Liveness, readiness, metrics."),
     ),
 )]
@@ -144,7 +145,14 @@ fn routes() -> OpenApiRouter<App> {
         .routes(routes!(commands::show))
         .routes(routes!(nodes::list))
         .routes(routes!(nodes::retire))
-        .routes(routes!(nodes::leave));
+        .routes(routes!(nodes::leave))
+        .routes(routes!(root_key::show))
+        .routes(routes!(root_key::announce))
+        .routes(routes!(root_key::withdraw))
+        .routes(routes!(root_key::backed_up))
+        .routes(routes!(root_key::forecast))
+        .routes(routes!(root_key::change))
+        .routes(routes!(root_key::destroy));
     OpenApiRouter::with_openapi(Document::openapi())
         .nest("/api/v1", api)
         .routes(routes!(health::livez))

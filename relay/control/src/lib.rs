@@ -21,6 +21,7 @@ pub mod oauth;
 pub mod policies;
 mod rebuilds;
 pub mod refresh;
+mod root_key;
 mod rotations;
 mod secrets;
 mod tenants;
@@ -39,6 +40,7 @@ pub use http::{App, AppParts, Probe, ProbeOutcome, ProbeSecret, Stop, openapi, r
 pub use leaks::{LeakConfig, LeakIntake};
 pub use metrics::Metrics;
 pub use rebuilds::Rebuilds;
+pub use root_key::{Rewrapping, RewrappingState, RootKeyWatch, RootKeyWatchParts};
 pub use rotations::Rotations;
 pub use secrets::{SUCCESSOR_OWNER, successor_address};
 pub use writer::Writer;

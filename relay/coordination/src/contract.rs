@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use schemas::{Sequence, Timestamp, WriterId};
+use schemas::{Digest, Sequence, Timestamp, WriterId};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tokio::sync::watch;
@@ -38,6 +38,9 @@ pub struct NodeStatus {
     /// The last sequence whose bindings of policies apply on it, their modules loaded. 0 for a release that does not tell.
     #[serde(default)]
     pub policies: Sequence,
+    /// The root keys of the log that it has, by commitment: what lies under them opens there. Empty for a release that does not tell.
+    #[serde(default)]
+    pub root_keys: Vec<Digest>,
     /// Told in `/readyz`; here so that one node can show all.
     pub ready: bool,
 }

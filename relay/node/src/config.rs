@@ -16,7 +16,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use control::oauth::Providers;
 use control::oauth::provider::Definition;
-use control::{LeakConfig, LeakIntake};
+use control::{LeakConfig, LeakIntake, founding};
 use event_log::NatsConfig;
 use gateway::GatewayConfig;
 use policy_host::host::SLOW_THREADS_DEFAULT;
@@ -25,7 +25,7 @@ use vault::{RootKey, files};
 use zeroize::Zeroizing;
 
 pub use source::{Fault, Faults, Setting, Source, Sources};
-pub use value::{ByteSize, LogFormat, LogLevel, MonitorUrls, NatsUrls, OnLeak, PartsPerMillion, Replicas, Secret, Threads};
+pub use value::{ByteSize, LogFormat, LogLevel, MonitorUrls, NatsUrls, OnLeak, PartsPerMillion, Paths, Replicas, Secret, Threads};
 
 use source::Reader;
 
@@ -108,10 +108,12 @@ pub struct Nats {
     pub require_verified_sync: bool,
 }
 
-/// The root key, in a file or as it is; without either it is `DATA/root.key`.
+/// The root key, in files or as it is; without either it is `DATA/root.key`.
 #[derive(Debug, Clone)]
 pub struct Vault {
     pub root_key_file: Option<PathBuf>,
+    /// Further files: a root key that is to follow, and older ones while data keys may lie under them. They may come while the node runs.
+    pub root_key_files: Option<Paths>,
     pub root_key: Option<Secret>,
 }
 
@@ -211,6 +213,12 @@ impl Config {
     pub fn root_key(&self) -> anyhow::Result<Option<RootKey>> {
         let text = given(self.vault.root_key.as_ref(), self.vault.root_key_file.as_deref()).context("the root key that is set")?;
         text.map(|text| RootKey::parse(text.trim())).transpose().context("the root key that is set")
+    }
+
+    /// Where this node's own secrets lie, and what it was given.
+    pub fn founding_sources(&self) -> anyhow::Result<founding::Sources> {
+        let root_key_files = self.vault.root_key_files.as_ref().map(Paths::paths).unwrap_or_default();
+        Ok(founding::Sources { data: self.data.clone(), root_key: self.root_key()?, root_key_files, owner_token: self.owner_token()? })
     }
 
     /// The owner token that was given, if one was.
@@ -337,7 +345,11 @@ impl Nats {
 
 impl Vault {
     fn read(from: &mut Reader) -> Self {
-        Self { root_key_file: from.optional("vault.root_key_file"), root_key: from.optional("vault.root_key") }
+        Self {
+            root_key_file: from.optional("vault.root_key_file"),
+            root_key_files: from.optional("vault.root_key_files"),
+            root_key: from.optional("vault.root_key"),
+        }
     }
 }
 

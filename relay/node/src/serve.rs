@@ -17,12 +17,12 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
-use control::founding::{self, Foundation, Sources};
+use control::founding::{self, Foundation};
 use control::oauth::{Logins, LoginsParts, TokenClient};
 use control::refresh::{OauthProviders, RefreshTimes, Refresher, RefresherParts};
 use control::{
-    App, AppParts, Clock, Commands, CommandsParts, CredentialRotations, ExpirySweeper, Metrics, ProbeOutcome, Rebuilds, RotationNotes,
-    RotationScheduler, Rotations,
+    App, AppParts, Clock, Commands, CommandsParts, CredentialRotations, ExpirySweeper, Metrics, ProbeOutcome, Rebuilds, RootKeyWatch,
+    RootKeyWatchParts, RotationNotes, RotationScheduler, Rotations,
 };
 use event_log::artefacts::Snapshots;
 use event_log::{EventLog, ReadError};
@@ -121,7 +121,7 @@ impl Node {
             }
         }
         let (projector, models) = Projector::open(models_config.clone(), log.clone()).await.context("the read models do not open")?;
-        let sources = Sources { data: data.clone(), root_key: config.root_key()?, owner_token: config.owner_token()? };
+        let sources = config.founding_sources()?;
         let foundation = match founding::found_or_join(&sources, &*log, storage.keys.clone(), &clock).await {
             Err(error) if error.is_unavailable() => {
                 tracing::warn!(error = &error as &dyn std::error::Error, "starting from what is on this machine");
@@ -219,6 +219,12 @@ impl Node {
             probe: probe_secret(&gateway),
             notes: RotationNotes::default(),
         });
+        let root_keys = RootKeyWatch::new(RootKeyWatchParts {
+            sources: self.config.founding_sources()?,
+            vault: vault.clone(),
+            models: self.models.clone(),
+            coordination: coordination.clone(),
+        });
         let leaks = self.config.leak_intake()?.map(Arc::new);
         let logins = Logins::new(LoginsParts {
             commands: commands.clone(),
@@ -251,6 +257,7 @@ impl Node {
             coordination: coordination.clone(),
             health: self.storage.health(),
             rebuilds: Rebuilds::new(self.projector.clone(), self.clock.clone(), tasks.tracker.clone(), tasks.close.clone()),
+            root_keys: root_keys.clone(),
             staleness_max: self.config.relay.staleness_max,
             leaks,
             stop: tasks.stopper(),
@@ -265,7 +272,7 @@ impl Node {
         tasks.tracker.spawn(admin.run(admin_router, tasks.close.clone(), CancellationToken::new(), tasks.tracker.clone()));
         let introduction = Introduction { node: writer_id, relay: relay_origin.clone(), admin: admin_origin.clone() };
         let (models, policy_health, health) = (self.models.clone(), policies.modules.health(), self.storage.health());
-        let standing = Standing { models, ready: is_ready, policies: policy_health, health };
+        let standing = Standing { models, ready: is_ready, policies: policy_health, root_keys: root_keys.held(), health };
         let (clock, close) = (self.clock.clone(), tasks.close.clone());
         tasks.logged("nodes.announce", membership::announce(introduction, coordination.clone(), standing, clock, close));
         // What a retired node signs is void, so that it could only mislead.
@@ -319,6 +326,7 @@ impl Node {
             policies.start(&self.models, &control_metrics, &tasks).await;
             caught_up.send_replace(true);
             ready.send_replace(true);
+            tasks.tracker.spawn(root_keys.run(tasks.close.clone()));
             tasks.tracker.spawn(sweeper.run(tasks.close.clone()));
             tasks.tracker.spawn(RotationScheduler(rotations).run(tasks.close.clone()));
             tasks.tracker.spawn(refresher.run());

@@ -26,6 +26,7 @@ use schemas::login::{
 use schemas::policy::{PolicyClass, PolicyKind, PolicyUploaded};
 use schemas::pool::{ModelPrice, PoolChanged, PoolCreated, PoolPriced, PoolRemoved};
 use schemas::record::{Header, Seen};
+use schemas::root_key::{RootKeyAnnounced, RootKeyBackedUp, RootKeyChanged, RootKeyDestroyed, RootKeyWithdrawn};
 use schemas::tenant::{TagRotation, TenantChanged, TenantCreated, TenantResumed, TenantRotationsSet, TenantSuspended};
 use schemas::upstream::{
     Dialect, UpstreamAdded, UpstreamChanged, UpstreamDetails, UpstreamDisabled, UpstreamEnabled, UpstreamLabelled, UpstreamLabels,
@@ -177,6 +178,11 @@ fn bound(mode: Mode) -> Bound {
 pub(crate) fn events() -> Vec<Event> {
     vec![
         founding(),
+        Event::RootKeyAnnounced(RootKeyAnnounced { commitment: digest(0x09) }),
+        Event::RootKeyWithdrawn(RootKeyWithdrawn { commitment: digest(0x09) }),
+        Event::RootKeyChanged(RootKeyChanged { commitment: digest(0x09), previous: digest(0x01) }),
+        Event::RootKeyDestroyed(RootKeyDestroyed { commitment: digest(0x01), data_keys: 200_300 }),
+        Event::RootKeyBackedUp(RootKeyBackedUp { commitment: digest(0x09) }),
         enrolment(),
         Event::WriterRetired(WriterRetired { cluster_signature: Some(CounterSignature(std::array::from_fn(|index| index as u8))) }),
         Event::TenantCreated(TenantCreated { name: "Acme".into() }),

@@ -16,7 +16,7 @@ use vault::Vault;
 use crate::backup::BackupSources;
 use crate::oauth::Logins;
 use crate::policies::PolicyModules;
-use crate::{Clock, Commands, CredentialRotations, Health, LeakIntake, Metrics, Rebuilds};
+use crate::{Clock, Commands, CredentialRotations, Health, LeakIntake, Metrics, Rebuilds, RootKeyWatch};
 
 /// Asks an upstream for its models with its credential; the composition root connects it to the data plane's client.
 pub type Probe = Arc<dyn Fn(UpstreamId) -> futures_util::future::BoxFuture<'static, ProbeOutcome> + Send + Sync>;
@@ -67,6 +67,8 @@ pub struct AppParts {
     pub health: Health,
     /// Rebuilds of the read models that are asked for.
     pub rebuilds: Rebuilds,
+    /// The root keys of this node, and how far data keys are wrapped under the newest.
+    pub root_keys: RootKeyWatch,
     /// The bound of the data plane, beyond which the node is not ready.
     pub staleness_max: Duration,
     /// Who may report that a client key was found in the open; none where nobody may.

@@ -7,6 +7,7 @@ use event_log::artefacts::ArtefactError;
 use event_log::{AppendError, ReadError};
 use policy_host::{AdmissionError, PolicyFault};
 use schemas::binding::BindingError;
+use schemas::cluster::ClusterError;
 use schemas::credential::CredentialError;
 use schemas::credential::grant::GrantError;
 use schemas::credential::rotation::RotationError;
@@ -14,6 +15,7 @@ use schemas::key::KeyError;
 use schemas::login::LoginError;
 use schemas::policy::PolicyError;
 use schemas::pool::PoolError;
+use schemas::root_key::RootKeyError;
 use schemas::tenant::TenantError;
 use schemas::upstream::UpstreamError;
 use schemas::writer::WriterError;
@@ -101,6 +103,23 @@ pub(crate) enum ApiError {
     NodeLive(WriterId),
     #[error("whether the node is live cannot be told now: this node does not hear of others")]
     RegistryAway,
+    #[error(
+        "not every live node has followed: {}. Give each the root key as root.key.next in its data directory or as one of vault.root_key_files (no restart \
+         is needed), and send the request again; retire nodes that are gone for good",
+        listed(.0)
+    )]
+    RootKeyNotEverywhere(Vec<WriterId>),
+    #[error(
+        "no copy of the root key {0} was reported within a day, and whoever loses a root key loses every credential; make one with `keyrelay root-key \
+         backup`, and send the request again"
+    )]
+    RootKeyNotBackedUp(Digest),
+    #[error("the root key given as the one in use is {given}, and {active} is in use; nothing was changed")]
+    RootKeyNotActive { given: Digest, active: Digest },
+    #[error("everything is sealed already, under the root key {active}; to change it, say from which")]
+    RootKeyFromMissing { active: Digest },
+    #[error("{data_keys} data keys still lie under the root key; they are wrapped again now, so try again later")]
+    RootKeyInUse { data_keys: u64 },
     #[error("a rebuild is running already; ask how far it is with GET")]
     RebuildRunning,
     #[error("the read models have not reached sequence {0} yet")]
@@ -187,6 +206,11 @@ impl ApiError {
             Self::PoolInUse { .. } => (StatusCode::CONFLICT, "pool_in_use"),
             Self::NodeLive(_) => (StatusCode::CONFLICT, "node_live"),
             Self::RegistryAway => (StatusCode::SERVICE_UNAVAILABLE, "registry_unavailable"),
+            Self::RootKeyNotEverywhere(_) => (StatusCode::CONFLICT, "root_key_not_everywhere"),
+            Self::RootKeyNotBackedUp(_) => (StatusCode::CONFLICT, "root_key_not_backed_up"),
+            Self::RootKeyNotActive { .. } => (StatusCode::CONFLICT, ROOT_KEY_NOT_ACTIVE),
+            Self::RootKeyFromMissing { .. } => (StatusCode::BAD_REQUEST, "root_key_from_missing"),
+            Self::RootKeyInUse { .. } => (StatusCode::CONFLICT, ROOT_KEY_IN_USE),
             Self::RebuildRunning => (StatusCode::CONFLICT, "rebuild_running"),
             Self::NotApplied(_) => (StatusCode::SERVICE_UNAVAILABLE, "not_applied"),
             Self::AmbiguousDigest(_) => (StatusCode::CONFLICT, "ambiguous_digest"),
@@ -295,6 +319,11 @@ impl ApiError {
             | Self::PoolInUse { .. }
             | Self::NodeLive(_)
             | Self::RegistryAway
+            | Self::RootKeyNotEverywhere(_)
+            | Self::RootKeyNotBackedUp(_)
+            | Self::RootKeyNotActive { .. }
+            | Self::RootKeyFromMissing { .. }
+            | Self::RootKeyInUse { .. }
             | Self::RebuildRunning
             | Self::NotApplied(_)
             | Self::AmbiguousDigest(_)
@@ -335,8 +364,14 @@ const LOG_UNAVAILABLE: &str = "log_unavailable";
 const KEY_STORE_UNAVAILABLE: &str = "key_store_unavailable";
 const ARTEFACTS_UNAVAILABLE: &str = "artefacts_unavailable";
 const TENANT_NOT_FOUND: &str = "tenant_not_found";
+const ROOT_KEY_NOT_ACTIVE: &str = "root_key_not_active";
+const ROOT_KEY_IN_USE: &str = "root_key_in_use";
 /// What is only told in the node's log.
 const INTERNAL: &str = "internal";
+
+fn listed(nodes: &[WriterId]) -> String {
+    nodes.iter().map(WriterId::to_string).collect::<Vec<_>>().join(", ")
+}
 
 fn execute_status(error: &ExecuteError) -> (StatusCode, &'static str) {
     match error {
@@ -460,7 +495,21 @@ fn rejection_status(rejection: &Rejection) -> (StatusCode, &'static str) {
             WriterError::NotEnrolled => (GONE, "not_found"),
             WriterError::Retired => (CLASH, "writer_retired"),
         },
-        Rejection::Cluster(_) => (CLASH, "exists"),
+        Rejection::Cluster(error) => match error {
+            ClusterError::AlreadyFounded => (CLASH, "exists"),
+            ClusterError::NotFounded => (GONE, "not_found"),
+            ClusterError::NotOwner => (StatusCode::FORBIDDEN, "forbidden"),
+            ClusterError::RootKey(error) => match error {
+                RootKeyError::Unknown { .. } => (GONE, "root_key_not_found"),
+                RootKeyError::NotActive { .. } => (CLASH, ROOT_KEY_NOT_ACTIVE),
+                RootKeyError::InUse { .. } => (CLASH, ROOT_KEY_IN_USE),
+                RootKeyError::NotAnnounced { .. } => (CLASH, "root_key_not_announced"),
+                RootKeyError::OnlyAnnounced { .. } => (CLASH, "root_key_only_announced"),
+                RootKeyError::Spent { .. } => (CLASH, "root_key_spent"),
+                RootKeyError::AnotherAnnounced { .. } => (CLASH, "root_key_announced"),
+                RootKeyError::TooMany { .. } => (CLASH, "too_many_root_keys"),
+            },
+        },
         Rejection::WrongStream => (StatusCode::INTERNAL_SERVER_ERROR, INTERNAL),
     }
 }

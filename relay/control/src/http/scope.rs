@@ -17,7 +17,7 @@ use super::error::ApiError;
 const HEADER: &str = "Keyrelay-Tenant";
 const API: &str = "/api/v1/";
 /// Whatever lies below these is about the cluster as a whole.
-const CLUSTER_WIDE: [&str; 8] = [
+const CLUSTER_WIDE: [&str; 9] = [
     "/api/v1/audit",
     "/api/v1/backup",
     "/api/v1/export",
@@ -25,6 +25,7 @@ const CLUSTER_WIDE: [&str; 8] = [
     "/api/v1/leaks",
     "/api/v1/log",
     "/api/v1/nodes",
+    "/api/v1/root-key",
     "/api/v1/tenants",
 ];
 
@@ -83,6 +84,7 @@ mod tests {
             "/api/v1/tenants/{id}/suspend",
             "/api/v1/audit/export",
             "/api/v1/backup",
+            "/api/v1/root-key/change",
         ] {
             assert!(is_cluster_wide(path), "{path}");
         }

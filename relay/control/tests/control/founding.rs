@@ -76,7 +76,7 @@ async fn nodes_that_found_at_once_under_other_root_keys_are_refused_with_the_fou
         assert_eq!(world.log.true_head().await, Sequence(1));
         let founder = ended.iter().find_map(|(founded, _)| founded.as_ref().ok()).unwrap();
         assert!(founder.is_new);
-        let (id, commitment) = (founder.cluster.id.to_string(), founder.cluster.root_key_commitment.to_string());
+        let (id, commitment) = (founder.cluster.id.to_string(), founder.cluster.root_keys.active().commitment.to_string());
         let refused: Vec<_> = ended.iter().filter_map(|(founded, data)| Some((founded.as_ref().err()?, data))).collect();
         assert_eq!(refused.len(), NODES - 1);
         for (error, data) in refused {

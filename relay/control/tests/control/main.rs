@@ -14,6 +14,7 @@ mod provider;
 mod rebuild;
 mod refresh;
 mod registry;
+mod root_keys;
 mod rotations;
 mod shaky;
 mod shelf;

@@ -34,6 +34,7 @@ impl Registry {
             admin: "http://127.0.0.1:2".to_owned(),
             applied,
             policies: Sequence::ZERO,
+            root_keys: Vec::new(),
             ready: true,
         };
         let heard = NodeEntry { status, heard_at: Timestamp::from_micros(2), live };

@@ -17,7 +17,8 @@ use control::health::{LogHealth, NodeHealth, Trust};
 use control::oauth::{Logins, LoginsParts, Providers, TokenClient};
 use control::policies::{PolicyLoader, PolicyLoaderParts, PolicyModules};
 use control::{
-    App, AppParts, Clock, Commands, CommandsParts, CredentialRotations, LeakIntake, Metrics, ProbeOutcome, Rebuilds, RotationNotes,
+    App, AppParts, Clock, Commands, CommandsParts, CredentialRotations, LeakIntake, Metrics, ProbeOutcome, Rebuilds, RootKeyWatch,
+    RootKeyWatchParts, RotationNotes,
 };
 use event_log::decisions::{DecisionLog, DecisionStream};
 use event_log::usage::{UsageLog, UsageStream};
@@ -97,7 +98,12 @@ pub(crate) fn clock() -> Clock {
 
 /// A data directory, a root key given from outside, and the owner token that all tests use.
 pub(crate) fn sources(data: &Path, root_key: Option<&RootKey>) -> Sources {
-    Sources { data: data.to_owned(), root_key: root_key.cloned(), owner_token: Some(Zeroizing::new(TOKEN.to_owned())) }
+    Sources {
+        data: data.to_owned(),
+        root_key: root_key.cloned(),
+        root_key_files: Vec::new(),
+        owner_token: Some(Zeroizing::new(TOKEN.to_owned())),
+    }
 }
 
 impl World {
@@ -177,6 +183,12 @@ impl World {
         });
         let (log, is_stopped) = (self.log.clone(), Arc::new(AtomicBool::new(false)));
         let stopped = is_stopped.clone();
+        let root_keys = RootKeyWatch::new(RootKeyWatchParts {
+            sources: sources(data.path(), None),
+            vault: vault.clone(),
+            models: models.clone(),
+            coordination: Arc::new(self.registry.clone()),
+        });
         let router = control::router(App::new(AppParts {
             commands: commands.clone(),
             models: models.clone(),
@@ -213,6 +225,7 @@ impl World {
                 NodeHealth { log, spool: None, key_store: None }
             }),
             rebuilds: Rebuilds::new(projector, clock(), tasks.clone(), stop.clone()),
+            root_keys,
             staleness_max: Duration::from_secs(900),
             leaks: self.leaks.clone(),
             stop: Arc::new(move || stopped.store(true, Ordering::SeqCst)),

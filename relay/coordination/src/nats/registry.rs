@@ -211,6 +211,7 @@ mod tests {
             admin: text(),
             applied: Sequence(applied),
             policies: Sequence::ZERO,
+            root_keys: Vec::new(),
             ready: true,
         }
     }

@@ -123,6 +123,7 @@ pub(crate) fn status(number: u8, applied: u64) -> NodeStatus {
         admin: "http://127.0.0.1:8081".to_owned(),
         applied: Sequence(applied),
         policies: Sequence::ZERO,
+        root_keys: Vec::new(),
         ready: true,
     }
 }

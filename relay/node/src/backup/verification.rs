@@ -242,11 +242,12 @@ impl Check {
             return;
         };
         let given = root_key.commitment();
-        if given != cluster.root_key_commitment {
+        if given != cluster.root_keys.active().commitment {
             let problem = format!(
                 "the backup is of cluster {} under the root key {}, and the one given is {given}: give the root.key that was kept apart \
                  from this cluster's data",
-                cluster.id, cluster.root_key_commitment
+                cluster.id,
+                cluster.root_keys.active().commitment
             );
             self.findings.add("root key", None, problem);
             return;

@@ -177,6 +177,10 @@ impl Reader {
                 toml::Value::Table(table) if prefix.is_empty() => self.flatten(&format!("{name}."), table),
                 toml::Value::String(text) => drop(self.file.insert(name, Zeroizing::new(text))),
                 toml::Value::Integer(number) => drop(self.file.insert(name, Zeroizing::new(number.to_string()))),
+                toml::Value::Array(values) if values.iter().all(toml::Value::is_str) => {
+                    let texts: Vec<&str> = values.iter().filter_map(toml::Value::as_str).collect();
+                    self.file.insert(name, Zeroizing::new(texts.join(",")));
+                }
                 toml::Value::Boolean(is) => drop(self.file.insert(name, Zeroizing::new(is.to_string()))),
                 other => self.refuse(&name, &format!("is of the type {}, which no setting has", other.type_str())),
             }

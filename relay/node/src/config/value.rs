@@ -134,6 +134,29 @@ impl Value for MonitorUrls {
     }
 }
 
+/// Files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Paths(Vec<PathBuf>);
+
+impl Paths {
+    pub fn paths(&self) -> Vec<PathBuf> {
+        self.0.clone()
+    }
+}
+
+impl Value for Paths {
+    const EXPECTED: &'static str = "one or more paths, separated by commas";
+
+    fn parse(text: &str) -> Option<Self> {
+        let path = |text: &str| Some(text.trim()).filter(|text| !text.is_empty()).map(PathBuf::from);
+        text.split(',').map(path).collect::<Option<Vec<_>>>().map(Self)
+    }
+
+    fn show(&self) -> String {
+        self.0.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(",")
+    }
+}
+
 /// Addresses with a host, separated by commas, each of one of these schemes.
 fn urls(text: &str, schemes: &[&str]) -> Option<Vec<Url>> {
     let url = |text: &str| Url::parse(text.trim()).ok().filter(|url| url.has_host() && schemes.contains(&url.scheme()));

@@ -8,7 +8,7 @@ use control::{Clock, Trust};
 use coordination::{Coordination, LocalCoordination, NatsCoordination, NodeStatus};
 use projector::ReadModels;
 use schemas::cluster::FORMAT_LEVEL;
-use schemas::{ClusterId, Sequence, WriterId};
+use schemas::{ClusterId, Digest, Sequence, WriterId};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -37,6 +37,7 @@ pub(super) struct Standing {
     pub(super) models: ReadModels,
     pub(super) ready: watch::Receiver<bool>,
     pub(super) policies: watch::Receiver<PolicyHealth>,
+    pub(super) root_keys: watch::Receiver<Arc<[Digest]>>,
     pub(super) health: control::Health,
 }
 
@@ -48,7 +49,7 @@ pub(super) async fn announce(
     clock: Clock,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
-    let Standing { models, mut ready, mut policies, health } = standing;
+    let Standing { models, mut ready, mut policies, mut root_keys, health } = standing;
     let Introduction { node, relay, admin } = introduction;
     let mut status = NodeStatus {
         node,
@@ -59,6 +60,7 @@ pub(super) async fn announce(
         admin,
         applied: models.position().sequence,
         policies: Sequence::ZERO,
+        root_keys: Vec::new(),
         ready: false,
     };
     let mut applied = models.subscribe();
@@ -69,6 +71,7 @@ pub(super) async fn announce(
         status.applied = if is_trusted { position } else { Sequence::ZERO };
         let in_effect = policies.borrow_and_update().in_effect;
         status.policies = if is_trusted { in_effect } else { Sequence::ZERO };
+        status.root_keys = root_keys.borrow_and_update().to_vec();
         status.ready = *ready.borrow_and_update();
         coordination.announce(status.clone());
         tokio::select! {
@@ -76,6 +79,7 @@ pub(super) async fn announce(
             changed = applied.changed() => changed?,
             changed = ready.changed() => changed?,
             changed = policies.changed() => changed?,
+            changed = root_keys.changed() => changed?,
             () = tokio::time::sleep(TRUST_INTERVAL) => {}
         }
     }
@@ -100,7 +104,8 @@ mod tests {
     #[tokio::test]
     async fn of_a_log_that_is_refused_nothing_counts_as_applied() {
         let (data, log, clock) = (tempfile::tempdir().unwrap(), Arc::new(MemoryLog::new()), crate::serve::clock());
-        let sources = Sources { data: data.path().to_owned(), root_key: Some(RootKey::generate().unwrap()), owner_token: None };
+        let root_key = Some(RootKey::generate().unwrap());
+        let sources = Sources { data: data.path().to_owned(), root_key, root_key_files: Vec::new(), owner_token: None };
         founding::found_or_join(&sources, &*log, Arc::new(MemoryKeyStore::default()), &clock).await.unwrap();
         let memory = Memory::new(Memory::BYTES_MIN);
         let config = projector::Config { data: data.path().to_owned(), memory, clock: clock.clone() };
@@ -118,7 +123,8 @@ mod tests {
         });
         let introduction = Introduction { node, relay: "http://127.0.0.1:1".to_owned(), admin: "http://127.0.0.1:2".to_owned() };
         let ((_starting, ready), (_loader, policies)) = (watch::channel(true), watch::channel(PolicyHealth::default()));
-        let standing = Standing { models: models.clone(), ready, policies, health };
+        let (_holder, root_keys) = watch::channel(Arc::default());
+        let standing = Standing { models: models.clone(), ready, policies, root_keys, health };
         let announcing = announce(introduction, coordination.clone(), standing, clock, stop.clone());
         let watching = async {
             let mut nodes = coordination.nodes();
