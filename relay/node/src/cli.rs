@@ -13,6 +13,7 @@ mod keys;
 mod log;
 mod migrate;
 mod migrate_expiry;
+mod migrate_keys;
 mod node;
 mod nodes;
 mod output;
@@ -23,6 +24,7 @@ mod progress;
 mod rebuild;
 mod render;
 mod resource;
+mod root_key;
 mod stream;
 mod tenants;
 mod upstreams;
@@ -101,6 +103,11 @@ enum Command {
     Log(log::LogCommand),
     /// Give keys that were imported without an expiry one; an explicit never is left alone
     MigrateExpiry(migrate_expiry::MigrateExpiry),
+    /// The root key, under which everything that is sealed lies
+    #[command(subcommand)]
+    RootKey(root_key::RootKeyCommand),
+    /// Wrap everything that is sealed under another root key, while the cluster serves
+    MigrateKeys(migrate_keys::MigrateKeys),
     /// Exports of the log, and their verification without a node
     #[command(subcommand)]
     Audit(audit::AuditCommand),
@@ -160,6 +167,12 @@ fn execute(cli: Cli, environment: BTreeMap<String, String>, output: &mut Output)
             let connect = || Ok(Client::new(Access::find(&global, &environment)?)?);
             runtime(false)?.block_on(policy::run(command, policy::CodeFolder::of(&environment), connect, output))
         }
+        Command::RootKey(command) if command.needs_no_node() => root_key::local(command, &access::layout(&global, &environment), output),
+        Command::RootKey(command) => {
+            let client = Client::new(Access::find(&global, &environment)?)?;
+            let layout = access::layout(&global, &environment);
+            runtime(false)?.block_on(root_key::run(command, &client, &layout, output))
+        }
         Command::Log(log::LogCommand::Migrate(args)) => runtime(true)?.block_on(migrate::run(args, &global, environment, output)),
         command => {
             let client = Client::new(Access::find(&global, &environment)?)?;
@@ -180,6 +193,7 @@ async fn talk(command: Command, client: &Client, environment: &BTreeMap<String, 
         Command::Usage(command) => usage::run(command, client, output).await,
         Command::Log(command) => log::run(command, client, output).await,
         Command::MigrateExpiry(args) => migrate_expiry::run(args, client, output).await,
+        Command::MigrateKeys(args) => migrate_keys::run(args, client, output).await,
         Command::Audit(audit::AuditCommand::Export(args)) => audit::export(args, client, output).await,
         Command::Backup(args) => backup::take(args, client, output).await,
         Command::Export(args) => export::run(args, client, output).await,
@@ -187,6 +201,7 @@ async fn talk(command: Command, client: &Client, environment: &BTreeMap<String, 
         Command::Restore(_)
         | Command::Audit(audit::AuditCommand::Verify(_))
         | Command::Policy(_)
+        | Command::RootKey(_)
         | Command::Serve(_)
         | Command::Config(_)
         | Command::CompilePolicy(_)

@@ -44,6 +44,15 @@ impl Problem {
 }
 
 impl Failure {
+    /// Whether what was asked for may have been done all the same.
+    pub(super) fn may_be_done(&self) -> bool {
+        match self {
+            Self::Refused(problem) => problem.is_the_nodes(),
+            Self::Findings => false,
+            Self::Failed(_) => true,
+        }
+    }
+
     pub(super) fn exit_code(&self) -> ExitCode {
         match self {
             Self::Refused(problem) if problem.is_the_nodes() => ExitCode::from(2),

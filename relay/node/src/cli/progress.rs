@@ -17,6 +17,11 @@ pub(super) fn keys(total: u64) -> ProgressBar {
     styled(ProgressBar::new(total), "{wide_bar} {pos}/{len} keys {per_sec} {eta}")
 }
 
+/// A bar over data keys.
+pub(super) fn data_keys(total: u64) -> ProgressBar {
+    styled(ProgressBar::new(total), "{msg} {wide_bar} {pos}/{len} data keys {per_sec} {eta}")
+}
+
 /// A count of bytes whose end is not known.
 pub(super) fn unbounded() -> ProgressBar {
     styled(ProgressBar::no_length(), "{spinner} {bytes} {bytes_per_sec}")
@@ -33,6 +38,7 @@ mod tests {
         super::bytes(1).finish_and_clear();
         super::records(1).finish_and_clear();
         super::keys(1).finish_and_clear();
+        super::data_keys(1).finish_and_clear();
         super::unbounded().finish_and_clear();
     }
 }
