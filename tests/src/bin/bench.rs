@@ -3,7 +3,8 @@
 //! and ratios against what the design wants to reach.
 //!
 //! `bench [--rounds N] [--seconds N] [--keys N] [--servers N] [--only PARTS]`, the parts with commas between them: `proxy`, `enforced` (the
-//! relay with policies on), `hostile` (beside policies that misbehave), `engines`, `policies`, `keys` (many over the API, and moved), `backup`, `expiry`, and of the log on NATS `appends`, `replay`,
+//! relay with policies on), `hostile` (beside policies that misbehave), `engines`, `policies`, `keys` (many over the API, and moved), `backup`, `expiry`,
+//! `rootkey`, and of the log on NATS `appends`, `replay`,
 //! `revocation`, `migration`, or all four as `cluster`. `--servers` are those that a log is migrated to.
 //! `bench mock` and `bench forward ORIGIN` are its own children.
 
@@ -45,6 +46,8 @@ mod replay;
 mod report;
 #[path = "bench/revocation.rs"]
 mod revocation;
+#[path = "bench/root_key.rs"]
+mod root_key;
 #[path = "bench/servers.rs"]
 mod servers;
 #[path = "bench/stage.rs"]
@@ -66,10 +69,23 @@ struct Options {
 }
 
 /// What can be measured by itself, in this order.
-const PARTS: [&str; 12] =
-    ["proxy", "enforced", "hostile", "engines", "policies", "keys", "backup", "expiry", "appends", "replay", "revocation", "migration"];
+const PARTS: [&str; 13] = [
+    "proxy",
+    "enforced",
+    "hostile",
+    "engines",
+    "policies",
+    "keys",
+    "backup",
+    "expiry",
+    "rootkey",
+    "appends",
+    "replay",
+    "revocation",
+    "migration",
+];
 /// Where the parts of `cluster` begin.
-const CLUSTER: usize = 8;
+const CLUSTER: usize = 9;
 
 impl Options {
     fn parse(words: &[String]) -> Result<Self> {
@@ -120,7 +136,8 @@ fn main() -> Result<()> {
 
 async fn measure(options: Options) -> Result<()> {
     report::conditions(options)?;
-    let [proxy, enforced, hostile, engines, policies, keys, backup, expiry, appends, replay, revocation, migration] = options.parts;
+    let [proxy, enforced, hostile, engines, policies, keys, backup, expiry, rootkey, appends, replay, revocation, migration] =
+        options.parts;
     if proxy {
         proxy::measure(options).await?;
     }
@@ -144,6 +161,9 @@ async fn measure(options: Options) -> Result<()> {
     }
     if expiry {
         expiry::measure(options).await?;
+    }
+    if rootkey {
+        root_key::measure(options).await?;
     }
     if appends {
         appends::measure(options).await?;
