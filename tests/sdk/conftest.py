@@ -28,12 +28,12 @@ class Upstream:
 class Node:
     """A node on a directory of its own."""
 
-    def __init__(self, data):
+    def __init__(self, data, config=None):
         self.data = data
         environment = {"PATH": os.environ["PATH"], "KEYRELAY_RELAY_ALLOW_PRIVATE_UPSTREAMS": "true"}
         self.stderr = open(data.parent / "stderr", "wb")
         self.process = subprocess.Popen(
-            [BIN / "keyrelay", "serve", "--data", data, "--relay-listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"],
+            [BIN / "keyrelay", "serve", *(["--config", config] if config else []), "--data", data, "--relay-listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"],
             env=environment,
             stdout=subprocess.PIPE,
             stderr=self.stderr,
