@@ -54,7 +54,7 @@ fn rows() -> Vec<(&'static str, Asked)> {
         ("GET /upstreams/{id}", get("/upstreams/$upstream", 404)),
         ("GET /upstreams/{id}", get("/upstreams/bravo-upstream", 404)),
         ("GET /providers", get("/providers", 200)),
-        ("GET /logins/{id}", get("/logins/login_aaaaaaaaaaaaaaaaaaaaaaaaaa", 404)),
+        ("GET /logins/{id}", get("/logins/$login", 404)),
         ("GET /pools", get("/pools", 200)),
         ("GET /pools/{id}", get("/pools/$pool", 404)),
         ("GET /pools/{id}", get("/pools/bravo-pool", 404)),
@@ -115,12 +115,9 @@ fn rows() -> Vec<(&'static str, Asked)> {
         ("POST /logins", InTenant("/logins", json!({ "provider": "github", "upstream": login_in("$pool") }), 400)),
         ("POST /logins", InTenant("/logins", json!({ "provider": "github", "upstream": login_in("bravo-pool") }), 400)),
         ("POST /upstreams/{id}/logins", InTenant("/upstreams/$upstream/logins", json!({ "provider": "github" }), 404)),
-        ("DELETE /logins/{id}", InTenant("/logins/login_aaaaaaaaaaaaaaaaaaaaaaaaaa", Value::Null, 404)),
-        (
-            "POST /logins/{id}/callback",
-            InTenant("/logins/login_aaaaaaaaaaaaaaaaaaaaaaaaaa/callback", json!({ "callback_url": "code#state" }), 400),
-        ),
-        ("POST /logins/{id}/confirm", InTenant("/logins/login_aaaaaaaaaaaaaaaaaaaaaaaaaa/confirm", json!({}), 404)),
+        ("DELETE /logins/{id}", InTenant("/logins/$login", Value::Null, 404)),
+        ("POST /logins/{id}/callback", InTenant("/logins/$login/callback", json!({ "callback_url": "code#state" }), 400)),
+        ("POST /logins/{id}/confirm", InTenant("/logins/$login/confirm", json!({}), 404)),
         // A name is taken in a tenant, not in the cluster.
         ("POST /pools", InTenant("/pools", json!({ "name": "bravo-pool" }), 201)),
         ("PATCH /pools/{id}", InTenant("/pools/$pool", json!({ "name": "taken" }), 404)),
@@ -264,6 +261,7 @@ impl Things {
         })
         .await?;
         let rotation = ended_rotation(admin, text(upstream, "/upstream/id")?).await?;
+        let login = admin.post("/logins", &json!({ "provider": "github", "upstream": login_in("bravo-pool") })).await?.success()?;
         let events = admin.get(&format!("/events?stream={}", key.id)).await?.success()?;
         let ids = vec![
             ("$key", key.id.clone()),
@@ -273,6 +271,7 @@ impl Things {
             ("$policy", digest),
             ("$binding", text(&binding, "/binding/id")?.to_owned()),
             ("$rotation", rotation),
+            ("$login", text(&login, "/login/id")?.to_owned()),
             ("$request", request.clone()),
             ("$denied", denied),
             ("$command", text(&events, "/events/0/command_id")?.to_owned()),
@@ -352,7 +351,8 @@ async fn a_route_that_does_not_look_at_the_tenant_is_noticed() -> Result<()> {
 }
 
 async fn nothing_is_reached(bug: Option<String>) -> Result<()> {
-    let (world, bravos) = (World::with_bug(bug.as_deref()).await?, ScriptedUpstream::start().await?);
+    let start = World::with(|launch| launch.with_bug(bug.as_deref()).with_config("[oauth.providers.github]\nclient_id = \"relay\"\n"));
+    let (world, bravos) = (start.await?, ScriptedUpstream::start().await?);
     let alpha = Tenant::made(&world, ALPHA, &world.upstream).await?;
     let tenant = Tenant::made(&world, BRAVO, &bravos).await?;
     let (bravo, as_bravo) = (Things::made(&world, &tenant).await?, &tenant.admin);
