@@ -5,6 +5,7 @@
 //! others which of them this node has. Re-wrapping is done by one node at a time, by lease, and goes on after a crash: every entry says under which
 //! root key it lies. Requests never wait for it: what lies under an older root key opens under that one until it is destroyed.
 
+mod place;
 mod rewrapping;
 
 use std::sync::Arc;

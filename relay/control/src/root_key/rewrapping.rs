@@ -6,9 +6,10 @@ use schemas::Digest;
 use thiserror::Error;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use vault::{Rewrap, RewrapError, RootKeyVersion, Slot};
+use vault::{RewrapError, RootKeyVersion, StoreError};
 
 use super::RootKeyWatch;
+use super::place::{Place, PlaceFile, Stage};
 
 const LEASE: &str = "root-key-rewrap";
 /// Extended as the work goes on.
@@ -16,8 +17,8 @@ const LEASE_TTL: Duration = Duration::from_secs(30);
 const LEASE_EXTEND: Duration = Duration::from_secs(5);
 /// How often a node looks whether a re-wrap is to be made, or whether another node still makes it.
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
-/// Data keys of one write to the store.
-const PAGE: usize = 512;
+/// How often a re-wrap keeps where it is.
+const KEEP_INTERVAL: Duration = Duration::from_millis(100);
 /// How often all are gone through while others go on writing under an older root key, until this is given up for now.
 const PASSES_MAX: u32 = 10;
 
@@ -123,20 +124,22 @@ impl RootKeyWatch {
     }
 
     async fn rewrap_all(&self, active: Digest, begun: Instant, stop: &CancellationToken) -> Result<(), PassError> {
-        let vault = self.parts.vault.clone();
-        let counts = tokio::task::spawn_blocking(move || vault.count_wrapped()).await?.map_err(RewrapError::from)?;
-        let total = counts.values().sum();
-        tracing::info!(total, "data keys are wrapped again");
-        self.rewrapping.send_replace(Rewrapping {
-            state: RewrappingState::Rewrapping,
-            root_key: Some(active),
-            total,
-            ..Rewrapping::default()
+        let (vault, data) = (self.parts.vault.clone(), self.parts.sources.data.clone());
+        let resumed = tokio::task::spawn_blocking(move || match PlaceFile::of(&data).read(&active) {
+            Some(place) => Ok(place),
+            None => Ok(Place::beginning(active, Stage::Rewrapping, vault.count_wrapped()?.values().sum())),
         });
+        let mut place: Place = resumed.await?.map_err(|error: StoreError| RewrapError::from(error))?;
+        tracing::info!(total = place.total, seen = place.seen, "data keys are wrapped again");
+        self.rewrapping.send_replace(Rewrapping { root_key: Some(active), total: place.total, ..Rewrapping::default() });
         for _ in 0..PASSES_MAX {
-            self.pass(RewrappingState::Rewrapping, begun, stop).await?;
-            let scan = self.pass(RewrappingState::Verifying, begun, stop).await?;
+            if place.stage == Stage::Rewrapping {
+                place = self.pass(place, begun, stop).await?.turned(Stage::Verifying);
+            }
+            place = self.pass(place, begun, stop).await?;
+            let scan = &place;
             if scan.unheld > 0 {
+                self.forget_place();
                 return Err(PassError::Unheld(scan.unheld));
             }
             if scan.rewrapped == 0 {
@@ -150,18 +153,21 @@ impl RootKeyWatch {
                     elapsed_ms = begun.elapsed().as_millis() as u64,
                     "all data keys lie under the active root key"
                 );
+                self.forget_place();
                 self.tell(|told| (told.state, told.elapsed, told.reason) = (RewrappingState::Done, begun.elapsed(), None));
                 return Ok(());
             }
+            place = place.turned(Stage::Rewrapping);
         }
+        self.forget_place();
         Err(PassError::Overtaken)
     }
 
-    /// Goes through all data keys once. Rests as long as it works, so that requests find the disk and the cores.
-    async fn pass(&self, state: RewrappingState, begun: Instant, stop: &CancellationToken) -> Result<Rewrap, PassError> {
-        let (mut whole, mut after) = (Rewrap::default(), None::<Slot>);
-        let (mut extended, mut rest) = (Instant::now(), Duration::ZERO);
+    /// Goes through all data keys that a pass has not seen yet. Rests as long as it works, so that requests find the disk and the cores.
+    async fn pass(&self, mut place: Place, begun: Instant, stop: &CancellationToken) -> Result<Place, PassError> {
+        let (mut extended, mut kept, mut rest) = (Instant::now(), Instant::now(), Duration::ZERO);
         let before = self.rewrapping.borrow().rewrapped;
+        let mut rewrapped = 0;
         loop {
             if stop.run_until_cancelled(tokio::time::sleep(rest)).await.is_none() {
                 return Err(PassError::Stopping);
@@ -172,32 +178,47 @@ impl RootKeyWatch {
                     Ok(None) | Err(_) => return Err(PassError::LeaseLost),
                 }
             }
-            let (vault, from, worked) = (self.parts.vault.clone(), after.take(), Instant::now());
-            let page = tokio::task::spawn_blocking(move || match state {
-                RewrappingState::Verifying => vault.verify_wrapped(from.as_ref(), PAGE).map_err(RewrapError::from),
-                _ => vault.rewrap(from.as_ref(), PAGE),
+            let (vault, data, worked, is_due) =
+                (self.parts.vault.clone(), self.parts.sources.data.clone(), Instant::now(), kept.elapsed() >= KEEP_INTERVAL);
+            let page = tokio::task::spawn_blocking(move || {
+                let (is_end, part) = place.go_on(&vault)?;
+                if is_due && let Err(error) = PlaceFile::of(&data).write(&place) {
+                    tracing::debug!(error = &error as &dyn std::error::Error, "the place of a re-wrap was not kept");
+                }
+                Ok::<_, RewrapError>((place, is_end, part))
             });
-            let (part, next) = page.await??;
+            let (went, is_end, part) = page.await??;
+            place = went;
+            rewrapped += part;
+            if is_due {
+                kept = Instant::now();
+            }
             // What was done before a crash is passed over quickly.
-            let is_passed_over = state == RewrappingState::Rewrapping && part.rewrapped == 0;
+            let is_passed_over = place.stage == Stage::Rewrapping && part == 0;
             rest = if is_passed_over { Duration::ZERO } else { worked.elapsed() };
-            whole.add(part);
             self.tell(|told| {
-                (told.state, told.seen, told.elapsed) = (state, whole.seen, begun.elapsed());
-                if state == RewrappingState::Rewrapping {
-                    told.rewrapped = before + whole.rewrapped;
+                (told.seen, told.elapsed) = (place.seen, begun.elapsed());
+                match place.stage {
+                    Stage::Rewrapping => (told.state, told.rewrapped) = (RewrappingState::Rewrapping, before + rewrapped),
+                    Stage::Verifying => told.state = RewrappingState::Verifying,
                 }
             });
-            match next {
-                Some(next) => after = Some(next),
-                None => break,
+            if is_end {
+                break;
             }
         }
         self.tell(|told| {
-            (told.damaged, told.unheld) = (whole.damaged, whole.unheld);
-            told.at_fault = whole.at_fault.iter().map(spell).collect();
+            (told.damaged, told.unheld) = (place.damaged, place.unheld);
+            told.at_fault.clone_from(&place.at_fault);
         });
-        Ok(whole)
+        Ok(place)
+    }
+
+    /// The next re-wrap begins at the first data key.
+    fn forget_place(&self) {
+        if let Err(error) = PlaceFile::of(&self.parts.sources.data).remove() {
+            tracing::warn!(error = &error as &dyn std::error::Error, "the place of a re-wrap that is over cannot be removed");
+        }
     }
 
     fn failed(&self, error: &PassError, begun: Instant) {
@@ -211,10 +232,4 @@ impl RootKeyWatch {
     fn tell(&self, change: impl FnOnce(&mut Rewrapping)) {
         self.rewrapping.send_modify(change);
     }
-}
-
-/// A slot as people read it.
-pub(crate) fn spell(slot: &Slot) -> String {
-    let id: String = slot.owner_id.iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("{}/{}/{id}/{}/{}", slot.tenant.as_str(), slot.owner_kind, slot.field, slot.version)
 }
