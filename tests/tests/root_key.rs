@@ -96,6 +96,33 @@ async fn shown(admin: &Admin) -> Result<Value> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_stands_still_is_run_for_as_long_as_the_change_takes() -> Result<()> {
+    let world = World::start().await?;
+    let (data, directory) = (world.node.data().to_owned(), world.directory.path().to_owned());
+    let (new, old) = (make_next(&data, &directory)?, data.join("root.key"));
+    let old_file = directory.join("old.key");
+    fs::copy(&old, &old_file)?;
+    let key = world.key(json!({})).await?;
+    let launch = world.node.stop().await?;
+    let refused = migrate(&data, &old_file, &data.join("root.key.next"), &["--no-wait"])?.expect(1)?;
+    ensure!(refused.stderr.contains("node_stands_still"), "{}", refused.stderr);
+    let changed = migrate(&data, &old_file, &data.join("root.key.next"), &[])?.expect(0)?;
+    ensure!(changed.stderr.contains("one is started for this command"), "{}", changed.stderr);
+    ensure!(changed.json()?["rewrap"]["state"] == "done", "{}", changed.stdout);
+    let nowhere = directory.join("nowhere");
+    fs::create_dir(&nowhere)?;
+    fs::copy(data.join("owner.token"), nowhere.join("owner.token"))?;
+    let refused = migrate(&nowhere, &old_file, &data.join("root.key.next"), &[])?.expect(1)?;
+    ensure!(refused.stderr.contains("no_node") && fs::read_dir(&nowhere)?.count() == 1, "a cluster was founded: {}", refused.stderr);
+
+    // The node is free to start again, and opens what it sealed.
+    let node = launch.start().await?;
+    ensure!(shown(&node.admin()?).await?["root_keys"][1]["commitment"] == json!(new.commitment()), "the new root key is in use");
+    ensure!(node.relay().chat(&key.secret, "after").await?.status == 200, "a request after the change");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_change_goes_on_through_kills_while_requests_are_served_and_ends_with_every_secret() -> Result<()> {
     let count = secrets();
     let mut world = World::start().await?;

@@ -6,6 +6,7 @@ mod access;
 mod audit;
 mod backup;
 mod client;
+mod doctor;
 mod export;
 mod failure;
 mod import;
@@ -17,6 +18,7 @@ mod migrate_keys;
 mod node;
 mod nodes;
 mod output;
+mod own_node;
 mod policy;
 mod pools;
 mod prices;
@@ -95,6 +97,8 @@ enum Command {
     Prices(prices::PricesCommand),
     /// Nodes: who is in the cluster, and how one leaves it
     Nodes(nodes::NodesArgs),
+    /// Look for what is wrong with the cluster, or will be, and say what to do about it
+    Doctor,
     /// What was used, by whom
     #[command(subcommand)]
     Usage(usage::UsageCommand),
@@ -173,6 +177,7 @@ fn execute(cli: Cli, environment: BTreeMap<String, String>, output: &mut Output)
             let layout = access::layout(&global, &environment);
             runtime(false)?.block_on(root_key::run(command, &client, &layout, output))
         }
+        Command::MigrateKeys(args) => runtime(false)?.block_on(migrate_keys::run_anywhere(args, &global, &environment, output)),
         Command::Log(log::LogCommand::Migrate(args)) => runtime(true)?.block_on(migrate::run(args, &global, environment, output)),
         command => {
             let client = Client::new(Access::find(&global, &environment)?)?;
@@ -190,10 +195,10 @@ async fn talk(command: Command, client: &Client, environment: &BTreeMap<String, 
         Command::Pools(command) => pools::run(command, client, output).await,
         Command::Prices(command) => prices::run(command, client, output).await,
         Command::Nodes(args) => nodes::run(args, client, output).await,
+        Command::Doctor => doctor::run(client, output).await,
         Command::Usage(command) => usage::run(command, client, output).await,
         Command::Log(command) => log::run(command, client, output).await,
         Command::MigrateExpiry(args) => migrate_expiry::run(args, client, output).await,
-        Command::MigrateKeys(args) => migrate_keys::run(args, client, output).await,
         Command::Audit(audit::AuditCommand::Export(args)) => audit::export(args, client, output).await,
         Command::Backup(args) => backup::take(args, client, output).await,
         Command::Export(args) => export::run(args, client, output).await,
@@ -202,11 +207,12 @@ async fn talk(command: Command, client: &Client, environment: &BTreeMap<String, 
         | Command::Audit(audit::AuditCommand::Verify(_))
         | Command::Policy(_)
         | Command::RootKey(_)
+        | Command::MigrateKeys(_)
         | Command::Serve(_)
         | Command::Config(_)
         | Command::CompilePolicy(_)
         | Command::Version => {
-            unreachable!("these commands need no node and were run before")
+            unreachable!("these commands were run before")
         }
     }
 }

@@ -39,7 +39,7 @@ use vault::files;
 use crate::backup;
 use crate::config::Config;
 use crate::layout::Layout;
-pub(crate) use data::write_format;
+pub(crate) use data::{is_data, write_format};
 use listener::Listener;
 use membership::{Introduction, Standing};
 use policies::Policies;

@@ -54,6 +54,8 @@ enum Payload {
 pub(super) struct Call<'a> {
     method: Method,
     path: &'a [&'a str],
+    /// What the path is below.
+    base: &'static [&'static str],
     query: Vec<(&'static str, String)>,
     body: Payload,
     content_type: &'static str,
@@ -69,8 +71,8 @@ pub(super) struct Call<'a> {
 impl<'a> Call<'a> {
     pub(super) fn new(method: Method, path: &'a [&'a str]) -> Self {
         let (query, body, content_type) = (Vec::new(), Payload::Bytes(Bytes::new()), "application/json");
-        let (if_version, idempotency_key, secrets) = (None, None, Vec::new());
-        Self { method, path, query, body, content_type, if_version, idempotency_key, secrets, patience: HEAD_TIMEOUT }
+        let (base, if_version, idempotency_key, secrets) = (&["api", "v1"] as &[_], None, None, Vec::new());
+        Self { method, path, base, query, body, content_type, if_version, idempotency_key, secrets, patience: HEAD_TIMEOUT }
     }
 
     pub(super) fn get(path: &'a [&'a str]) -> Self {
@@ -160,6 +162,14 @@ impl Client {
         Ok(serde_json::from_slice(&body).context("the node's answer is not JSON; is this the admin side of Keyrelay?")?)
     }
 
+    /// Whether the node is ready, in its own words: an answer whether it is or not.
+    pub(super) async fn readiness(&self) -> Result<Value, Failure> {
+        let call = Call { base: &[], ..Call::get(&["readyz"]) };
+        let body = Limited::new(self.attempt(&call, "").await?.into_body(), ANSWER_BYTES_MAX).collect();
+        let body = body.await.map_err(|error| anyhow!(error).context("the node's answer cannot be read"))?.to_bytes();
+        Ok(serde_json::from_slice(&body).context("the node's answer is not JSON; is this the admin side of Keyrelay?")?)
+    }
+
     /// Sends a request and gives the answer as it comes.
     pub(super) async fn open(&self, call: Call<'_>) -> Result<Response<Incoming>, Failure> {
         let idempotency_key = call.idempotency_key.clone().map_or_else(idempotency_key, Ok)?;
@@ -186,7 +196,7 @@ impl Client {
     async fn request(&self, call: &Call<'_>, idempotency_key: &str) -> Result<Request<Body>> {
         let mut url = self.origin.clone();
         let segments = url.path_segments_mut().map_err(|()| anyhow!("the admin URL has no path"));
-        segments?.pop_if_empty().extend(["api", "v1"]).extend(call.path);
+        segments?.pop_if_empty().extend(call.base).extend(call.path);
         if !call.query.is_empty() {
             url.query_pairs_mut().extend_pairs(&call.query);
         }

@@ -1,7 +1,8 @@
-//! `keyrelay migrate-keys`: wraps everything that is sealed under another root key, while the cluster serves.
+//! `keyrelay migrate-keys`: wraps everything that is sealed under another root key, while the cluster serves, or on a node that stands still.
 //!
 //! Every step can be made again: run the same command once more after it was cut short, and it goes on where it was.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -10,10 +11,13 @@ use http::Method;
 use schemas::Digest;
 use serde_json::{Value, json};
 
+use super::access::Access;
 use super::client::{Call, Client};
 use super::failure::Failure;
 use super::output::Output;
-use super::{progress, root_key};
+use super::own_node::OwnNode;
+use super::{Global, progress, root_key};
+use crate::serve;
 
 /// How often the node is asked how far it is.
 const ASK_INTERVAL: Duration = Duration::from_millis(200);
@@ -36,9 +40,40 @@ pub(super) struct MigrateKeys {
     /// Begin the re-wrap and do not wait for its end
     #[arg(long)]
     no_wait: bool,
+    /// The settings that the node of --data is started with, if it stands still [default: none, as `serve`]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
 }
 
-pub(super) async fn run(args: MigrateKeys, client: &Client, output: &mut Output) -> Result<(), Failure> {
+/// Talks to the node that runs. Where none does on a directory that was named, one is run for as long as it takes.
+pub(super) async fn run_anywhere(
+    args: MigrateKeys,
+    global: &Global,
+    environment: &BTreeMap<String, String>,
+    output: &mut Output,
+) -> Result<(), Failure> {
+    let find = || Client::new(Access::find(global, environment)?);
+    let data = global.data.as_deref().filter(|_| global.admin_url.is_none() && !environment.contains_key("KEYRELAY_ADMIN_URL"));
+    let client = find()?;
+    let Some(data) = data else { return run(args, &client, output).await };
+    if client.readiness().await.is_ok() {
+        return run(args, &client, output).await;
+    }
+    if args.no_wait {
+        let why = "no node runs there, so there is nobody to go on with the re-wrap after this command; leave --no-wait out";
+        return Err(root_key::refused("node_stands_still", why));
+    }
+    if !serve::is_data(data) {
+        return Err(root_key::refused("no_node", &format!("{} is not the data directory of a node", data.display())));
+    }
+    output.note(&format!("No node runs on {}; one is started for this command, and ended with it.", data.display()));
+    let node = OwnNode::start(data, args.config.as_deref())?;
+    let outcome = run(args, &find()?, output).await;
+    node.end()?;
+    outcome
+}
+
+async fn run(args: MigrateKeys, client: &Client, output: &mut Output) -> Result<(), Failure> {
     let Some(to) = &args.to else {
         let why = "say with --to under which root key everything is to lie. Encryption cannot be switched off: a credential is never kept in the \
                    clear, so there is no --from alone";

@@ -33,6 +33,11 @@ pub(crate) enum DataError {
     Write(#[from] files::WriteSecretError),
 }
 
+/// Whether a node began to serve from this directory.
+pub(crate) fn is_data(path: &Path) -> bool {
+    path.join(FILE).exists()
+}
+
 /// Refuses data of a newer release; a new directory has no format yet.
 pub(super) fn check_format(data: &Path) -> Result<(), DataError> {
     let path = data.join(FILE);

@@ -75,6 +75,8 @@ pub(super) async fn announce(
         status.ready = *ready.borrow_and_update();
         coordination.announce(status.clone());
         tokio::select! {
+            // First: what is watched ends with the node, and that is no failure.
+            biased;
             () = stop.cancelled() => return Ok(()),
             changed = applied.changed() => changed?,
             changed = ready.changed() => changed?,
