@@ -348,6 +348,13 @@ async fn a_target_that_is_not_empty_and_a_wrong_root_key_are_refused_with_the_cu
 
     let other = World::start().await?;
     let wrong = other.node.data().join("root.key");
+    let words = ["backup".as_ref(), "verify".as_ref(), file.as_os_str(), "--root-key".as_ref(), wrong.as_os_str()];
+    let proof = cli::keyrelay(words)?.expect(1)?;
+    ensure!(
+        proof.stdout.contains("the root key that was given does not fit") && !proof.stdout.contains("give --root-key"),
+        "{}",
+        proof.stdout
+    );
     let run = restore(&file, &data, &wrong)?;
     let told = run.json()?["findings"][0].to_string();
     ensure!(run.code == 1 && told.contains("root key") && told.contains("kept apart"), "{}: {told}", run.code);

@@ -194,18 +194,29 @@ async fn many_keys_are_made_and_changed_on_the_command_line() -> Result<()> {
     let revoked = run(&["keys", "revoke", "--ids-file", ids.to_str().context("a path")?, "--yes", "--json"])?.expect(1)?;
     let end: Value = serde_json::from_str(revoked.stdout.lines().last().context("an end")?)?;
     ensure!((&end["counts"]["changed"], &end["counts"]["failed"]) == (&json!(3), &json!(1)), "{end}");
+    let is_named = |line: &str| serde_json::from_str(line).is_ok_and(|line: Value| line["id"] == "key_nobody" && line["status"] == 404);
+    ensure!(revoked.stdout.lines().filter(|line| is_named(line)).count() == 1, "a text that is no id is not named: {}", revoked.stdout);
+    let enabled = run(&["keys", "enable", "--ids-file", ids.to_str().context("a path")?, "--yes"])?.expect(1)?;
+    ensure!(enabled.stdout.contains("key_nobody FAILED"), "{}", enabled.stdout);
     ensure!(world.admin.get("/keys?state=revoked&tag=ci").await?.success()?["total"] == 3);
     world.relay.chat(secret, "it does not").await?.expect(401)?;
 
     run(&["keys", "archive", "--filter", "state=revoked", "--reason", "leaked", "--yes"])?.expect(0)?;
     ensure!(world.admin.get("/keys?state=archived").await?.success()?["total"] == 3);
+    let one = of_file[1];
+    let asked = run(&["keys", "purge", one])?.expect(2)?;
+    ensure!(asked.stderr.contains("--yes"), "{}", asked.stderr);
+    ensure!(world.admin.get("/keys?state=archived").await?.success()?["total"] == 3);
+    run(&["keys", "purge", one, "--yes"])?.expect(0)?;
+    let unknown = run(&["keys", "show", "ci-005"])?.expect(1)?;
+    ensure!(unknown.stderr.contains("keys list --search"), "{}", unknown.stderr);
     run(&["keys", "purge", "--filter", "state=archived", "--filter", "search=ci-001"])?.expect(2)?;
     run(&["keys", "purge", "--filter", "state=archived", "--filter", "search=ci-001", "--yes"])?.expect(0)?;
     let text = of_file[..3].join("\n");
     std::fs::write(&ids, text)?;
     let restored = run(&["keys", "restore", "--ids-file", ids.to_str().context("a path")?, "--yes"])?.expect(1)?;
     ensure!(restored.stdout.contains("FAILED") && restored.stdout.contains("not_found"), "{}", restored.stdout);
-    ensure!(world.admin.get("/keys?state=revoked&tag=ci").await?.success()?["total"] == 2);
-    ensure!(world.admin.get("/keys").await?.success()?["total"] == 24);
+    ensure!(world.admin.get("/keys?state=revoked&tag=ci").await?.success()?["total"] == 1);
+    ensure!(world.admin.get("/keys").await?.success()?["total"] == 23);
     Ok(())
 }

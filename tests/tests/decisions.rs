@@ -108,6 +108,8 @@ async fn decisions_are_listed_told_exported_replayed_and_tried_with_a_candidate(
     fs::write(&module, guest::price_limit(LIMIT))?;
     fs::write(&candidate, guest::price_limit(LIMIT - 200))?;
     policy(&node, &["decisions", "--export", &export])?.expect(0)?;
+    let again = policy(&node, &["decisions", "--export", &export])?.expect(2)?;
+    ensure!(again.stderr.contains("cannot create"), "{}", again.stderr);
     let replayed = policy(&node, &["replay", "--from", &export, "--module", &module])?.expect(0)?.json()?;
     ensure!(replayed["same"] == DECISIONS && replayed["differing"] == 0 && replayed["other_engine"] == 0, "{replayed}");
     // Without it there is nothing to replay with, until the node has it.

@@ -81,6 +81,9 @@ mod tests {
             assert_eq!(find(&headers(&[(name, value)]), None).as_deref(), Ok("brought"), "{name}");
         }
         assert_eq!(find(&HeaderMap::new(), Some("a=b&key=br%6Fught")).as_deref(), Ok("brought"));
+        // One that was brought may have spaces inside.
+        assert_eq!(find(&headers(&[("authorization", "Bearer two words ")]), None).as_deref(), Ok("two words"));
+        assert_eq!(find(&HeaderMap::new(), Some("key=two%20words")).as_deref(), Ok("two words"));
     }
 
     #[test]

@@ -337,7 +337,9 @@ async fn connect(config: &NatsConfig, direction: Direction) -> Result<(Nats, Jet
     loop {
         match log.prepare().await {
             Ok(_) => return Ok((nats, log)),
-            Err(PrepareError::Unavailable { reason }) if Instant::now() > deadline => bail!("NATS cannot be reached: {reason}"),
+            Err(PrepareError::Unavailable { reason }) if Instant::now() > deadline => {
+                bail!("NATS cannot be reached at {}: {reason}", spell(config))
+            }
             Err(PrepareError::Unavailable { .. }) => tokio::time::sleep(PREPARE_PAUSE).await,
             Err(refusal) => return Err(refusal.into()),
         }

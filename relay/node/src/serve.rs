@@ -21,8 +21,8 @@ use control::founding::{self, Foundation};
 use control::oauth::{Logins, LoginsParts, TokenClient};
 use control::refresh::{OauthProviders, RefreshTimes, Refresher, RefresherParts};
 use control::{
-    App, AppParts, Clock, Commands, CommandsParts, CredentialRotations, ExpirySweeper, Metrics, ProbeOutcome, Rebuilds, RootKeyWatch,
-    RootKeyWatchParts, RotationNotes, RotationScheduler, Rotations,
+    App, AppParts, Clock, Commands, CommandsParts, CredentialRotations, ExpirySweeper, LeakIntake, Metrics, ProbeOutcome, Rebuilds,
+    RootKeyWatch, RootKeyWatchParts, RotationNotes, RotationScheduler, Rotations,
 };
 use event_log::artefacts::Snapshots;
 use event_log::{EventLog, ReadError};
@@ -63,7 +63,8 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     #[cfg(feature = "faults")]
     let clock = moved(clock, data.clone());
 
-    // Before anything is founded: an address in use must leave no trace.
+    // Before anything is founded: an address in use, or a file that must not be read, must leave no trace.
+    let leaks = config.leak_intake()?.map(Arc::new);
     let relay = Listener::bind(config.relay.listen).await.with_context(|| format!("cannot listen on {}", config.relay.listen))?;
     let admin = Listener::bind(config.admin.listen).await.with_context(|| format!("cannot listen on {}", config.admin.listen))?;
     let tasks = Tasks::new()?;
@@ -71,7 +72,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         None => Storage::embedded(&data).await?,
         Some(nats) => Storage::cluster(&data, nats, &tasks).await?,
     };
-    Node::assemble(config, storage, clock).await?.run(tasks, relay, admin).await
+    Node::assemble(config, leaks, storage, clock).await?.run(tasks, relay, admin).await
 }
 
 /// The system's clock, for whoever takes one.
@@ -95,6 +96,7 @@ fn now() -> Timestamp {
 /// A node with everything opened, and nothing running but what its stores need.
 struct Node {
     config: Config,
+    leaks: Option<Arc<LeakIntake>>,
     storage: Storage,
     foundation: Foundation,
     clock: Clock,
@@ -108,7 +110,7 @@ struct Node {
 
 impl Node {
     /// Opens the models, which know whether the log is theirs, and only then founds or joins.
-    async fn assemble(config: Config, storage: Storage, clock: Clock) -> anyhow::Result<Self> {
+    async fn assemble(config: Config, leaks: Option<Arc<LeakIntake>>, storage: Storage, clock: Clock) -> anyhow::Result<Self> {
         let (data, log) = (config.data.clone(), storage.log.clone());
         let memory = projector::Memory::new(config.projector.memory_bytes);
         let models_config = projector::Config { data: data.clone(), memory, clock: clock.clone() };
@@ -134,7 +136,7 @@ impl Node {
         let (decision_projector, decisions) =
             DecisionProjector::open(models_config, storage.decisions.clone()).await.context("the decision models do not open")?;
         let projector = Arc::new(projector);
-        Ok(Self { config, storage, foundation, clock, projector, models, usage_projector, usage, decision_projector, decisions })
+        Ok(Self { config, leaks, storage, foundation, clock, projector, models, usage_projector, usage, decision_projector, decisions })
     }
 
     /// Serves until a signal, a task that may not end ends, or the start fails.
@@ -225,7 +227,6 @@ impl Node {
             models: self.models.clone(),
             coordination: coordination.clone(),
         });
-        let leaks = self.config.leak_intake()?.map(Arc::new);
         let logins = Logins::new(LoginsParts {
             commands: commands.clone(),
             models: self.models.clone(),
@@ -259,7 +260,7 @@ impl Node {
             rebuilds: Rebuilds::new(self.projector.clone(), self.clock.clone(), tasks.tracker.clone(), tasks.close.clone()),
             root_keys: root_keys.clone(),
             staleness_max: self.config.relay.staleness_max,
-            leaks,
+            leaks: self.leaks,
             stop: tasks.stopper(),
             ready: is_ready.clone(),
             openapi_json: openapi::document_text()?.into(),

@@ -27,6 +27,7 @@ async fn an_older_export_asks_skips_merges_and_rolls_back() -> Result<()> {
     let head = admin.head().await?;
     let asked = import(&world.node, directory, &file, &[])?.expect(1)?;
     ensure!(asked.stderr.contains("import_conflicts") && asked.stderr.contains(&furnished.plain.id), "{}", asked.stderr);
+    ensure!(asked.stderr.contains("it differs in description, name, owner, tags"), "the fields are not named: {}", asked.stderr);
     let dry = import(&world.node, directory, &file, &["--force", "--dry-run"])?.expect(0)?.json()?;
     ensure!(dry["result"]["changed"] == 3 && dry["result"]["created"] == 2, "{dry}");
     ensure!(admin.head().await? == head, "asking or a dry run wrote something");

@@ -4,6 +4,7 @@
 //! Here is what every line goes through; below, a file for each kind of object.
 
 mod bindings;
+mod difference;
 mod expiry;
 mod keys;
 mod policies;
@@ -18,7 +19,7 @@ use schemas::binding::BindingError;
 use schemas::key::KeyError;
 use schemas::policy::PolicyError;
 use schemas::upstream::UpstreamError;
-use schemas::{Aggregate, Command, CommandId, Context, Digest, Event, Rejection, Stream, decide};
+use schemas::{Aggregate, Command, CommandId, Context, Digest, Rejection, Stream, decide};
 use thiserror::Error;
 use vault::{SealError, SealFieldError, SecretAddress, UnsealError, UnsealFieldError};
 
@@ -189,7 +190,7 @@ impl Import {
             (_, Err(rejection)) if is_forced || !here.is_there => return Ok(judged(Outcome::Refused, Some(rejection.to_string()))),
             (_, Err(rejection)) => rejection.to_string(),
             (false, Ok(_)) => return Ok(judged(Outcome::Created, None)),
-            (true, Ok(events)) => format!("it differs: {}", names(&events)),
+            (true, Ok(events)) => difference::told(here.state.as_ref(), stream, &events, &context),
         };
         if is_forced || here.is_pristine {
             return Ok(judged(Outcome::Changed, None));
@@ -241,8 +242,4 @@ fn is_of_state(rejection: &Rejection) -> bool {
 
 fn refusal(rejection: &Rejection) -> PrepareError {
     PrepareError::line(rejection_code(rejection), rejection.to_string())
-}
-
-fn names(events: &[Event]) -> String {
-    events.iter().map(Event::name).collect::<Vec<_>>().join(", ")
 }

@@ -250,6 +250,7 @@ impl Check {
                 cluster.root_keys.active().commitment
             );
             self.findings.add("root key", None, problem);
+            self.secrets_opened = Some(0);
             return;
         }
         let vault = match Vault::open_existing(root_key.clone(), self.keys.clone()) {

@@ -155,6 +155,7 @@ fn conclude(report: &BackupReport, output: &mut Output) -> Result<(), Failure> {
 fn text(report: &BackupReport) -> String {
     let shown = |value: Option<String>| value.unwrap_or_else(|| "-".to_owned());
     let opened = match report.secrets_opened {
+        Some(0) if report.secrets > 0 && !report.ok => "none of them opened: the root key that was given does not fit".to_owned(),
         Some(opened) => format!("{opened} of them opened"),
         None => "none of them opened: give --root-key to try".to_owned(),
     };

@@ -72,7 +72,7 @@ pub(super) enum KeysCommand {
     Archive(BecauseOf),
     /// Take an archived key back, or many; what else is true of it stays true
     Restore(Target),
-    /// Take an archived key out of everything for good, or many; what happened to it stays in the log
+    /// Take an archived key out of everything for good, or many; what happened to it stays in the log. Asks first
     Purge(Target),
 }
 
@@ -253,6 +253,8 @@ const FIELDS: [Field; 28] = [
     ("version", "/version"),
 ];
 
+/// What the id of a key begins with.
+const KEY_ID_PREFIX: &str = "key_";
 const PURGED: [Field; 3] = [("id", "/id"), ("erased", "/erased"), ("sequence", "/sequence")];
 pub(super) const FENCE: [Field; 5] =
     [("reached", "/reached"), ("nodes", "/nodes"), ("elapsed ms", "/elapsed_ms"), ("missing", "/missing"), ("not live", "/not_live")];
@@ -278,7 +280,7 @@ pub(super) async fn run(command: KeysCommand, client: &Client, output: &mut Outp
             let page = list_where(client, "keys", listing.limit, &listing.query()).await?;
             output.answer(&page, |page| render::table(rows(page, "keys"), &COLUMNS))
         }
-        KeysCommand::Show { id } => shown(&client.send(Call::get(&["keys", &id])).await?, output),
+        KeysCommand::Show { id } => shown(&client.send(Call::get(&["keys", &id])).await.map_err(|failure| by_name(failure, &id))?, output),
         KeysCommand::Update(update) => {
             let Update { target: Target { id, many }, name, details, no_limits, no_upstream, rotation, no_rotation, if_version } = *update;
             let mut body = details.body();
@@ -312,7 +314,10 @@ pub(super) async fn run(command: KeysCommand, client: &Client, output: &mut Outp
         KeysCommand::Archive(BecauseOf { target, reason }) => target.run("archive", json!({ "reason": reason }), client, output).await,
         KeysCommand::Restore(target) => target.run("restore", json!({}), client, output).await,
         KeysCommand::Purge(Target { many, .. }) if many.is_meant() => many.run("purge", json!({}), client, output).await,
-        KeysCommand::Purge(Target { id, .. }) => purged(&act(client, &id, "purge", json!({})).await?, output),
+        KeysCommand::Purge(Target { id, many }) => {
+            many.confirm(&format!("This takes {id} out of everything for good, and destroys its description and reasons. Purge?"), output)?;
+            purged(&act(client, &id, "purge", json!({})).await?, output)
+        }
         KeysCommand::Disable(BecauseOf { target, reason }) => target.run("disable", json!({ "reason": reason }), client, output).await,
         KeysCommand::Enable(target) => target.run("enable", json!({}), client, output).await,
         KeysCommand::Revoke { because: BecauseOf { target: Target { id, many }, reason }, wait } => {
@@ -364,8 +369,20 @@ fn purged(answer: &Value, output: &mut Output) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Keys go by their ids: what is not found may be a name.
+fn by_name(failure: Failure, id: &str) -> Failure {
+    match failure {
+        Failure::Refused(mut problem) if problem.code == "not_found" && !id.starts_with(KEY_ID_PREFIX) => {
+            problem.detail =
+                format!("{}; a key goes by its id, and this finds it by its name: keyrelay keys list --search {id:?}", problem.detail);
+            Failure::Refused(problem)
+        }
+        failure => failure,
+    }
+}
+
 async fn act(client: &Client, id: &str, verb: &str, body: Value) -> Result<Value, Failure> {
-    client.send(Call::new(Method::POST, &["keys", id, verb]).body(body)).await
+    client.send(Call::new(Method::POST, &["keys", id, verb]).body(body)).await.map_err(|failure| by_name(failure, id))
 }
 
 /// Takes the secret that waits. It is given out once, so it is told beforehand how to come by the same again.

@@ -54,7 +54,7 @@ pub enum RotationCommand {
 pub enum RotationError {
     #[error("there is no such rotation")]
     NotFound,
-    #[error("rotation {0} is not over; finish, abort or roll it back first")]
+    #[error("rotation {0} is not over; advance it to its end, or abort it or roll it back, before another one begins")]
     Open(RotationId),
     #[error("rotation {0} is one to another secret")]
     Reused(RotationId),

@@ -16,7 +16,7 @@ use axum::extract::{Request, State};
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use futures_util::{StreamExt as _, stream};
-use schemas::{KeyId, Sequence};
+use schemas::Sequence;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use zeroize::Zeroizing;
@@ -116,8 +116,9 @@ pub(in crate::http) enum BatchLine {
 pub(in crate::http) struct ItemLine {
     /// Place among the items, from 0.
     index: usize,
+    /// Of the key; of a text that is no key's id, the text as it was given.
     #[serde(skip_serializing_if = "Option::is_none")]
-    id: Option<KeyId>,
+    id: Option<String>,
     /// The key's name after the command.
     #[serde(skip_serializing_if = "Option::is_none")]
     name: Option<String>,

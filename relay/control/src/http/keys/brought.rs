@@ -43,8 +43,9 @@ impl<'de> Deserialize<'de> for BroughtSecret {
 
 /// Why a text cannot be a brought secret at all.
 pub(crate) fn fault(text: &str) -> Option<&'static str> {
-    if !LENGTH.contains(&text.len()) || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return Some("a secret is 16 to 512 visible ASCII characters without spaces");
+    // Headers carry no more: what surrounds a value is trimmed, and what is not ASCII reaches servers in as many ways as there are clients.
+    if !LENGTH.contains(&text.len()) || !text.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' ') || text != text.trim() {
+        return Some("a secret is 16 to 512 printable ASCII characters, and no space at its beginning or end: headers carry nothing else");
     }
     text.starts_with(client_key::PREFIX)
         .then_some("a secret that begins with sk-kr- is one that a relay of this kind issued; it cannot be brought")
@@ -143,12 +144,18 @@ mod tests {
     }
 
     #[test]
-    fn only_visible_characters_of_a_bounded_length_are_a_secret() {
+    fn only_printable_characters_of_a_bounded_length_are_a_secret() {
         let parse = |text: &str| serde_json::from_value::<BroughtSecret>(text.into()).is_ok();
-        assert!(parse(&"x".repeat(16)) && parse(&"~".repeat(512)));
-        for wrong in
-            [&"x".repeat(15), &"x".repeat(513), "with a space inside it", "with-ümlaut-inside", &format!("sk-kr-{}", "a".repeat(40))]
-        {
+        assert!(parse(&"x".repeat(16)) && parse(&"~".repeat(512)) && parse("with a space inside it"));
+        for wrong in [
+            &"x".repeat(15),
+            &"x".repeat(513),
+            " with a space before it",
+            "with a space behind it ",
+            "with\ta tab inside it",
+            "with-ümlaut-inside",
+            &format!("sk-kr-{}", "a".repeat(40)),
+        ] {
             assert!(!parse(wrong), "{wrong}");
         }
         assert_eq!(format!("{:?}", serde_json::from_value::<BroughtSecret>("x".repeat(16).into()).unwrap()), "BroughtSecret");

@@ -36,7 +36,7 @@ pub(in crate::cli) struct How {
     /// Of many: tell what would change, key by key, and change nothing
     #[arg(long)]
     pub(in crate::cli) dry_run: bool,
-    /// Of many: do not ask first
+    /// Of many, and of a purge: do not ask first
     #[arg(long)]
     pub(in crate::cli) yes: bool,
     /// Of many: go on with a run that broke off; it said this word
@@ -66,6 +66,17 @@ pub(in crate::cli) struct Count {
 impl Many {
     pub(in crate::cli) fn is_meant(&self) -> bool {
         !self.filters.is_empty() || self.ids_file.is_some()
+    }
+
+    /// Lets people think again about what cannot be undone, of a key that is named by its id.
+    pub(in crate::cli) fn confirm(&self, question: &str, output: &mut Output) -> Result<(), Failure> {
+        if self.how.yes {
+            return Ok(());
+        }
+        if !io::stdin().is_terminal() {
+            return Err(anyhow::anyhow!("this cannot be undone: give --yes").into());
+        }
+        answered(question, output)
     }
 
     /// Does one thing to these keys; `verb` says what, as the API calls it.
@@ -128,6 +139,14 @@ fn private_file(path: &Path, is_resumed: bool) -> io::Result<File> {
     options.open(path)
 }
 
+/// Goes on only where the answer is yes.
+fn answered(question: &str, output: &mut Output) -> Result<(), Failure> {
+    output.note(&format!("{question} [y/N]"));
+    let mut answer = String::new();
+    io::stdin().lock().read_line(&mut answer).context("cannot read the answer")?;
+    if matches!(answer.trim(), "y" | "Y" | "yes") { Ok(()) } else { Err(anyhow::anyhow!("nothing was changed").into()) }
+}
+
 /// A batch and where its secrets go.
 pub(in crate::cli) struct Batch<'a> {
     pub(in crate::cli) body: Value,
@@ -168,10 +187,7 @@ impl Batch<'_> {
         while let Some(line) = lines.next().await? {
             changes += u64::from(line["outcome"] == "changed");
         }
-        output.note(&format!("{changes} keys would change (--dry-run shows how). {}? [y/N]", self.verb));
-        let mut answer = String::new();
-        io::stdin().lock().read_line(&mut answer).context("cannot read the answer")?;
-        if matches!(answer.trim(), "y" | "Y" | "yes") { Ok(()) } else { Err(anyhow::anyhow!("nothing was changed").into()) }
+        answered(&format!("{changes} keys would change (--dry-run shows how). {}?", self.verb), output)
     }
 
     async fn send(&mut self, word: &str, client: &Client, output: &mut Output, is_rehearsal: bool) -> Result<End, Failure> {

@@ -163,13 +163,14 @@ async fn list(filters: &Filters, limit: usize, client: &Client) -> Result<Value,
 
 /// Writes the node's export to a file, or to standard output.
 async fn write(filters: &Filters, limit: Option<usize>, file: &Path, client: &Client, output: &mut Output) -> Result<(), Failure> {
-    let mut body = client.open(filters.ask(Call::get(&["decisions", "export"])).query("limit", limit)).await?.into_body();
     let is_stdout = file == Path::new("-");
+    // Before the node does any work. What is there may be all that is left of decisions that the node has let go.
     let mut out: Box<dyn std::io::Write> = if is_stdout {
         Box::new(std::io::stdout().lock())
     } else {
-        Box::new(File::create(file).with_context(|| format!("cannot write {}", file.display()))?)
+        Box::new(File::create_new(file).with_context(|| format!("cannot create {}", file.display()))?)
     };
+    let mut body = client.open(filters.ask(Call::get(&["decisions", "export"])).query("limit", limit)).await?.into_body();
     let mut lines = 0;
     while let Some(frame) = body.frame().await {
         let chunk = frame.map_err(|error| anyhow!(error).context("the node's answer broke off"))?.into_data().unwrap_or_default();

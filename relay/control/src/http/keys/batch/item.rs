@@ -17,6 +17,9 @@ use crate::http::keys::listing::KeyChoice;
 use crate::http::keys::{KeyChange, NewKey, Renewal, change, creation, key_of, parse_id, seal_text};
 use crate::secrets::BatchSeed;
 
+/// How much of a text that is no id is told.
+const TEXT_CHARACTERS_MAX: usize = 64;
+
 /// What is done to each key.
 pub(super) enum Deed {
     Create(NewKey),
@@ -232,7 +235,15 @@ impl Plan {
         let Versioned { value: key, version } = key_of(receipt)?;
         let status = if matches!(self.deed, Deed::Create(_)) { 201 } else { 200 };
         let after = After { state: key.state(app.now()), expires_at: expires_at(&key), version, sequence, applied };
-        Ok(ItemLine { id: Some(id), name: Some(key.details.name), status, outcome, after: Some(after), secret, ..ItemLine::default() })
+        Ok(ItemLine {
+            id: Some(id.to_string()),
+            name: Some(key.details.name),
+            status,
+            outcome,
+            after: Some(after),
+            secret,
+            ..ItemLine::default()
+        })
     }
 
     fn shown_again(&self, app: &App, secret: Zeroizing<String>) -> Result<Option<Zeroizing<String>>, ApiError> {
@@ -248,7 +259,7 @@ async fn purge(app: &App, id: KeyId, request: Request) -> Result<ItemLine, ApiEr
         Some(Aggregate::Key(before)) if !before.is_purged() => Some(before.details.name.clone()),
         _ => None,
     };
-    Ok(ItemLine { id: Some(id), name, status: 200, outcome: outcome(&receipt), erased: Some(erased), ..ItemLine::default() })
+    Ok(ItemLine { id: Some(id.to_string()), name, status: 200, outcome: outcome(&receipt), erased: Some(erased), ..ItemLine::default() })
 }
 
 const fn outcome(receipt: &Receipt) -> Outcome {
@@ -274,13 +285,21 @@ pub(super) fn told(item: Item, outcome: Result<ItemLine, ApiError>) -> ItemLine 
             let (status, code, detail) = error.told();
             let (id, name) = match item.target {
                 Target::New { name, .. } => (None, Some(name)),
-                Target::Key(id) => (Some(id), None),
-                Target::Text(_) => (None, None),
+                Target::Key(id) => (Some(id.to_string()), None),
+                Target::Text(text) => (Some(shortened(text)), None),
             };
             let (code, detail) = (Some(code), Some(detail));
             ItemLine { index, id, name, status: status.as_u16(), outcome: Outcome::Failed, code, detail, ..ItemLine::default() }
         }
     }
+}
+
+/// A text of the caller's, at most as much of it as tells it from others.
+fn shortened(mut text: String) -> String {
+    if text.chars().count() > TEXT_CHARACTERS_MAX {
+        text = text.chars().take(TEXT_CHARACTERS_MAX).chain(['…']).collect();
+    }
+    text
 }
 
 const fn expires_at(key: &Key) -> Option<Timestamp> {

@@ -91,7 +91,7 @@ async fn difference(app: &App, plan: &Plan, item: &Item) -> Result<ItemLine, Api
         // Of a key that would be purged nothing else is left.
         let name = if key.is_purged() { name_before } else { Some(key.details.name) };
         let status = if is_new { 201 } else { 200 };
-        Ok(ItemLine { id: (!is_new).then_some(id), name, status, outcome, difference: Some(difference), ..ItemLine::default() })
+        Ok(ItemLine { id: (!is_new).then(|| id.to_string()), name, status, outcome, difference: Some(difference), ..ItemLine::default() })
     });
     worked_out.await?
 }
