@@ -193,6 +193,41 @@ async fn a_new_credential_that_is_refused_in_use_is_rolled_back_and_costs_no_req
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_provider_that_learns_of_the_new_credential_late_is_no_reason_to_roll_back() -> Result<()> {
+    let world = World::start().await?;
+    let key = world.key(json!({})).await?;
+    let clients = Clients::start(std::slice::from_ref(&world.relay), &key.secret);
+    let rotation = begin(&world.admin, json!({ "credential": NEXT })).await?;
+    reaches(&world.admin, &rotation, "dual").await?;
+    world.upstream.refuse(NEXT);
+    wait::until("uses of the old credential that are on the record", || async {
+        Ok((shown(&world.admin, &rotation).await?["previous_uses"].as_u64() >= Some(3)).then_some(()))
+    })
+    .await?;
+    world.upstream.take(NEXT);
+    let shown_new = world.upstream.shown(NEXT);
+    wait::until("requests with the new credential", || async { Ok((world.upstream.shown(NEXT) > shown_new + 40).then_some(())) }).await?;
+    ensure!(shown(&world.admin, &rotation).await?["status"] == "dual", "{}", shown(&world.admin, &rotation).await?);
+    clients.all_served(50).await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_old_credential_is_destroyed_only_while_the_provider_takes_the_new_one() -> Result<()> {
+    let world = World::start().await?;
+    let key = world.key(json!({})).await?;
+    let rotation = begin(&world.admin, json!({ "credential": NEXT, "window": "1s", "grace": "4s" })).await?;
+    reaches(&world.admin, &rotation, "draining").await?;
+    world.upstream.refuse(NEXT);
+    let asked = step(&world.admin, &rotation, "advance", json!({})).await?.expect(409)?.json()?;
+    ensure!(asked["code"] == "credential_test_failed", "{asked}");
+    let ended = reaches(&world.admin, &rotation, "rolled_back").await?;
+    ensure!(ended["ended_because"] == "refused", "{ended}");
+    world.relay.chat(&key.secret, "with the old one").await?.success()?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_new_credential_that_is_no_good_is_never_used() -> Result<()> {
     let world = World::start().await?;
     let key = world.key(json!({})).await?;

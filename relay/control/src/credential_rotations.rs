@@ -15,10 +15,10 @@ use coordination::Coordination;
 use projector::{ReadModels, Route};
 use schemas::credential::rotation::{EndCause, Rotation, RotationCommand, RotationStep, StepCause};
 use schemas::credential::{Credential, CredentialCommand};
-use schemas::{Actor, Aggregate, Command, CommandId, CredentialId, Digest, RotationId, Sequence, Stream, Timestamp};
+use schemas::{Actor, Aggregate, Command, CommandId, CredentialId, Digest, RotationId, Sequence, Stream, Timestamp, WriterId};
 use thiserror::Error;
 use tokio::time::Instant;
-use vault::{StoreError, Vault};
+use vault::{StoreError, UnsealError, Vault};
 
 use crate::commands::{Commands, ExecuteError, Request};
 use crate::fence::{Applied, FencePosts};
@@ -26,14 +26,14 @@ use crate::http::{ProbeSecret, enrolled_nodes, secret_address};
 use crate::{Clock, Receipt};
 
 pub use scheduler::RotationScheduler;
-pub(crate) use trial::TrialOutcome;
+pub(crate) use trial::{StillGood, TrialOutcome};
 
-/// Requests that needed the old secret, from which on a rotation is rolled back whatever a call of our own says.
-const REFUSALS_MAX: u64 = 3;
 /// How long a step waits for live nodes that are behind, after which it is taken all the same.
 const FENCE_WAIT_MAX: Duration = Duration::from_secs(600);
 /// The same where the old secret is known to others.
 const FENCE_WAIT_MAX_COMPROMISE: Duration = Duration::from_secs(20);
+/// Rotations of which is remembered that their secret is destroyed; beyond it all is forgotten, and they are destroyed once more.
+const ERASED_MAX: usize = 4_096;
 /// For how long after its end it is looked whether the secret of a rotation is destroyed; what is left then goes with the orphans.
 const ERASE_SECONDS: u64 = 48 * 3600;
 
@@ -106,7 +106,11 @@ impl RotationNotes {
     }
 
     fn note_erased(&self, rotation: RotationOf) {
-        self.erased.lock().unwrap_or_else(PoisonError::into_inner).insert(rotation);
+        let mut erased = self.erased.lock().unwrap_or_else(PoisonError::into_inner);
+        if erased.len() >= ERASED_MAX {
+            erased.clear();
+        }
+        erased.insert(rotation);
     }
 }
 
@@ -126,7 +130,9 @@ impl CredentialRotations {
             }
             RotationStep::Installed => self.notes.trials.is_due(of(credential, rotation)).then_some(Next::Try),
             RotationStep::Tested => Some(Next::Step(StepOf::Promote)),
-            RotationStep::Dual if rotation.fallback.uses >= REFUSALS_MAX => Some(Next::Step(StepOf::RollBack(EndCause::Refused))),
+            // A pause stands behind whatever was tried in vain.
+            RotationStep::Dual | RotationStep::Draining if !self.notes.trials.is_due(of(credential, rotation)) => None,
+            RotationStep::Dual if rotation.is_refused_in_use() => Some(Next::Step(StepOf::RollBack(EndCause::Refused))),
             RotationStep::Dual if self.notes.trials.is_news(of(credential, rotation), rotation) => Some(Next::TryAgain),
             RotationStep::Dual => rotation.due(now).map(|cause| Next::Step(StepOf::Drain(cause))),
             RotationStep::Draining => rotation.due(now).map(|cause| Next::Step(StepOf::Finish(cause))),
@@ -161,6 +167,7 @@ impl CredentialRotations {
         if waits && !self.all_know(credential, rotation).await? {
             return Ok(());
         }
+        let Some(step) = self.safe(route, credential, rotation, step).await? else { return Ok(()) };
         let id = rotation.id;
         let command = match step {
             StepOf::Promote => RotationCommand::Promote { rotation: id },
@@ -171,6 +178,44 @@ impl CredentialRotations {
         };
         let receipt = self.execute(credential, rotation, command).await?;
         self.after(receipt).await
+    }
+
+    /// The step that may be taken where one would destroy a secret, after a look at the other one; none where it has to wait.
+    async fn safe(
+        &self,
+        route: &Route,
+        credential: &Credential,
+        rotation: &Rotation,
+        step: StepOf,
+    ) -> Result<Option<StepOf>, RotationStepError> {
+        let step = match step {
+            // What was tested a moment ago, and the old one is out of use already.
+            StepOf::Finish(_) if rotation.compromise => step,
+            StepOf::Finish(_) => match self.still_good(route, credential, rotation).await {
+                StillGood::Yes => step,
+                StillGood::Unknown => return Ok(None),
+                StillGood::No => StepOf::RollBack(EndCause::Refused),
+            },
+            step => step,
+        };
+        if matches!(step, StepOf::RollBack(_)) && !self.opens(credential, rotation.previous.version).await? {
+            self.notes.trials.rest(of(credential, rotation));
+            tracing::error!(rotation.id = %rotation.id, "a rotation cannot be rolled back: the old credential cannot be opened; rotate to another one");
+            return Ok(None);
+        }
+        Ok(Some(step))
+    }
+
+    /// Whether a secret of the credential can be opened.
+    pub(crate) async fn opens(&self, credential: &Credential, version: u32) -> Result<bool, RotationStepError> {
+        let address = secret_address(&credential.tenant, credential.id, version, &credential.origin);
+        let vault = Arc::clone(&self.vault);
+        let opened = tokio::task::spawn_blocking(move || vault.unseal(&address).map(drop)).await?;
+        match opened {
+            Ok(()) => Ok(true),
+            Err(UnsealError::Store(error)) => Err(error.into()),
+            Err(UnsealError::Missing | UnsealError::Erased | UnsealError::Tampered | UnsealError::WrongRootKey { .. }) => Ok(false),
+        }
     }
 
     /// Executes a step for the scheduler. Two nodes at once, or one twice, are one command.
@@ -239,16 +284,26 @@ impl CredentialRotations {
         Ok(is_over)
     }
 
+    /// The nodes that do not know yet what the credential has come to, after a wait for them.
+    pub(crate) async fn behind(&self, credential: &Credential, patience: Duration) -> Result<Vec<WriterId>, RotationStepError> {
+        let (_, head) = self.models.load(&Stream::credential(credential.tenant.clone(), credential.id))?;
+        let fence = self.posts()?.wait(head.sequence, patience).await;
+        Ok(if fence.reached { vec![] } else { fence.missing })
+    }
+
     async fn is_known(&self, sequence: Sequence) -> Result<bool, projector::ReadError> {
-        let posts = FencePosts {
+        Ok(self.posts()?.wait(sequence, Duration::ZERO).await.reached)
+    }
+
+    fn posts(&self) -> Result<FencePosts<'_>, projector::ReadError> {
+        Ok(FencePosts {
             coordination: &*self.coordination,
             models: &self.models,
             this: self.commands.writer().id(),
             enrolled: enrolled_nodes(&self.models)?,
             applied: Applied::Record,
             began: Instant::now(),
-        };
-        Ok(posts.wait(sequence, Duration::ZERO).await.reached)
+        })
     }
 }
 

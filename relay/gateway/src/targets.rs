@@ -4,12 +4,13 @@
 //! snapshot as long as it is the same secret; with the last snapshot that names it, it is wiped.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::uri::{Authority, Builder, PathAndQuery, Scheme};
 use http::{HeaderName, HeaderValue, Uri, header};
+use parking_lot::Mutex;
 use policy_host::contract::{Price, route};
 use projector::{ReadModels, Route, Routes};
 use schemas::credential::Credential;
@@ -31,6 +32,8 @@ use crate::pulse::Pulse;
 
 /// How long a credential that the key store does not show may be on its way to this node.
 const CREDENTIAL_WAIT: Duration = Duration::from_secs(5);
+/// For how long after that a request that needs it looks once and does not wait: it goes with the fall-back, or to another upstream.
+const MISSED_FOR: Duration = Duration::from_secs(30);
 
 /// What a credential header may look like; an unsealed secret that is no header value is unusable.
 #[derive(Debug, Error)]
@@ -86,6 +89,8 @@ pub(crate) struct Secret {
     id: CredentialId,
     version: u32,
     header: OnceCell<Shown>,
+    /// Since when it is known not to be there. Written by requests.
+    missed_at: Mutex<Option<Instant>>,
 }
 
 impl Targets {
@@ -110,7 +115,10 @@ impl Targets {
     pub(crate) async fn header(&self, target: &Target, secret: &Secret) -> Result<Shown, CredentialError> {
         let header = secret.header.get_or_try_init(|| async {
             let (vault, address) = (Arc::clone(&self.vault), secret_address(&target.credential, secret.version));
-            let plaintext = tokio::task::spawn_blocking(move || vault.unseal_within(&address, CREDENTIAL_WAIT)).await??;
+            let wait = secret.wait();
+            let opened = tokio::task::spawn_blocking(move || vault.unseal_within(&address, wait)).await?;
+            secret.note(opened.is_ok());
+            let plaintext = opened?;
             let shown = match target.grant() {
                 Some(_) => bearer(&plaintext),
                 None => header(target.route.upstream.details.dialect, &plaintext),
@@ -167,7 +175,17 @@ impl Snapshot {
 
 impl Secret {
     const fn new(id: CredentialId, version: u32) -> Self {
-        Self { id, version, header: OnceCell::const_new() }
+        Self { id, version, header: OnceCell::const_new(), missed_at: Mutex::new(None) }
+    }
+
+    /// How long a request may wait for the secret: requests wait for it one after another, so only the first of them waits in full.
+    fn wait(&self) -> Duration {
+        let was_missed = self.missed_at.lock().is_some_and(|at| at.elapsed() < MISSED_FOR);
+        if was_missed { Duration::ZERO } else { CREDENTIAL_WAIT }
+    }
+
+    fn note(&self, is_there: bool) {
+        *self.missed_at.lock() = (!is_there).then(Instant::now);
     }
 }
 
@@ -336,4 +354,22 @@ fn header_value(prefix: &[u8], secret: &[u8]) -> Option<HeaderValue> {
     let mut value = HeaderValue::from_maybe_shared(Bytes::from_owner(bytes)).ok()?;
     value.set_sensitive(true);
     Some(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_first_request_waits_for_a_secret_that_is_not_there() {
+        let secret = Secret::new(CredentialId::from_bytes([1; 16]), 2);
+        assert_eq!(secret.wait(), CREDENTIAL_WAIT);
+        secret.note(false);
+        assert_eq!(secret.wait(), Duration::ZERO);
+        *secret.missed_at.lock() = Instant::now().checked_sub(MISSED_FOR);
+        assert_eq!(secret.wait(), CREDENTIAL_WAIT, "it is never waited for again");
+        secret.note(false);
+        secret.note(true);
+        assert_eq!(secret.wait(), CREDENTIAL_WAIT);
+    }
 }

@@ -29,6 +29,10 @@ pub const WINDOW_SECONDS_MAX: u64 = 7 * 86_400;
 pub const GRACE_SECONDS_MAX: u64 = 90 * 86_400;
 /// How long the old secret must not have been the fall-back before time alone takes it out of use. A shorter window is its own measure.
 pub const QUIET_SECONDS: u64 = 600;
+/// How long after the promotion a provider may still learn of the new secret: what it refuses in that time is no evidence, and costs no request.
+pub const SETTLE_SECONDS: u64 = 15;
+/// Requests that needed the old secret, the last of them after that, from which on a rotation is rolled back whatever a call of our own says.
+pub const REFUSALS_MAX: u64 = 3;
 
 /// The next secret of a credential is sealed in the vault, and a rotation to it begins.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -255,6 +259,18 @@ pub struct Rotation {
 }
 
 impl Rotation {
+    /// Whether what the provider refuses now speaks against the new secret, and not only for a provider that has not heard of it everywhere.
+    pub fn is_settled(&self, now: Timestamp) -> bool {
+        self.promoted_at.is_some_and(|promoted| promoted.plus_seconds(SETTLE_SECONDS) <= now)
+    }
+
+    /// Whether the requests that needed the old secret are reason enough to take it back.
+    pub fn is_refused_in_use(&self) -> bool {
+        self.step == RotationStep::Dual
+            && self.fallback.uses >= REFUSALS_MAX
+            && self.fallback.last_used_at.is_some_and(|last| self.is_settled(last))
+    }
+
     /// Whether time or evidence alone takes the rotation on from `dual` or `draining` now, and why.
     pub fn due(&self, now: Timestamp) -> Option<StepCause> {
         let promoted_at = self.promoted_at?;

@@ -1,8 +1,9 @@
 //! Rules of rotations, one by one.
 
 use super::rotation::{
-    EndCause, Installer, RotationAborted, RotationCommand, RotationDraining, RotationError, RotationFallbackUsed, RotationFinished,
-    RotationInstalled, RotationPromoted, RotationRolledBack, RotationStaged, RotationStep, RotationTested, StepCause,
+    EndCause, Installer, REFUSALS_MAX, RotationAborted, RotationCommand, RotationDraining, RotationError, RotationFallbackUsed,
+    RotationFinished, RotationInstalled, RotationPromoted, RotationRolledBack, RotationStaged, RotationStep, RotationTested,
+    SETTLE_SECONDS, StepCause,
 };
 use super::{Credential, CredentialAdded, CredentialCommand, CredentialError, CredentialReplaced};
 use crate::aggregate::{Aggregate, Command};
@@ -265,4 +266,19 @@ fn a_revoked_credential_is_not_rotated() {
     let given = given().when(stage(staged(2))).accepted().when(revoke).accepted();
     let given = given.when(pass()).then_refused(CredentialError::Revoked);
     assert!(credential(given).secret_versions().is_empty());
+}
+
+#[test]
+fn what_a_provider_refuses_before_it_can_have_heard_of_a_secret_is_no_evidence() {
+    let open = |given: Given| credential(given).open_rotation().cloned().expect("it is open");
+    // Four at once, right after the change.
+    let early = dual(staged(2), 10).after(11).when(fallback(11)).accepted().when(fallback(11)).accepted();
+    let rotation = open(early);
+    assert!(rotation.fallback.uses >= REFUSALS_MAX && !rotation.is_refused_in_use());
+    assert!(!rotation.is_settled(later(10 + SETTLE_SECONDS - 1)) && rotation.is_settled(later(10 + SETTLE_SECONDS)));
+    let late = 10 + SETTLE_SECONDS;
+    let still = dual(staged(2), 10).after(11).when(fallback(11)).accepted().after(late).when(fallback(late)).accepted();
+    assert!(open(still).is_refused_in_use());
+    let once = dual(staged(2), 10).after(late).when(fallback(late)).accepted();
+    assert!(!open(once).is_refused_in_use(), "two requests are no evidence yet");
 }

@@ -16,6 +16,8 @@ pub(super) const UNTESTABLE_SECONDS: u64 = 600;
 /// How often the provider may refuse a new secret before it is given up: providers take a moment to know a secret everywhere.
 const REFUSALS_MAX: u32 = 3;
 const PAUSE: Duration = Duration::from_secs(2);
+/// How long it is waited after a look at a secret that was not good enough to destroy the other one.
+const REST: Duration = Duration::from_secs(30);
 /// Rotations of which trials are remembered; beyond it all is forgotten, and a trial is made once more.
 const ROTATIONS_MAX: usize = 4_096;
 
@@ -26,6 +28,15 @@ pub(crate) enum TrialOutcome {
     Ended(EndCause),
     /// Nothing is known yet.
     Again(Trial),
+}
+
+/// Whether the provider takes the secret in use, before the other one is destroyed.
+pub(crate) enum StillGood {
+    Yes,
+    /// It refuses it, and takes the old one.
+    No,
+    /// It cannot be told now.
+    Unknown,
 }
 
 /// What one call said.
@@ -80,6 +91,14 @@ impl Trials {
         since
     }
 
+    /// Makes a pause before anything is tried again.
+    pub(super) fn rest(&self, rotation: RotationOf) {
+        self.note(rotation, |made| {
+            made.next_at = Some(Instant::now() + REST);
+            0
+        });
+    }
+
     fn made(&self) -> MutexGuard<'_, HashMap<RotationOf, Made>> {
         self.made.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -93,6 +112,10 @@ impl Trials {
     }
 }
 
+fn is_success(status: Option<u16>) -> bool {
+    status.is_some_and(|status| (200..300).contains(&status))
+}
+
 fn is_refusal(status: Option<u16>) -> bool {
     matches!(status, Some(401 | 403))
 }
@@ -102,7 +125,7 @@ impl CredentialRotations {
     pub(crate) async fn trial(&self, route: &Route, credential: &Credential, rotation: &Rotation) -> TrialOutcome {
         let (upstream, of) = (&route.upstream, super::of(credential, rotation));
         let new = (self.probe)(upstream.id, rotation.secret_version).await;
-        let Some(status) = new.status.filter(|status| (200..300).contains(status)) else {
+        let Some(status) = new.status.filter(|status| is_success(Some(*status))) else {
             let refusals = self.notes.trials.note(of, |made| {
                 made.refusals += u32::from(is_refusal(new.status));
                 made.next_at = Some(Instant::now() + PAUSE);
@@ -131,14 +154,34 @@ impl CredentialRotations {
         TrialOutcome::Passed(RotationTested { rotation: rotation.id, node, status, account, previous_account })
     }
 
-    /// Tries the new secret once more, since the old one was needed; false if the provider refuses it by now.
+    /// Tries the new secret once more, since the old one was needed; false if the provider refuses it by now. As long as the provider may not know
+    /// it everywhere, a refusal is asked again.
     pub(super) async fn trial_again(&self, route: &Route, credential: &Credential, rotation: &Rotation) -> bool {
         let of = super::of(credential, rotation);
         let tried = (self.probe)(route.upstream.id, rotation.secret_version).await;
+        let (is_refused, is_settled) = (is_refusal(tried.status), rotation.is_settled((self.clock)()));
         self.notes.trials.note(of, |made| {
-            made.uses = rotation.fallback.uses;
+            if is_refused && !is_settled {
+                made.next_at = Some(Instant::now() + PAUSE);
+            } else {
+                made.uses = rotation.fallback.uses;
+            }
             0
         });
-        !is_refusal(tried.status)
+        !is_refused || !is_settled
+    }
+
+    /// Asks the provider before the old secret is destroyed.
+    pub(crate) async fn still_good(&self, route: &Route, credential: &Credential, rotation: &Rotation) -> StillGood {
+        let upstream = &route.upstream;
+        let new = (self.probe)(upstream.id, rotation.secret_version).await;
+        if is_success(new.status) {
+            return StillGood::Yes;
+        }
+        self.notes.trials.rest(super::of(credential, rotation));
+        let is_worse = is_refusal(new.status) && is_success((self.probe)(upstream.id, rotation.previous.version).await.status);
+        let (name, status, error) = (&upstream.details.name, new.status, new.error.as_deref());
+        tracing::warn!(upstream.name = name, rotation.id = %rotation.id, status, error, "the credential in use does not pass its test: the old one is kept");
+        if is_worse { StillGood::No } else { StillGood::Unknown }
     }
 }

@@ -26,6 +26,7 @@ use utoipa::ToSchema;
 use vault::{SealError, SealFieldError, StoreError, UnsealError, UnsealFieldError};
 
 use crate::commands::ExecuteError;
+use crate::credential_rotations::RotationStepError;
 use crate::oauth::LoginProblem;
 use crate::policies::ModuleError;
 use crate::secrets::is_away;
@@ -140,6 +141,10 @@ pub(crate) enum ApiError {
     CredentialRequired,
     #[error("the new credential did not pass its test: {0}")]
     TrialFailed(String),
+    #[error("{} live nodes do not know of the last step yet, such as {}; try again, or force the step", .0.len(), .0.first().map(WriterId::to_string).unwrap_or_default())]
+    NodesBehind(Vec<WriterId>),
+    #[error("the old secret cannot be opened any more, so that the new one is all there is; rotate to another one")]
+    PreviousGone,
     #[error("settings have at most {} bytes", schemas::binding::SETTINGS_BYTES_MAX)]
     SettingsTooLarge,
     #[error("what some of the tokens are cannot be told now: a salt of other systems' keys cannot be read; all others are done")]
@@ -222,6 +227,8 @@ impl ApiError {
             Self::NoCredential => (StatusCode::CONFLICT, "no_credential"),
             Self::CredentialRequired => (StatusCode::BAD_REQUEST, "credential_required"),
             Self::TrialFailed(_) => (StatusCode::CONFLICT, "credential_test_failed"),
+            Self::NodesBehind(_) => (StatusCode::CONFLICT, "nodes_behind"),
+            Self::PreviousGone => (StatusCode::CONFLICT, "previous_gone"),
             Self::SettingsTooLarge => (StatusCode::BAD_REQUEST, "settings_too_large"),
             Self::SettingsRefused(_) => (StatusCode::UNPROCESSABLE_ENTITY, "settings_refused"),
             Self::PolicyFault(fault) => fault_status(fault),
@@ -335,6 +342,8 @@ impl ApiError {
             | Self::NoCredential
             | Self::CredentialRequired
             | Self::TrialFailed(_)
+            | Self::NodesBehind(_)
+            | Self::PreviousGone
             | Self::SettingsTooLarge
             | Self::SettingsRefused(_)
             | Self::PolicyFault(_)
@@ -356,6 +365,17 @@ impl ApiError {
     /// Whether the node, or what it depends on, is at fault, and not what was asked of it.
     pub(crate) fn is_the_nodes(&self) -> bool {
         self.status_and_code().0.is_server_error()
+    }
+}
+
+impl From<RotationStepError> for ApiError {
+    fn from(error: RotationStepError) -> Self {
+        match error {
+            RotationStepError::Execute(error) => Self::Execute(error),
+            RotationStepError::Read(error) => Self::Read(error),
+            RotationStepError::Erase(error) => Self::Erase(error),
+            RotationStepError::Task(error) => Self::Task(error),
+        }
     }
 }
 

@@ -404,17 +404,16 @@ async fn replace_credential<T>(app: &App, mutation: &Mutation<T>, credential: &C
         return if is_same { Ok(()) } else { Err(ExecuteError::CommandReused.into()) };
     }
     let (tenant, origin) = (&mutation.caller.tenant, &credential.origin);
-    let secret_version = credential.next_secret_version();
     let Entered { plaintext, fingerprint, authorized } = entered;
-    let replaced = CredentialReplaced { secret_version, fingerprint };
-    let command = match authorized {
-        None => CredentialCommand::Replace(replaced),
-        Some(authorized) => CredentialCommand::ReplaceGrant(replaced, authorized),
+    let command = |secret_version| {
+        let replaced = CredentialReplaced { secret_version, fingerprint: fingerprint.clone() };
+        match authorized.clone() {
+            None => CredentialCommand::Replace(replaced),
+            Some(authorized) => CredentialCommand::ReplaceGrant(replaced, authorized),
+        }
     };
-    refuse_early(app, mutation, credential, command.clone())?;
-    if !seal(app, secret_address(tenant, credential.id, secret_version, origin), plaintext).await? {
-        return Err(ExecuteError::Contention.into());
-    }
+    refuse_early(app, mutation, credential, command(credential.next_secret_version()))?;
+    let command = command(rotations::seal_next(app, credential, &plaintext).await?);
     let stream = Stream::credential(tenant.clone(), credential.id);
     app.commands.execute(mutation.step("credential", stream, Command::Credential(command))).await?;
     erase(app, secret_address(tenant, credential.id, credential.secret_version, origin)).await

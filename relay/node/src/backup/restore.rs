@@ -68,6 +68,8 @@ pub struct Restored {
     pub is_opened: bool,
     /// What the backup does not have and a node can go on without.
     pub warnings: Vec<Finding>,
+    /// Those beyond the ones that are told.
+    pub warnings_more: u64,
 }
 
 /// Told of each step, from any thread.
@@ -126,6 +128,7 @@ impl Restore {
             decision_batches: counts.decision_batches,
             is_opened: report.secrets_opened.is_some(),
             warnings: report.warnings,
+            warnings_more: report.warnings_more,
         }))
     }
 

@@ -269,7 +269,12 @@ impl Check {
                 Ok(_) => opened += 1,
                 // It was told of already.
                 Err(UnsealError::Missing | UnsealError::Erased) if one.cure.is_some() => {}
-                Err(error) => self.lost(&one, &format!("does not open: {}", chain(&error))),
+                Err(UnsealError::Missing | UnsealError::Erased) => self.lost(&one, "does not open: it is not there"),
+                // One that is there and was changed is damage, whatever it is needed for.
+                Err(error) => {
+                    let problem = format!("the secret of {} does not open: {}", one.name, chain(&error));
+                    self.findings.add(Part::Keys.as_str(), None, problem);
+                }
             }
         }
         self.secrets_opened = Some(opened);

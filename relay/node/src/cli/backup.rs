@@ -127,16 +127,28 @@ pub(super) async fn restore(
         }
         Outcome::Restored(restored) => restored,
     };
-    let Restored { cluster, sequence, root, secrets, modules, usage_batches, usage_left_out, decision_batches, is_opened, warnings } =
-        restored;
+    let Restored {
+        cluster,
+        sequence,
+        root,
+        secrets,
+        modules,
+        usage_batches,
+        usage_left_out,
+        decision_batches,
+        is_opened,
+        warnings,
+        warnings_more,
+    } = restored;
     let data = data.display().to_string();
     let answer = json!({
         "data": data, "cluster": cluster, "sequence": sequence, "root": root, "key_store_entries": secrets, "modules": modules,
         "usage_batches": usage_batches, "usage_left_out": usage_left_out, "decision_batches": decision_batches, "secrets_opened": is_opened,
-        "warnings": warnings,
+        "warnings": warnings, "warnings_more": warnings_more,
     });
     output.answer(&answer, |_| {
-        let warned: String = warnings.iter().map(|warning| format!("WARNING: {warning}\n")).collect();
+        let more = (warnings_more > 0).then(|| format!("WARNING: {warnings_more} more\n"));
+        let warned: String = warnings.iter().map(|warning| format!("WARNING: {warning}\n")).chain(more).collect();
         let needs = if is_opened { "" } else { " It needs the cluster's root.key there, which nothing was checked against yet." };
         format!(
             "{warned}{sequence} records of cluster {cluster} are in {data}, root {root} as in the backup.{needs} Start it with keyrelay serve --data \

@@ -104,9 +104,10 @@ fn is_kept(models: &ReadModels, slot: &Slot) -> Result<bool, ReadError> {
     }
     let stream = Stream::credential(slot.tenant.clone(), CredentialId::from_bytes(slot.owner_id));
     Ok(match models.load(&stream)?.0 {
-        // One with a number that is to come may be on its way to its record.
+        // One with a number that is to come was on its way to its record a day ago, and has not arrived: whoever sealed it died. The tokens of a
+        // grant are another matter: a node that has been down may be the only one that knows them.
         Some(Aggregate::Credential(credential)) => {
-            let is_to_come = !credential.revoked && slot.version >= credential.next_secret_version();
+            let is_to_come = credential.grant.is_some() && !credential.revoked && slot.version >= credential.next_secret_version();
             is_to_come || credential.secret_versions().contains(&slot.version)
         }
         _ => false,

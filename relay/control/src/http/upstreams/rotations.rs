@@ -5,6 +5,8 @@
 
 mod view;
 
+use std::time::Duration;
+
 use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
@@ -17,7 +19,7 @@ use utoipa::ToSchema;
 use zeroize::Zeroizing;
 
 use super::{SecretText, find, refuse_early, seal, secret_address};
-use crate::credential_rotations::{RotationStepError, TrialOutcome};
+use crate::credential_rotations::{RotationStepError, StillGood, TrialOutcome};
 use crate::http::app::App;
 use crate::http::conventions::{Caller, Mutation, Nothing};
 use crate::http::error::{ApiError, MutationProblems, ReadProblems};
@@ -31,6 +33,8 @@ pub(in crate::http) use view::{StandingView, standing};
 const GRACE_SECONDS_DEFAULT: u64 = 48 * 3600;
 /// The part of it in which the old secret is the fall-back: half, and at most a day.
 const WINDOW_SECONDS_DEFAULT: u64 = 24 * 3600;
+/// How long a step that was asked for waits for live nodes that are behind.
+const FENCE_WAIT: Duration = Duration::from_secs(5);
 /// Numbers that are tried for a new secret where others lie that no record names: what is left of commands that died.
 const NUMBERS_MAX: u32 = 8;
 
@@ -75,6 +79,9 @@ pub(in crate::http) struct Advance {
     /// Do nothing if the rotation has come to this step or a later one, so that a retry does not take one too many.
     #[serde(default)]
     to: Option<RotationStep>,
+    /// Take a step that uses or destroys a secret although a live node does not know of the one before, or the new secret does not pass a test.
+    #[serde(default)]
+    force: bool,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -138,7 +145,7 @@ pub(in crate::http) async fn rotate(
     // A retry is answered from the record that is there; there is nothing to seal.
     if !is_retry {
         refuse_early(&app, &mutation, credential, CredentialCommand::Rotate(stage(&staged)))?;
-        staged.secret_version = seal_next(&app, credential, secret).await?;
+        staged.secret_version = seal_next(&app, credential, &Zeroizing::new(secret.0.as_bytes().to_vec())).await?;
     }
     let command = stage(&staged);
     let receipt = execute(&app, &mutation, &stream, command).await?;
@@ -198,9 +205,18 @@ pub(in crate::http) async fn advance(
                 return Err(ApiError::TrialFailed(status.or(trial.error).unwrap_or_default()));
             }
         },
-        RotationStep::Tested => RotationCommand::Promote { rotation: id },
+        RotationStep::Tested => {
+            all_know(&app, &mutation, credential).await?;
+            RotationCommand::Promote { rotation: id }
+        }
         RotationStep::Dual => RotationCommand::Drain { rotation: id, cause: StepCause::Asked },
-        _ => RotationCommand::Finish { rotation: id, cause: StepCause::Asked },
+        _ => {
+            all_know(&app, &mutation, credential).await?;
+            if !mutation.body.force && !matches!(app.rotations.still_good(&route, credential, rotation).await, StillGood::Yes) {
+                return Err(ApiError::TrialFailed("the old one is kept; force the step, or roll the rotation back".to_owned()));
+            }
+            RotationCommand::Finish { rotation: id, cause: StepCause::Asked }
+        }
     };
     carry_out(&app, &mutation, &stream, command, id).await.map(Json)
 }
@@ -226,7 +242,22 @@ pub(in crate::http) async fn roll_back(
     Path((id, rotation)): Path<(String, String)>,
     mutation: Mutation<Nothing>,
 ) -> Result<Json<RotationAnswer>, ApiError> {
+    let route = find(&app, &mutation.caller.tenant, &id)?;
+    let (credential, known) = known(&route, &rotation)?;
+    // The new one is destroyed after this; without the old one there would be none.
+    if known.step.is_promoted() && !app.rotations.opens(credential, known.previous.version).await? {
+        return Err(ApiError::PreviousGone);
+    }
     end(&app, &mutation, &id, &rotation, |rotation| RotationCommand::RollBack { rotation, cause: EndCause::Asked }).await
+}
+
+/// Refuses a step that live nodes could not follow, unless it is forced.
+async fn all_know(app: &App, mutation: &Mutation<Advance>, credential: &Credential) -> Result<(), ApiError> {
+    if mutation.body.force {
+        return Ok(());
+    }
+    let behind = app.rotations.behind(credential, FENCE_WAIT).await?;
+    if behind.is_empty() { Ok(()) } else { Err(ApiError::NodesBehind(behind)) }
 }
 
 async fn end(
@@ -252,16 +283,10 @@ fn is_due(app: &App, route: &Route, credential: &Credential, body: &NewRotation)
 }
 
 /// Seals a new secret under the next number that is free, and gives the number.
-async fn seal_next(app: &App, credential: &Credential, secret: &SecretText) -> Result<u32, ApiError> {
+pub(super) async fn seal_next(app: &App, credential: &Credential, plaintext: &Zeroizing<Vec<u8>>) -> Result<u32, ApiError> {
     let first = credential.next_secret_version();
     for version in first..first.saturating_add(NUMBERS_MAX) {
-        if seal(
-            app,
-            secret_address(&credential.tenant, credential.id, version, &credential.origin),
-            Zeroizing::new(secret.0.as_bytes().to_vec()),
-        )
-        .await?
-        {
+        if seal(app, secret_address(&credential.tenant, credential.id, version, &credential.origin), plaintext.clone()).await? {
             return Ok(version);
         }
     }

@@ -65,6 +65,7 @@ pub(super) fn referred(fold: &Fold) -> Vec<Referred> {
 }
 
 const SALT_CURE: &str = "their clients are refused until these keys are imported again with the right ENCRYPTION_KEY";
-const ROTATION_CURE: &str = "its rotation may have ended while the backup was taken, else it cannot go on: the credential in use is there";
+const ROTATION_CURE: &str = "the credential in use is there. Its rotation may have ended while the backup was taken; else a new one that is not there cannot \
+     come into use: abort the rotation; and to an old one that is not there nothing leads back: advance the rotation to its end";
 const SUCCESSOR_CURE: &str =
     "it may have been collected while the backup was taken, else rotate the key again: the secret before it is good until its overlap ends";

@@ -50,6 +50,9 @@ pub(in crate::cli) struct Rotate {
     /// With --advance, do nothing if the rotation has come this far
     #[arg(long, value_name = "STATUS", requires = "advance")]
     to: Option<String>,
+    /// With --advance, take the step although a live node does not know of the last one, or the new credential does not pass a test
+    #[arg(long, requires = "advance")]
+    force: bool,
 }
 
 /// What to do with a rotation that is there, instead of beginning one.
@@ -118,7 +121,10 @@ pub(super) async fn run(
         Some(rotation) => rotation,
         None => newest(client, &id).await?,
     };
-    let body = rotate.to.map_or(json!({}), |to| json!({ "to": to }));
+    let mut body = rotate.to.map_or(json!({}), |to| json!({ "to": to }));
+    if rotate.force {
+        body["force"] = true.into();
+    }
     shown(&client.send(Call::new(Method::POST, &["upstreams", &id, "rotations", &rotation, verb]).body(body)).await?, output)
 }
 
