@@ -1,6 +1,7 @@
 //! Credentials: what the relay shows an upstream. The log holds references and fingerprints; the secret lies sealed in the vault.
 
 pub mod grant;
+pub mod order;
 pub mod rotation;
 
 use schemars::JsonSchema;
@@ -14,6 +15,7 @@ use crate::stream::Stream;
 use crate::time::Timestamp;
 
 use grant::{CredentialAuthorized, Grant, GrantCommand, GrantError};
+use order::{OrderCommand, ProviderSide};
 use rotation::{ReplacedSecret, Rotation, RotationCommand, RotationError, RotationStep};
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -54,6 +56,8 @@ pub struct Credential {
     pub grant: Option<Box<Grant>>,
     /// The number of the last claim to refresh, over all grants that there were.
     pub claims: u32,
+    /// What its provider was asked for, and has made.
+    pub provider_side: ProviderSide,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,6 +72,8 @@ pub enum CredentialCommand {
     Revoke,
     /// A step of a rotation.
     Rotate(RotationCommand),
+    /// What a provider is asked for.
+    Order(OrderCommand),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -137,6 +143,7 @@ impl Credential {
             (Some(Self { grant: Some(_), .. }), CredentialCommand::Rotate(RotationCommand::Stage { .. })) => {
                 Err(RotationError::Grant.into())
             }
+            (Some(credential), CredentialCommand::Order(command)) => order::decide(credential, command, context.now),
             (Some(credential), CredentialCommand::Rotate(command)) => {
                 let events = rotation::decide(credential, command, context.now)?;
                 let staged = events.iter().find_map(|event| match event {
@@ -151,11 +158,15 @@ impl Credential {
         }
     }
 
+    /// Refuses whatever would come between a rotation, or an order for one, and its end.
+    fn refuse_open(&self) -> Result<(), RotationError> {
+        let open = self.open_rotation().map(|rotation| rotation.id).or(self.provider_side.order.as_ref().map(|order| order.rotation));
+        open.map_or(Ok(()), |open| Err(RotationError::Open(open)))
+    }
+
     fn replaced(&self, replaced: &CredentialReplaced) -> Result<Event, CredentialError> {
         let (current, given) = (self.secret_version, replaced.secret_version);
-        if let Some(open) = self.open_rotation() {
-            return Err(RotationError::Open(open.id).into());
-        }
+        self.refuse_open()?;
         // What a command that died has sealed is passed over.
         if given < self.next_secret_version() {
             return Err(CredentialError::SecretVersion { current, given });
@@ -177,6 +188,7 @@ impl Credential {
                 rotations: vec![],
                 grant: None,
                 claims: 0,
+                provider_side: ProviderSide::default(),
             }),
             // A secret that is entered is no grant, unless `CredentialAuthorized` follows.
             (Some(credential), Event::CredentialReplaced(replaced)) => Some(Self {
@@ -207,6 +219,14 @@ impl Credential {
                 credential.claims = grant.generation;
                 Some(Self { grant: Some(Box::new(grant)), ..credential })
             }
+            (
+                Some(credential),
+                Event::RotationOrdered(_)
+                | Event::RotationOrderClaimed(_)
+                | Event::RotationOrderDropped(_)
+                | Event::ProviderKeyNoted(_)
+                | Event::ProviderKeyRetired(_),
+            ) => order::apply(credential, event, at),
             (Some(credential), event) if !credential.revoked => rotation::apply(credential, event, at),
             _ => None,
         }

@@ -187,6 +187,16 @@ events! {
     0x0417 RotationRolledBack(credential::rotation::RotationRolledBack) of Credential, version 1;
     /// The provider refused the new secret and took the old one.
     0x0418 RotationFallbackUsed(credential::rotation::RotationFallbackUsed) of Credential, version 1;
+    /// The next secret is to come from a provider.
+    0x0419 RotationOrdered(credential::order::RotationOrdered) of Credential, version 1;
+    /// A node is about to ask the provider for it.
+    0x041a RotationOrderClaimed(credential::order::RotationOrderClaimed) of Credential, version 1;
+    /// It was given up before a secret came.
+    0x041b RotationOrderDropped(credential::order::RotationOrderDropped) of Credential, version 1;
+    /// What the provider calls the key with a secret.
+    0x041c ProviderKeyNoted(credential::order::ProviderKeyNoted) of Credential, version 1;
+    /// The provider takes that key no more.
+    0x041d ProviderKeyRetired(credential::order::ProviderKeyRetired) of Credential, version 1;
     /// The secret is a provider's grant to an account.
     0x0420 CredentialAuthorized(credential::grant::CredentialAuthorized) of Credential, version 1;
     /// A node takes the right to refresh a grant, before the provider hears of it.

@@ -9,6 +9,7 @@ use crate::aggregate::{self, Aggregate, At, Command, Context, Rejection};
 use crate::binding::{BindingCommand, BindingCreated, BindingPatch, Bound, Mode, OnFault, Scope};
 use crate::cluster::{ClusterCommand, ClusterFounded};
 use crate::credential::grant::{CredentialAuthorized, CredentialRefreshed, GrantCommand, LoginReason, RefreshFailure};
+use crate::credential::order::{OrderCommand, ProviderKeyNoted, ProviderKeyRetired, RotationOrdered};
 use crate::credential::rotation::{EndCause, Installer, RotationCommand, RotationFallbackUsed, RotationStaged, RotationTested, StepCause};
 use crate::credential::{CredentialAdded, CredentialCommand, CredentialReplaced};
 use crate::id::{BindingId, ClusterId, CredentialId, Digest, LoginId, PoolId, PublicKey, RotationId, TenantId, UpstreamId, WriterId};
@@ -249,6 +250,7 @@ fn any_credential_command() -> impl Strategy<Value = CredentialCommand> {
         any_grant_command().prop_map(CredentialCommand::Grant),
         Just(CredentialCommand::Revoke),
         any_rotation_command().prop_map(CredentialCommand::Rotate),
+        any_order_command().prop_map(CredentialCommand::Order),
     ]
 }
 
@@ -282,6 +284,37 @@ fn any_rotation_command() -> impl Strategy<Value = RotationCommand> {
             let node = WriterId::from_bytes([1; 16]);
             RotationCommand::NoteFallback(RotationFallbackUsed { rotation, node, uses: 1, last_used_at: NOW })
         }),
+    ]
+}
+
+fn any_order_command() -> impl Strategy<Value = OrderCommand> {
+    let rotation = || (1_u8..4).prop_map(|n| RotationId::from_bytes([n; 16]));
+    let number = || 0_u32..4;
+    prop_oneof![
+        (rotation(), 0_u64..3).prop_map(|(rotation, window_seconds)| {
+            let (provider, unused_seconds) = ("acme".into(), None);
+            OrderCommand::Place(RotationOrdered { rotation, provider, compromise: false, window_seconds, grace_seconds: 1, unused_seconds })
+        }),
+        (rotation(), 1_u8..3).prop_map(|(rotation, n)| OrderCommand::Claim { rotation, node: WriterId::from_bytes([n; 16]) }),
+        (rotation(), number()).prop_map(|(rotation, secret_version)| {
+            let staged = RotationStaged {
+                rotation,
+                secret_version,
+                fingerprint: format!("1:{secret_version}"),
+                compromise: false,
+                window_seconds: 1,
+                grace_seconds: 1,
+                unused_seconds: None,
+                reason: None,
+            };
+            OrderCommand::Deliver { staged: Box::new(staged), key: Some(format!("key-{secret_version}")) }
+        }),
+        rotation().prop_map(|rotation| OrderCommand::Drop { rotation, cause: EndCause::Asked }),
+        number().prop_map(|secret_version| {
+            OrderCommand::Note(ProviderKeyNoted { secret_version, provider: "acme".into(), key: format!("key-{secret_version}") })
+        }),
+        number()
+            .prop_map(|secret_version| OrderCommand::Retire(ProviderKeyRetired { secret_version, key: format!("key-{secret_version}") })),
     ]
 }
 

@@ -12,6 +12,7 @@ pub mod clock;
 pub mod cluster;
 pub mod history;
 pub mod http;
+pub mod key_maker;
 pub mod net;
 pub mod node;
 pub mod planted;
@@ -25,6 +26,7 @@ pub mod world;
 
 pub use admin::Admin;
 pub use cluster::Cluster;
+pub use key_maker::KeyMaker;
 pub use node::{Launch, Node};
 pub use relay::Relay;
 pub use token_endpoint::TokenEndpoint;

@@ -4,6 +4,7 @@
 //! where that one was. The lease only keeps two nodes from doing the same; that nothing is done twice is the log's doing. A secret that went out of
 //! use is destroyed after the record that says so, and again until the key store has confirmed it.
 
+mod orders;
 mod scheduler;
 mod trial;
 
@@ -23,6 +24,8 @@ use vault::{StoreError, UnsealError, Vault};
 use crate::commands::{Commands, ExecuteError, Request};
 use crate::fence::{Applied, FencePosts};
 use crate::http::{ProbeSecret, enrolled_nodes, secret_address};
+use crate::key_providers::KeyProviders;
+use crate::oauth::TokenClient;
 use crate::{Clock, Receipt};
 
 pub use scheduler::RotationScheduler;
@@ -45,6 +48,10 @@ pub struct CredentialRotations {
     pub coordination: Arc<dyn Coordination>,
     pub clock: Clock,
     pub probe: ProbeSecret,
+    /// Who makes keys, and when they are due.
+    pub providers: KeyProviders,
+    /// Speaks to them.
+    pub client: TokenClient,
     /// What this node has done about rotations that the log does not say.
     pub notes: RotationNotes,
 }
@@ -60,6 +67,7 @@ const fn of(credential: &Credential, rotation: &Rotation) -> RotationOf {
 #[derive(Default)]
 pub struct RotationNotes {
     trials: trial::Trials,
+    pauses: orders::Pauses,
     /// Rotations whose destroyed secret the key store has confirmed. Written by the scheduler and by requests.
     erased: Mutex<HashSet<RotationOf>>,
 }
@@ -188,6 +196,9 @@ impl CredentialRotations {
         rotation: &Rotation,
         step: StepOf,
     ) -> Result<Option<StepOf>, RotationStepError> {
+        if matches!(step, StepOf::Finish(_)) {
+            self.identify_first(route, credential, rotation.previous.version).await;
+        }
         let step = match step {
             // What was tested a moment ago, and the old one is out of use already.
             StepOf::Finish(_) if rotation.compromise => step,

@@ -15,6 +15,7 @@ mod fence;
 pub mod founding;
 pub mod health;
 mod http;
+pub mod key_providers;
 pub mod leaks;
 mod metrics;
 pub mod oauth;

@@ -27,7 +27,7 @@ pub(crate) struct UpstreamLabels {
 pub(crate) struct RotationLabels {
     pub(crate) tenant: String,
     pub(crate) upstream: String,
-    /// `idle`, or a step.
+    /// `idle`, `ordered`, or a step.
     pub(crate) status: &'static str,
 }
 
@@ -69,7 +69,7 @@ pub(crate) struct CredentialMetrics {
 impl CredentialMetrics {
     fn register(&self, registry: &mut Registry) {
         registry.register("keyrelay_credential_age_seconds", "Age of the secret that an upstream is shown", self.age_seconds.clone());
-        let overdue = "Seconds since an upstream's secret was due for a rotation by its risk class; negative before that";
+        let overdue = "Seconds since an upstream's secret was due for a rotation by its schedule or risk class; negative before that";
         registry.register("keyrelay_credential_overdue_seconds", overdue, self.overdue_seconds.clone());
         registry.register("keyrelay_credential_rotation", "1 for where the rotation of an upstream's secret stands", self.rotation.clone());
         let uses = "Requests for which the upstream refused the new secret of the rotation under way and took the old one";

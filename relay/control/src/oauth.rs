@@ -15,5 +15,6 @@ pub(crate) use flow::DeviceSecret;
 pub(crate) use logins::{Begun, NewLogin, placeholder};
 pub use logins::{Logins, LoginsParts};
 pub(crate) use problem::LoginProblem;
+pub(crate) use provider::definition::is_safe;
 pub use provider::{OauthClient, Provider, Providers};
 pub use token_client::{TokenClient, TokenError, Tokens};

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
+use control::key_providers::{KeyProviderDefinition, KeyProviders, ScheduleDefinition};
 use control::oauth::Providers;
 use control::oauth::provider::Definition;
 use control::{LeakConfig, LeakIntake, founding};
@@ -42,6 +43,7 @@ pub struct Config {
     pub policy: Policy,
     pub control: Control,
     pub oauth: Oauth,
+    pub rotation: Rotation,
     pub projector: Projector,
     /// The effective value of every setting and where it came from, secrets hidden.
     pub settings: Vec<Setting>,
@@ -148,6 +150,12 @@ pub struct Oauth {
     pub providers: Providers,
 }
 
+/// Who makes the keys of upstreams, and when they are due.
+#[derive(Debug, Clone)]
+pub struct Rotation {
+    pub providers: KeyProviders,
+}
+
 /// The read models.
 #[derive(Debug, Clone)]
 pub struct Projector {
@@ -169,6 +177,7 @@ impl Config {
             policy: Policy::read(&mut from),
             control: Control::read(&mut from),
             oauth: Oauth::read(&mut from),
+            rotation: Rotation::read(&mut from),
             projector: Projector::read(&mut from),
             settings: Vec::new(),
         };
@@ -385,6 +394,35 @@ impl Oauth {
                     Ok(()) => {}
                     Err(error) => from.refuse(&setting, &chain(&error)),
                 },
+            }
+        }
+        Self { providers }
+    }
+}
+
+impl Rotation {
+    fn read(from: &mut Reader) -> Self {
+        let mut providers = KeyProviders::default();
+        for (name, table) in from.table("rotation.providers") {
+            let setting = format!("rotation.providers.{name}");
+            match table.try_into::<KeyProviderDefinition>() {
+                Err(error) => from.refuse(&setting, &format!("is not a provider: {}", error.message())),
+                Ok(definition) => {
+                    if let Err(error) = providers.define(&name, definition) {
+                        from.refuse(&setting, &chain(&error));
+                    }
+                }
+            }
+        }
+        for (name, table) in from.table("rotation.schedules") {
+            let setting = format!("rotation.schedules.{name}");
+            match table.try_into::<ScheduleDefinition>() {
+                Err(error) => from.refuse(&setting, &format!("is not a schedule: {}", error.message())),
+                Ok(definition) => {
+                    if let Err(error) = providers.schedule(&name, definition) {
+                        from.refuse(&setting, &chain(&error));
+                    }
+                }
             }
         }
         Self { providers }

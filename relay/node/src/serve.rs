@@ -219,6 +219,8 @@ impl Node {
             coordination: coordination.clone(),
             clock: self.clock.clone(),
             probe: probe_secret(&gateway),
+            providers: self.config.rotation.providers.clone(),
+            client: TokenClient::new(self.config.relay.allow_private_upstreams).context("the client for providers of keys")?,
             notes: RotationNotes::default(),
         });
         let root_keys = RootKeyWatch::new(RootKeyWatchParts {

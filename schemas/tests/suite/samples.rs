@@ -8,6 +8,7 @@ use schemas::credential::grant::{
     CredentialAuthorized, CredentialLoginRequired, CredentialRefreshAsked, CredentialRefreshClaimed, CredentialRefreshReleased,
     CredentialRefreshSent, CredentialRefreshed, LoginReason, RefreshFailure,
 };
+use schemas::credential::order::{ProviderKeyNoted, ProviderKeyRetired, RotationOrderClaimed, RotationOrderDropped, RotationOrdered};
 use schemas::credential::rotation::{
     EndCause, Installer, RotationAborted, RotationDraining, RotationFallbackUsed, RotationFinished, RotationInstalled, RotationPromoted,
     RotationRolledBack, RotationStaged, RotationStep, RotationTested, StepCause,
@@ -281,6 +282,18 @@ pub(crate) fn events() -> Vec<Event> {
             uses: 300,
             last_used_at: TIME,
         }),
+        Event::RotationOrdered(RotationOrdered {
+            rotation: rotation_id(),
+            provider: "openai-main".into(),
+            compromise: true,
+            window_seconds: 86_400,
+            grace_seconds: 172_800,
+            unused_seconds: Some(600),
+        }),
+        Event::RotationOrderClaimed(RotationOrderClaimed { rotation: rotation_id(), number: 300, node: writer_id(&writer_key()) }),
+        Event::RotationOrderDropped(RotationOrderDropped { rotation: rotation_id(), cause: EndCause::Asked }),
+        Event::ProviderKeyNoted(ProviderKeyNoted { secret_version: 301, provider: "openai-main".into(), key: "svc_acct_abc".into() }),
+        Event::ProviderKeyRetired(ProviderKeyRetired { secret_version: 300, key: "svc_acct_abb".into() }),
         Event::CredentialAuthorized(CredentialAuthorized {
             provider: "google".into(),
             account: "1:202122232425262728292a2b2c2d2e2f".into(),

@@ -141,18 +141,20 @@ pub(super) async fn openapi(State(app): State<App>) -> ([(HeaderName, &'static s
 fn write_credentials(app: &App) {
     let (metrics, now) = (&app.metrics.credentials, app.now().as_seconds());
     metrics.clear();
-    for route in &app.models.routes().upstreams {
+    let routes = app.models.routes();
+    for route in &routes.upstreams {
         let Some(credential) = &route.credential else { continue };
         let since = credential.changed_at.as_seconds();
         let open = credential.open_rotation();
         let (tenant, upstream) = (route.upstream.tenant.to_string(), route.upstream.id.to_string());
-        let status = open.map_or("idle", |rotation| rotation.step.as_str());
+        let idle = if credential.provider_side.order.is_some() { "ordered" } else { "idle" };
+        let status = open.map_or(idle, |rotation| rotation.step.as_str());
         let gauge = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
         metrics.rotation.get_or_create(&RotationLabels { tenant: tenant.clone(), upstream: upstream.clone(), status }).set(1);
         let labels = UpstreamLabels { tenant, upstream };
         metrics.age_seconds.get_or_create(&labels).set(gauge(now.saturating_sub(since)));
-        if let Some(risk) = route.upstream.risk() {
-            let due = since.saturating_add(risk.interval_seconds());
+        if let Some(schedule) = app.rotations.schedule_of(&routes, route) {
+            let due = schedule.due_at(credential).as_seconds();
             metrics.overdue_seconds.get_or_create(&labels).set(gauge(now).saturating_sub(gauge(due)));
         }
         if let Some(rotation) = open {

@@ -551,7 +551,7 @@ fn view(app: &App, route: &Route) -> Result<UpstreamView, ApiError> {
             fingerprint: credential.fingerprint.clone(),
             secret_version: credential.secret_version,
             changed_at: credential.changed_at,
-            rotation: rotations::standing(upstream, credential),
+            rotation: rotations::standing(app, route, credential),
             grant: credential.grant.as_deref().map(|grant| grant_view(grant, app.now())),
         }),
         disabled: fact_view(app, upstream.disabled.as_ref())?,

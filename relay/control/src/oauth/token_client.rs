@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use http::Method;
+use http::{HeaderName, Method, StatusCode};
 use serde::Deserialize;
 use thiserror::Error;
 use url::Url;
@@ -240,7 +240,7 @@ impl TokenClient {
             members.retain(|_, value| !value.is_null());
         }
         let body = Zeroizing::new(body.to_string().into_bytes());
-        let outgoing = Outgoing { method: Method::POST, url, content_type: Some(JSON), authorization: None, body };
+        let outgoing = Outgoing { method: Method::POST, url, content_type: Some(JSON), authorization: None, headers: &[], body };
         let answer = self.0.send(outgoing, &|| true).await?.accepted()?;
         let registered = serde_json::from_slice::<Registered>(&answer).map_err(|_| Flaw::Lacks("a client id"))?;
         Ok(OauthClient { id: registered.client_id, secret: registered.client_secret.map(Zeroizing::new) })
@@ -254,11 +254,25 @@ impl TokenClient {
             IdentitySource::IdToken => tokens.claims(&client.id)?,
             IdentitySource::Url(url) => {
                 let authorization = Some(Zeroizing::new(format!("Bearer {}", &*tokens.access_token)));
-                let outgoing = Outgoing { method: Method::GET, url, content_type: None, authorization, body: Zeroizing::default() };
+                let outgoing =
+                    Outgoing { method: Method::GET, url, content_type: None, authorization, headers: &[], body: Zeroizing::default() };
                 self.0.send(outgoing, &|| true).await?.accepted()?
             }
         };
         Account::read(&provider.identity, &claims).map(Some)
+    }
+
+    /// Asks a provider for something that is no token: the status and the body of its answer, which may be a refusal.
+    pub(crate) async fn call(
+        &self,
+        method: Method,
+        url: &Url,
+        headers: &[(HeaderName, Zeroizing<String>)],
+        body: Option<Zeroizing<Vec<u8>>>,
+    ) -> Result<(StatusCode, Zeroizing<Vec<u8>>), TokenError> {
+        let (content_type, body) = (body.is_some().then_some(JSON), body.unwrap_or_default());
+        let answer = self.0.send(Outgoing { method, url, content_type, authorization: None, headers, body }, &|| true).await?;
+        Ok((answer.status, answer.body))
     }
 
     async fn post(
@@ -282,7 +296,7 @@ impl TokenClient {
             Wire::Json => (JSON, json(all.iter().map(|(name, value)| ((*name).to_owned(), *value)))),
             Wire::CamelJson => (JSON, json(all.iter().map(|(name, value)| (camel(name), *value)))),
         };
-        let outgoing = Outgoing { method: Method::POST, url, content_type: Some(content_type), authorization, body };
+        let outgoing = Outgoing { method: Method::POST, url, content_type: Some(content_type), authorization, headers: &[], body };
         self.0.send(outgoing, may_send).await
     }
 }

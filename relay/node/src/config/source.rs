@@ -10,9 +10,9 @@ use zeroize::Zeroizing;
 use super::value::Value;
 
 /// The sections; a setting is in one of them, or is `data`.
-const SECTIONS: [&str; 10] = ["relay", "admin", "log", "nats", "vault", "policy", "control", "oauth", "projector", "usage"];
+const SECTIONS: [&str; 11] = ["relay", "admin", "log", "nats", "vault", "policy", "control", "oauth", "rotation", "projector", "usage"];
 /// The settings that are tables of tables by name, and stand in the file only.
-const TABLES: [&str; 1] = ["oauth.providers"];
+const TABLES: [&str; 3] = ["oauth.providers", "rotation.providers", "rotation.schedules"];
 /// Variables of the command line that happen to begin like a section.
 const NOT_SETTINGS: [&str; 1] = ["KEYRELAY_ADMIN_URL"];
 

@@ -3,12 +3,12 @@
 use thiserror::Error;
 
 use super::{
-    EndCause, FallbackUse, GRACE_SECONDS_MAX, Installer, ROTATIONS_KEPT, ReplacedSecret, Rotation, RotationAborted, RotationDraining,
-    RotationFallbackUsed, RotationFinished, RotationInstalled, RotationPromoted, RotationRolledBack, RotationStaged, RotationStep,
-    RotationTested, StepCause, WINDOW_SECONDS_MAX,
+    EndCause, FallbackUse, Installer, ROTATIONS_KEPT, ReplacedSecret, Rotation, RotationAborted, RotationDraining, RotationFallbackUsed,
+    RotationFinished, RotationInstalled, RotationPromoted, RotationRolledBack, RotationStaged, RotationStep, RotationTested, StepCause,
 };
 use crate::aggregate::At;
 use crate::credential::Credential;
+use crate::credential::order::check_times;
 use crate::event::Event;
 use crate::id::RotationId;
 use crate::time::Timestamp;
@@ -182,16 +182,14 @@ fn stage(credential: &Credential, staged: &RotationStaged, installed: Option<Ins
         let is_same = rotation.fingerprint == staged.fingerprint;
         return if is_same { Ok(vec![]) } else { Err(RotationError::Reused(rotation.id)) };
     }
-    if let Some(open) = credential.open_rotation() {
-        return Err(RotationError::Open(open.id));
+    // Whoever brings the secret of an order brings what the order is for.
+    if credential.provider_side.order_of(staged.rotation).is_none() {
+        credential.refuse_open()?;
     }
     if staged.fingerprint == credential.fingerprint {
         return Err(RotationError::SameSecret);
     }
-    let is_window = (1..=WINDOW_SECONDS_MAX).contains(&staged.window_seconds) && staged.window_seconds <= staged.grace_seconds;
-    if !is_window || staged.grace_seconds > GRACE_SECONDS_MAX || staged.unused_seconds == Some(0) {
-        return Err(RotationError::Times);
-    }
+    check_times(staged.window_seconds, staged.grace_seconds, staged.unused_seconds)?;
     let installed = installed.map(|by| Event::RotationInstalled(RotationInstalled { rotation: staged.rotation, by }));
     Ok(std::iter::once(Event::RotationStaged(staged.clone())).chain(installed).collect())
 }
@@ -208,6 +206,7 @@ pub(in crate::credential) fn apply(mut credential: Credential, event: &Event, at
             }
             let rotation = begun(&credential, staged, at);
             credential.rotations.push(rotation);
+            credential.provider_side.order.take_if(|order| order.rotation == staged.rotation);
         }
         Event::RotationInstalled(event) => _ = step(&mut credential, event.rotation, RotationStep::Installed, at)?,
         Event::RotationTested(event) => step(&mut credential, event.rotation, RotationStep::Tested, at)?.tested = Some(event.clone()),

@@ -11,6 +11,7 @@ use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use projector::Route;
+use schemas::credential::order::{OrderCommand, RotationOrdered};
 use schemas::credential::rotation::{EndCause, Installer, Rotation, RotationCommand, RotationStaged, RotationStep, StepCause};
 use schemas::credential::{Credential, CredentialCommand};
 use schemas::{Aggregate, Command, DurationText, RotationId, Sequence, Stream};
@@ -24,15 +25,12 @@ use crate::http::app::App;
 use crate::http::conventions::{Caller, Mutation, Nothing};
 use crate::http::error::{ApiError, MutationProblems, ReadProblems};
 use crate::http::keys::seal_text;
+use crate::key_providers::{GRACE_SECONDS_DEFAULT, window_default};
 use crate::{ExecuteError, Receipt};
 
-use view::{RotationView, view};
+use view::{OrderView, RotationView, order_view, view};
 pub(in crate::http) use view::{StandingView, standing};
 
-/// From the promotion to the end of the old secret, where nothing is said: 48 hours.
-const GRACE_SECONDS_DEFAULT: u64 = 48 * 3600;
-/// The part of it in which the old secret is the fall-back: half, and at most a day.
-const WINDOW_SECONDS_DEFAULT: u64 = 24 * 3600;
 /// How long a step that was asked for waits for live nodes that are behind.
 const FENCE_WAIT: Duration = Duration::from_secs(5);
 /// Numbers that are tried for a new secret where others lie that no record names: what is left of commands that died.
@@ -41,14 +39,15 @@ const NUMBERS_MAX: u32 = 8;
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(in crate::http) struct NewRotation {
-    /// The new secret, which the provider knows already. Needed unless nothing is due.
+    /// The new secret, which the provider knows already. Without one it is ordered, where the configuration names a provider for the upstream's
+    /// keys; where not, it is needed unless nothing is due.
     #[serde(default)]
     credential: Option<SecretText>,
     /// Do nothing unless the secret in use is at least this old, such as `7d`: for a job that runs every night.
     #[serde(default)]
     if_older_than: Option<DurationText>,
-    /// Do nothing unless the secret in use is as old as the risk class of the upstream allows: `risk:metered` 7 days, `risk:internal` 30 days,
-    /// `risk:privileged` one day, as a tag of the upstream. Without such a tag nothing is due.
+    /// Do nothing unless the secret in use is as old as the upstream's schedule allows: the shortest that fits it in the configuration, or by its risk
+    /// class: `risk:metered` 7 days, `risk:internal` 30 days, `risk:privileged` one day, as a tag of the upstream. Without either nothing is due.
     #[serde(default)]
     if_due: bool,
     /// The old secret is known to others: it is no fall-back, and is destroyed as soon as the new one is tested and all nodes know it.
@@ -90,6 +89,8 @@ pub(in crate::http) struct RotationAnswer {
     due: bool,
     /// The rotation; where nothing was due the newest one, if there is any.
     rotation: Option<RotationView>,
+    /// The order for the next secret, while that has not come.
+    order: Option<OrderView>,
     sequence: Sequence,
     applied: bool,
 }
@@ -98,6 +99,8 @@ pub(in crate::http) struct RotationAnswer {
 pub(in crate::http) struct RotationPage {
     /// The newest 16, newest first; the log has all.
     rotations: Vec<RotationView>,
+    /// The order for the next secret, if one is open.
+    order: Option<OrderView>,
     as_of: Sequence,
 }
 
@@ -121,16 +124,19 @@ pub(in crate::http) async fn rotate(
     let route = find(&app, tenant, &id)?;
     let credential = route.credential.as_ref().ok_or(ApiError::NoCredential)?;
     let stream = Stream::credential(tenant.clone(), credential.id);
-    let rotation = body.rotation_id.unwrap_or_else(|| mutation.command_id.new_rotation_id());
+    let ordered = credential.provider_side.order.as_ref();
+    // Whoever brings a secret while one is ordered brings that one.
+    let awaited = ordered.filter(|_| body.credential.is_some()).map(|order| order.rotation);
+    let rotation = body.rotation_id.or(awaited).unwrap_or_else(|| mutation.command_id.new_rotation_id());
     let is_retry = credential.rotation(rotation).is_some() || app.models.command(&mutation.command_id)?.is_some();
     if !is_retry && !is_due(&app, &route, credential, body) {
         let newest = credential.rotations.last().cloned();
-        return Ok((StatusCode::OK, Json(unchanged(&app, newest).await?)));
+        let order = ordered.map(order_view);
+        return Ok((StatusCode::OK, Json(RotationAnswer { order, ..unchanged(&app, newest).await? })));
     }
-    let secret = body.credential.as_ref().ok_or(ApiError::CredentialRequired)?;
+    let Some(secret) = &body.credential else { return place(&app, &mutation, &route, credential, rotation).await };
     let fingerprint = app.vault.fingerprint(secret.0.as_bytes());
-    let grace_seconds = body.grace.map_or(GRACE_SECONDS_DEFAULT, |grace| grace.as_seconds());
-    let window_seconds = body.window.map_or((grace_seconds / 2).clamp(1, WINDOW_SECONDS_DEFAULT), |window| window.as_seconds());
+    let (window_seconds, grace_seconds) = times(body);
     let mut staged = RotationStaged {
         rotation,
         secret_version: credential.rotation(rotation).map_or_else(|| credential.next_secret_version(), |known| known.secret_version),
@@ -152,6 +158,41 @@ pub(in crate::http) async fn rotate(
     Ok((StatusCode::CREATED, Json(answer(&app, receipt, rotation).await?)))
 }
 
+/// Orders the next secret from the provider of the upstream's keys.
+async fn place(
+    app: &App,
+    mutation: &Mutation<NewRotation>,
+    route: &Route,
+    credential: &Credential,
+    rotation: RotationId,
+) -> Result<(StatusCode, Json<RotationAnswer>), ApiError> {
+    let provider = app.rotations.providers.of(&route.upstream).ok_or(ApiError::CredentialRequired)?;
+    let body = &mutation.body;
+    if body.reason.is_some() {
+        return Err(ApiError::BadRequest("a reason goes with a secret; an order has none".to_owned()));
+    }
+    let (window_seconds, grace_seconds) = times(body);
+    let ordered = RotationOrdered {
+        rotation,
+        provider: provider.name.clone(),
+        compromise: body.compromise,
+        window_seconds,
+        grace_seconds,
+        unused_seconds: body.unused_after.map(|unused| unused.as_seconds()),
+    };
+    let command = Command::Credential(CredentialCommand::Order(OrderCommand::Place(ordered)));
+    let stream = Stream::credential(credential.tenant.clone(), credential.id);
+    let request = crate::Request { if_version: None, ..mutation.request(stream, command) };
+    let receipt = app.commands.execute(request).await?;
+    Ok((StatusCode::CREATED, Json(answer(app, receipt, rotation).await?)))
+}
+
+/// The window and the grace that a body asks for, in seconds.
+fn times(body: &NewRotation) -> (u64, u64) {
+    let grace_seconds = body.grace.map_or(GRACE_SECONDS_DEFAULT, |grace| grace.as_seconds());
+    (body.window.map_or_else(|| window_default(grace_seconds), |window| window.as_seconds()), grace_seconds)
+}
+
 /// List the rotations of an upstream's credential, newest first.
 #[utoipa::path(get, path = "/upstreams/{id}/rotations", tag = "upstreams", operation_id = "list_upstream_rotations",
     params(("id" = String, Path, description = "Id or name")), responses((status = 200, body = RotationPage), ReadProblems))]
@@ -160,7 +201,8 @@ pub(in crate::http) async fn list(State(app): State<App>, caller: Caller, Path(i
     let route = find(&app, &caller.tenant, &id)?;
     let rotations = route.credential.as_ref().map(|credential| credential.rotations.clone()).unwrap_or_default();
     let rotations = app.blocking(move |app| rotations.iter().rev().map(|rotation| view(app, rotation)).collect::<Result<_, _>>()).await??;
-    Ok(Json(RotationPage { rotations, as_of }))
+    let order = route.credential.as_ref().and_then(|credential| credential.provider_side.order.as_ref()).map(order_view);
+    Ok(Json(RotationPage { rotations, order, as_of }))
 }
 
 /// Show a rotation.
@@ -221,7 +263,7 @@ pub(in crate::http) async fn advance(
     carry_out(&app, &mutation, &stream, command, id).await.map(Json)
 }
 
-/// Give up the new secret before it is in use, and destroy it.
+/// Give up the new secret before it is in use, and destroy it; or an order for one, by its id.
 #[utoipa::path(post, path = "/upstreams/{id}/rotations/{rotation}/abort", tag = "upstreams", operation_id = "abort_upstream_rotation",
     request_body = Nothing, params(("id" = String, Path, description = "Id or name"), ("rotation" = RotationId, Path)),
     responses((status = 200, body = RotationAnswer), MutationProblems))]
@@ -230,6 +272,14 @@ pub(in crate::http) async fn abort(
     Path((id, rotation)): Path<(String, String)>,
     mutation: Mutation<Nothing>,
 ) -> Result<Json<RotationAnswer>, ApiError> {
+    let route = find(&app, &mutation.caller.tenant, &id)?;
+    let order = route.credential.as_ref().zip(rotation.parse::<RotationId>().ok());
+    if let Some((credential, rotation)) = order.filter(|(credential, rotation)| credential.provider_side.order_of(*rotation).is_some()) {
+        let command = Command::Credential(CredentialCommand::Order(OrderCommand::Drop { rotation, cause: EndCause::Asked }));
+        let stream = Stream::credential(credential.tenant.clone(), credential.id);
+        let receipt = app.commands.execute(crate::Request { if_version: None, ..mutation.request(stream, command) }).await?;
+        return answer(&app, receipt, rotation).await.map(Json);
+    }
     end(&app, &mutation, &id, &rotation, |rotation| RotationCommand::Abort { rotation, cause: EndCause::Asked }).await
 }
 
@@ -278,8 +328,11 @@ fn is_due(app: &App, route: &Route, credential: &Credential, body: &NewRotation)
     let is_older = |seconds: u64| credential.changed_at.plus_seconds(seconds) <= app.now();
     let is_unconditional = body.if_older_than.is_none() && !body.if_due;
     let is_old = body.if_older_than.is_none_or(|age| is_older(age.as_seconds()));
-    let is_due = !body.if_due || route.upstream.risk().is_some_and(|risk| is_older(risk.interval_seconds()));
-    is_unconditional || (is_old && is_due && credential.open_rotation().is_none())
+    let schedule = || app.rotations.schedule_of(&app.models.routes(), route);
+    let is_due = !body.if_due || schedule().is_some_and(|schedule| schedule.due_at(credential) <= app.now());
+    // What was ordered is begun by whoever brings it.
+    let is_ordered = credential.provider_side.order.is_some();
+    if is_ordered { body.credential.is_some() } else { is_unconditional || (is_old && is_due && credential.open_rotation().is_none()) }
 }
 
 /// Seals a new secret under the next number that is free, and gives the number.
@@ -333,15 +386,18 @@ fn told_later(error: &RotationStepError) {
 async fn unchanged(app: &App, rotation: Option<Rotation>) -> Result<RotationAnswer, ApiError> {
     let sequence = app.position();
     let rotation = app.blocking(move |app| rotation.map(|rotation| view(app, &rotation)).transpose()).await??;
-    Ok(RotationAnswer { due: false, rotation, sequence, applied: true })
+    Ok(RotationAnswer { due: false, rotation, order: None, sequence, applied: true })
 }
 
 async fn answer(app: &App, receipt: Receipt, id: RotationId) -> Result<RotationAnswer, ApiError> {
     let (sequence, applied) = (receipt.sequence, receipt.applied);
-    let rotation = match receipt.aggregate {
-        Aggregate::Credential(credential) => credential.rotations.into_iter().find(|rotation| rotation.id == id),
-        _ => None,
+    let (rotation, order) = match receipt.aggregate {
+        Aggregate::Credential(credential) => {
+            let order = credential.provider_side.order.as_ref().map(order_view);
+            (credential.rotations.into_iter().find(|rotation| rotation.id == id), order)
+        }
+        _ => (None, None),
     };
     let rotation = app.blocking(move |app| rotation.map(|rotation| view(app, &rotation)).transpose()).await??;
-    Ok(RotationAnswer { due: true, rotation, sequence, applied })
+    Ok(RotationAnswer { due: true, rotation, order, sequence, applied })
 }

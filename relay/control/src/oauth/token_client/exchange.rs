@@ -9,7 +9,7 @@ use std::vec;
 
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, Either, select};
-use http::{HeaderValue, Method, Request, Uri, header};
+use http::{HeaderName, HeaderValue, Method, Request, Uri, header};
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use hyper::client::conn::http1;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
@@ -87,6 +87,8 @@ pub(super) struct Outgoing<'a> {
     pub(super) url: &'a Url,
     pub(super) content_type: Option<&'static str>,
     pub(super) authorization: Option<Zeroizing<String>>,
+    /// Others, which all may be secret.
+    pub(super) headers: &'a [(HeaderName, Zeroizing<String>)],
     pub(super) body: Zeroizing<Vec<u8>>,
 }
 
@@ -160,6 +162,11 @@ fn request(outgoing: Outgoing<'_>) -> Result<(Uri, Request<Full<Bytes>>), Flaw> 
         let mut value = HeaderValue::from_str(&text).map_err(|_| Flaw::Lacks("a token that a header can carry"))?;
         value.set_sensitive(true);
         headers.insert(header::AUTHORIZATION, value);
+    }
+    for (name, text) in outgoing.headers {
+        let mut value = HeaderValue::from_str(text).map_err(|_| Flaw::Lacks("a header that can be sent"))?;
+        value.set_sensitive(true);
+        headers.insert(name, value);
     }
     Ok((uri, request))
 }

@@ -18,7 +18,7 @@ use super::super::resource::{read_secret, rows};
 pub(in crate::cli) struct Rotate {
     /// Name or id
     id: String,
-    /// The new credential in a file, or on standard input with '-'; else KEYRELAY_CREDENTIAL is taken
+    /// The new credential in a file, or on standard input with '-'; else KEYRELAY_CREDENTIAL is taken, and without that it is ordered from its provider
     #[arg(long, value_name = "FILE")]
     credential_file: Option<PathBuf>,
     /// Do nothing unless the credential in use is at least this old
@@ -101,6 +101,9 @@ const FIELDS: [Field; 14] = [
     ("ended because", "/ended_because"),
 ];
 
+const ORDER_FIELDS: [Field; 5] =
+    [("ordered", "/id"), ("from", "/provider"), ("since", "/ordered_at"), ("asked", "/asked"), ("asked last", "/asked_at")];
+
 pub(super) async fn run(
     rotate: Rotate,
     client: &Client,
@@ -133,7 +136,10 @@ async fn show(client: &Client, id: &str, rotation: Option<String>, output: &mut 
         Some(rotation) => shown(&client.send(Call::get(&["upstreams", id, "rotations", &rotation])).await?, output),
         None => {
             let page = client.send(Call::get(&["upstreams", id, "rotations"])).await?;
-            output.answer(&page, |page| render::table(rows(page, "rotations"), &COLUMNS))
+            output.answer(&page, |page| {
+                let order = (!page["order"].is_null()).then(|| render::block(&page["order"], &ORDER_FIELDS) + "\n\n");
+                order.unwrap_or_default() + &render::table(rows(page, "rotations"), &COLUMNS)
+            })
         }
     }
 }
@@ -141,16 +147,23 @@ async fn show(client: &Client, id: &str, rotation: Option<String>, output: &mut 
 async fn newest(client: &Client, id: &str) -> Result<String, Failure> {
     let page = client.send(Call::get(&["upstreams", id, "rotations"])).await?;
     let newest = page["rotations"][0]["id"].as_str().map(str::to_owned);
+    // An order comes before any rotation that there was.
+    let newest = page["order"]["id"].as_str().map(str::to_owned).or(newest);
     newest.ok_or_else(|| anyhow::anyhow!("upstream {id} has had no rotation").into())
 }
 
 fn shown(answer: &Value, output: &mut Output) -> Result<(), Failure> {
-    output.answer(
-        answer,
-        |answer| {
-            if answer["due"] == false { "nothing is due".to_owned() } else { render::block(&answer["rotation"], &FIELDS) }
-        },
-    )
+    output.answer(answer, |answer| {
+        if answer["due"] == false {
+            "nothing is due".to_owned()
+        } else if answer["rotation"].is_null() && !answer["order"].is_null() {
+            render::block(&answer["order"], &ORDER_FIELDS)
+        } else if answer["rotation"].is_null() {
+            "the order is given up".to_owned()
+        } else {
+            render::block(&answer["rotation"], &FIELDS)
+        }
+    })
 }
 
 impl Rotate {

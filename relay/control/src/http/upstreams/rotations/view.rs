@@ -1,8 +1,10 @@
 //! Rotations as answers show them.
 
+use projector::Route;
 use schemas::credential::Credential;
+use schemas::credential::order::{Order, ProviderKeyNoted};
 use schemas::credential::rotation::{EndCause, ReplacedSecret, Rotation, RotationStep, StepCause};
-use schemas::upstream::{RiskClass, Upstream};
+use schemas::upstream::RiskClass;
 use schemas::{Actor, DurationText, RotationId, Timestamp, WriterId};
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -61,10 +63,25 @@ pub(in crate::http) struct TestView {
     same_account: Option<bool>,
 }
 
+/// An order for the next secret, which has not come yet.
+#[derive(Debug, Serialize, ToSchema)]
+pub(in crate::http) struct OrderView {
+    /// The rotation that it will be.
+    id: RotationId,
+    /// The provider, as the configuration names it.
+    provider: String,
+    compromise: bool,
+    ordered_at: Timestamp,
+    ordered_by: Actor,
+    /// How often the provider was asked, and when last; never where people bring the secret.
+    asked: u32,
+    asked_at: Option<Timestamp>,
+}
+
 /// How a credential stands with rotation.
 #[derive(Debug, Serialize, ToSchema)]
 pub(in crate::http) struct StandingView {
-    /// The step of a rotation that is under way, else `idle`.
+    /// The step of a rotation that is under way, `ordered` while its secret has not come, else `idle`.
     status: &'static str,
     /// The rotation that is under way.
     id: Option<RotationId>,
@@ -75,8 +92,21 @@ pub(in crate::http) struct StandingView {
     last_rotated_at: Option<Timestamp>,
     /// From a tag of the upstream: `risk:metered`, `risk:internal` or `risk:privileged`.
     risk: Option<RiskClass>,
-    /// When the secret in use is as old as its risk class allows.
+    /// When the secret in use is as old as its schedule, or its risk class, allows.
     due_at: Option<Timestamp>,
+    /// The schedule that says so; `risk` for the class by itself.
+    schedule: Option<String>,
+    /// Who makes its keys, as the configuration names it.
+    provider: Option<String>,
+    order: Option<OrderView>,
+    /// Keys that the provider has, by its ids, as far as that is known; those of secrets out of use are being taken away.
+    provider_keys: Vec<ProviderKeyView>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub(in crate::http) struct ProviderKeyView {
+    secret_version: u32,
+    key: String,
 }
 
 /// Blocks on the key store.
@@ -117,11 +147,26 @@ fn replaced(secret: &ReplacedSecret) -> RotationSecretView {
     RotationSecretView { secret_version: secret.version, fingerprint: secret.fingerprint.clone(), since: Some(secret.since) }
 }
 
-pub(in crate::http) fn standing(upstream: &Upstream, credential: &Credential) -> StandingView {
-    let (open, risk) = (credential.open_rotation(), upstream.risk());
+pub(super) fn order_view(order: &Order) -> OrderView {
+    OrderView {
+        id: order.rotation,
+        provider: order.provider.clone(),
+        compromise: order.compromise,
+        ordered_at: order.ordered_at,
+        ordered_by: order.ordered_by,
+        asked: order.claim.map_or(0, |claim| claim.number),
+        asked_at: order.claim.map(|claim| claim.at),
+    }
+}
+
+pub(in crate::http) fn standing(app: &App, route: &Route, credential: &Credential) -> StandingView {
+    let (open, risk, side) = (credential.open_rotation(), route.upstream.risk(), &credential.provider_side);
+    let schedule = app.rotations.schedule_of(&app.models.routes(), route);
+    let idle = if side.order.is_some() { "ordered" } else { "idle" };
+    let key = |key: &ProviderKeyNoted| ProviderKeyView { secret_version: key.secret_version, key: key.key.clone() };
     StandingView {
-        status: open.map_or("idle", |rotation| rotation.step.as_str()),
-        id: open.map(|rotation| rotation.id),
+        status: open.map_or(idle, |rotation| rotation.step.as_str()),
+        id: open.map(|rotation| rotation.id).or(side.order.as_ref().map(|order| order.rotation)),
         current: RotationSecretView {
             secret_version: credential.secret_version,
             fingerprint: credential.fingerprint.clone(),
@@ -130,6 +175,10 @@ pub(in crate::http) fn standing(upstream: &Upstream, credential: &Credential) ->
         previous: open.filter(|rotation| rotation.step.is_promoted()).map(|rotation| replaced(&rotation.previous)),
         last_rotated_at: (credential.secret_version > 1).then_some(credential.changed_at),
         risk,
-        due_at: risk.map(|risk| credential.changed_at.plus_seconds(risk.interval_seconds())),
+        due_at: schedule.as_ref().map(|schedule| schedule.due_at(credential)),
+        schedule: schedule.map(|schedule| schedule.name.clone()),
+        provider: app.rotations.providers.of(&route.upstream).map(|provider| provider.name.clone()),
+        order: side.order.as_ref().map(order_view),
+        provider_keys: side.keys.iter().map(key).collect(),
     }
 }
