@@ -57,7 +57,7 @@ pub struct Credential {
     /// The number of the last claim to refresh, over all grants that there were.
     pub claims: u32,
     /// What its provider was asked for, and has made.
-    pub provider_side: ProviderSide,
+    pub provider_side: Box<ProviderSide>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -188,7 +188,7 @@ impl Credential {
                 rotations: vec![],
                 grant: None,
                 claims: 0,
-                provider_side: ProviderSide::default(),
+                provider_side: Box::default(),
             }),
             // A secret that is entered is no grant, unless `CredentialAuthorized` follows.
             (Some(credential), Event::CredentialReplaced(replaced)) => Some(Self {

@@ -224,7 +224,7 @@ impl CommandsParts {
                 return self.repeat(&request, &row).await;
             }
             let decision = match self.decide(&request, state, head)? {
-                Decided::Changes(decision) => decision,
+                Decided::Changes(decision) => *decision,
                 Decided::Unchanged(aggregate) => {
                     let (version, sequence) = (head.version, head.sequence);
                     let before = Some(aggregate.clone());
@@ -301,7 +301,7 @@ impl CommandsParts {
         let aggregate = events.iter().try_fold(state.clone(), |state, event| apply(state, &request.stream, event, &at).map(Some));
         // What `decide` gives can be applied: the schemas' property tests hold the two together.
         let aggregate = aggregate.ok().flatten().ok_or(ExecuteError::Rejected(Rejection::WrongStream))?;
-        Ok(Decided::Changes(Decision { record, before: state, aggregate, version }))
+        Ok(Decided::Changes(Box::new(Decision { record, before: state, aggregate, version })))
     }
 
     /// The answer to a command that was executed before, from its record: the state that the record led to, whatever came after.
@@ -339,7 +339,7 @@ impl CommandsParts {
 
 /// What deciding came to.
 enum Decided {
-    Changes(Decision),
+    Changes(Box<Decision>),
     /// The state already is as asked.
     Unchanged(Aggregate),
 }

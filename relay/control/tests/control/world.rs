@@ -215,6 +215,8 @@ impl World {
                 coordination: Arc::new(self.registry.clone()),
                 clock: clock(),
                 probe: Arc::new(|_, _| Box::pin(async { unreached() })),
+                providers: control::key_providers::KeyProviders::default(),
+                client: control::oauth::TokenClient::new(true).unwrap(),
                 notes: RotationNotes::default(),
             }),
             cluster_id: cluster.id,
