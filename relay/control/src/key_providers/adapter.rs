@@ -1,5 +1,6 @@
 //! How each kind of provider is asked.
 
+use aws_lc_rs::hmac;
 use http::{HeaderName, Method, StatusCode, header};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
@@ -224,12 +225,16 @@ fn parsed<T: DeserializeOwned>(answer: &[u8], what: &'static str) -> Result<T, P
 /// Sends what only we can have said, and at this time: `t=SECONDS,v1=HEX`, the HMAC-SHA256 of `SECONDS.BODY`.
 async fn signed(client: &TokenClient, url: &Url, secret: &str, body: &Value, now: u64) -> Result<Answered, ProviderError> {
     let text = body.to_string();
-    let key = aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, secret.as_bytes());
-    let tag = aws_lc_rs::hmac::sign(&key, format!("{now}.{text}").as_bytes());
-    let hex: String = tag.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
-    let headers = vec![(SIGNATURE, Zeroizing::new(format!("t={now},v1={hex}")))];
+    let headers = vec![(SIGNATURE, Zeroizing::new(signature(secret, now, &text)))];
     let (status, answer) = client.call(Method::POST, url, &headers, Some(Zeroizing::new(text.into_bytes()))).await?;
     if status.is_success() { Ok((status, answer)) } else { Err(ProviderError::Status(status.as_u16())) }
+}
+
+fn signature(secret: &str, now: u64, text: &str) -> String {
+    let key = hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes());
+    let tag = hmac::sign(&key, format!("{now}.{text}").as_bytes());
+    let hex: String = tag.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("t={now},v1={hex}")
 }
 
 #[cfg(test)]
@@ -253,5 +258,13 @@ mod tests {
         let url = Url::parse("https://api.example.com/v1/").unwrap();
         assert_eq!(accounts(&url, "proj_1").unwrap().as_str(), "https://api.example.com/v1/organization/projects/proj_1/service_accounts");
         assert_eq!(below(&url, "a/../b?c").unwrap().as_str(), "https://api.example.com/v1/a%2F..%2Fb%3Fc");
+    }
+
+    #[test]
+    fn a_webhook_is_signed_as_the_docs_say() {
+        // By Python's hmac.
+        let known = "t=1700000000,v1=8519ae38752143219395b703a0035a6dfdcaf63d15e5983b8b955de43fb31fcd";
+        assert_eq!(signature("whsec", 1_700_000_000, r#"{"action":"make"}"#), known);
+        assert_ne!(signature("whsec", 1_700_000_001, r#"{"action":"make"}"#), known);
     }
 }
