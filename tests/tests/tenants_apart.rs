@@ -155,6 +155,8 @@ fn rows() -> Vec<(&'static str, Asked)> {
         ("GET /nodes", ClusterWide),
         ("POST /nodes/leave", ClusterWide),
         ("DELETE /nodes/{id}", ClusterWide),
+        ("GET /notices", ClusterWide),
+        ("POST /notices/channels/{name}/test", ClusterWide),
         ("GET /root-key", ClusterWide),
         ("POST /root-key/announce", ClusterWide),
         ("POST /root-key/withdraw", ClusterWide),

@@ -18,6 +18,7 @@ mod leaks;
 mod log;
 mod logins;
 mod nodes;
+mod notices;
 mod outpour;
 mod policies;
 mod pools;
@@ -68,6 +69,7 @@ pub(crate) use upstreams::{canonical_base_url, secret_address};
         (name = "log", description = "The event log: every credential decision."),
         (name = "data", description = "Export and import of everything but the log."),
         (name = "nodes", description = "The nodes of the cluster: who is there, how one leaves, and the root key that they share."),
+        (name = "notices", description = "What an operator hears of without asking: the channels of the settings, and what was sent to them."),
         (name = "health", description = "Liveness, readiness, metrics."),
     ),
 )]
@@ -146,6 +148,8 @@ fn routes() -> OpenApiRouter<App> {
         .routes(routes!(nodes::list))
         .routes(routes!(nodes::retire))
         .routes(routes!(nodes::leave))
+        .routes(routes!(notices::list))
+        .routes(routes!(notices::test))
         .routes(routes!(root_key::show))
         .routes(routes!(root_key::announce))
         .routes(routes!(root_key::withdraw))

@@ -18,6 +18,7 @@ mod http;
 pub mod key_providers;
 pub mod leaks;
 mod metrics;
+pub mod notices;
 pub mod oauth;
 pub mod policies;
 mod rebuilds;

@@ -17,6 +17,7 @@ mod migrate_expiry;
 mod migrate_keys;
 mod node;
 mod nodes;
+mod notices;
 mod output;
 mod own_node;
 mod policy;
@@ -99,6 +100,8 @@ enum Command {
     Nodes(nodes::NodesArgs),
     /// Look for what is wrong with the cluster, or will be, and say what to do about it
     Doctor,
+    /// Notices: the channels that operators are told through, and what was sent
+    Notices(notices::NoticesArgs),
     /// What was used, by whom
     #[command(subcommand)]
     Usage(usage::UsageCommand),
@@ -196,6 +199,7 @@ async fn talk(command: Command, client: &Client, environment: &BTreeMap<String, 
         Command::Prices(command) => prices::run(command, client, output).await,
         Command::Nodes(args) => nodes::run(args, client, output).await,
         Command::Doctor => doctor::run(client, output).await,
+        Command::Notices(args) => notices::run(args, client, output).await,
         Command::Usage(command) => usage::run(command, client, output).await,
         Command::Log(command) => log::run(command, client, output).await,
         Command::MigrateExpiry(args) => migrate_expiry::run(args, client, output).await,

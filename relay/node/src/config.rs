@@ -8,6 +8,7 @@ mod default;
 mod source;
 mod value;
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
@@ -15,6 +16,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use control::key_providers::{KeyProviderDefinition, KeyProviders, ScheduleDefinition};
+use control::notices::{Channel, ChannelDefinition};
 use control::oauth::Providers;
 use control::oauth::provider::Definition;
 use control::{LeakConfig, LeakIntake, founding};
@@ -44,6 +46,7 @@ pub struct Config {
     pub control: Control,
     pub oauth: Oauth,
     pub rotation: Rotation,
+    pub notices: Notices,
     pub projector: Projector,
     /// The effective value of every setting and where it came from, secrets hidden.
     pub settings: Vec<Setting>,
@@ -156,6 +159,13 @@ pub struct Rotation {
     pub providers: KeyProviders,
 }
 
+/// Where operators are told what they should hear of.
+#[derive(Debug, Clone)]
+pub struct Notices {
+    /// By name, checked as far as that goes without their files.
+    pub channels: BTreeMap<String, ChannelDefinition>,
+}
+
 /// The read models.
 #[derive(Debug, Clone)]
 pub struct Projector {
@@ -178,6 +188,7 @@ impl Config {
             control: Control::read(&mut from),
             oauth: Oauth::read(&mut from),
             rotation: Rotation::read(&mut from),
+            notices: Notices::read(&mut from),
             projector: Projector::read(&mut from),
             settings: Vec::new(),
         };
@@ -241,6 +252,18 @@ impl Config {
         let action = self.control.leak_action.action();
         let config = LeakConfig { action, keys_file: self.control.leak_keys_file.clone(), secret };
         LeakIntake::open(config).context("reports of leaks cannot be taken in as the settings say")
+    }
+
+    /// The channels for notices, with the secrets that their files hold.
+    pub fn notice_channels(&self) -> anyhow::Result<Vec<Channel>> {
+        let open = |(name, definition): (&String, &ChannelDefinition)| {
+            let text = |file: Option<&Path>| given(None, file).with_context(|| format!("notices.channels.{name}"));
+            let (address, secret) = (text(definition.url_file.as_deref())?, text(definition.secret_file.as_deref())?);
+            let opened =
+                definition.clone().open(name, address.as_ref().map(|text| text.as_str()), secret, self.relay.allow_private_upstreams);
+            opened.with_context(|| format!("notices.channels.{name}"))
+        };
+        self.notices.channels.iter().map(open).collect()
     }
 
     /// What is wrong with values only together.
@@ -426,6 +449,23 @@ impl Rotation {
             }
         }
         Self { providers }
+    }
+}
+
+impl Notices {
+    fn read(from: &mut Reader) -> Self {
+        let mut channels = BTreeMap::new();
+        for (name, table) in from.table("notices.channels") {
+            let setting = format!("notices.channels.{name}");
+            match table.try_into::<ChannelDefinition>() {
+                Err(error) => from.refuse(&setting, &format!("is not a channel: {}", error.message())),
+                Ok(definition) => match definition.check(&name) {
+                    Ok(()) => drop(channels.insert(name, definition)),
+                    Err(error) => from.refuse(&setting, &format!("is not a channel: {}", chain(&error))),
+                },
+            }
+        }
+        Self { channels }
     }
 }
 

@@ -18,6 +18,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
 use control::founding::{self, Foundation};
+use control::notices::{Notifier, NotifierParts};
 use control::oauth::{Logins, LoginsParts, TokenClient};
 use control::refresh::{OauthProviders, RefreshTimes, Refresher, RefresherParts};
 use control::{
@@ -238,6 +239,15 @@ impl Node {
             providers: self.config.oauth.providers.clone(),
             tokens: TokenClient::new(self.config.relay.allow_private_upstreams).context("the client for providers of accounts")?,
         });
+        let notifier = Notifier::new(NotifierParts {
+            channels: self.config.notice_channels()?,
+            models: self.models.clone(),
+            coordination: coordination.clone(),
+            clock: self.clock.clone(),
+            allow_private: self.config.relay.allow_private_upstreams,
+            data: self.config.data.clone(),
+        })
+        .context("the client for notices")?;
         let (ready, is_ready) = watch::channel(false);
         let (caught_up, has_caught_up) = watch::channel(false);
         let admin_router = control::router(App::new(AppParts {
@@ -263,6 +273,7 @@ impl Node {
             root_keys: root_keys.clone(),
             staleness_max: self.config.relay.staleness_max,
             leaks: self.leaks,
+            notifier: notifier.clone(),
             stop: tasks.stopper(),
             ready: is_ready.clone(),
             openapi_json: openapi::document_text()?.into(),
@@ -333,6 +344,7 @@ impl Node {
             tasks.tracker.spawn(sweeper.run(tasks.close.clone()));
             tasks.tracker.spawn(RotationScheduler(rotations).run(tasks.close.clone()));
             tasks.tracker.spawn(refresher.run());
+            tasks.tracker.spawn(notifier.run(tasks.close.clone()));
             tasks.tracker.spawn(logins.sweep_until(tasks.close.clone()));
             tasks.tracker.spawn(upkeep::sweep_vault(vault.clone(), self.models.clone(), self.clock.clone(), tasks.close.clone()));
             let sequence = self.models.position().sequence;

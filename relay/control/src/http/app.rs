@@ -14,6 +14,7 @@ use tokio::task::JoinError;
 use vault::Vault;
 
 use crate::backup::BackupSources;
+use crate::notices::Notifier;
 use crate::oauth::Logins;
 use crate::policies::PolicyModules;
 use crate::{Clock, Commands, CredentialRotations, Health, LeakIntake, Metrics, Rebuilds, RootKeyWatch};
@@ -73,6 +74,8 @@ pub struct AppParts {
     pub staleness_max: Duration,
     /// Who may report that a client key was found in the open; none where nobody may.
     pub leaks: Option<Arc<LeakIntake>>,
+    /// Tells operators what they should hear of.
+    pub notifier: Arc<Notifier>,
     /// For a node that leaves the cluster.
     pub stop: Stop,
     /// Whether the node serves: false while it catches up at start and while it drains.

@@ -17,7 +17,7 @@ use super::error::ApiError;
 const HEADER: &str = "Keyrelay-Tenant";
 const API: &str = "/api/v1/";
 /// Whatever lies below these is about the cluster as a whole.
-const CLUSTER_WIDE: [&str; 9] = [
+const CLUSTER_WIDE: [&str; 10] = [
     "/api/v1/audit",
     "/api/v1/backup",
     "/api/v1/export",
@@ -25,6 +25,7 @@ const CLUSTER_WIDE: [&str; 9] = [
     "/api/v1/leaks",
     "/api/v1/log",
     "/api/v1/nodes",
+    "/api/v1/notices",
     "/api/v1/root-key",
     "/api/v1/tenants",
 ];
