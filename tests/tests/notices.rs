@@ -1,5 +1,7 @@
 //! Notices: what an operator hears of without asking, as the receiver of a signed webhook sees it.
 
+#![allow(clippy::disallowed_methods, reason = "a test stands outside the node and has no tracker")]
+
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -138,5 +140,32 @@ async fn a_test_of_a_channel_tells_what_came_of_it() -> Result<()> {
     let failed = admin.post("/notices/channels/ops/test", &Value::Null).await?.success()?;
     ensure!(failed["delivery"]["outcome"] == "unreachable", "{failed}");
     admin.post("/notices/channels/nobody/test", &Value::Null).await?.expect(404)?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_rotation_that_is_given_up_and_a_token_that_nothing_renews_are_told_until_that_is_over() -> Result<()> {
+    let (directory, upstream) = (tempfile::tempdir()?, ScriptedUpstream::start().await?);
+    let (provider, receiver) = (TokenEndpoint::start(3600).await?, Receiver::start().await?);
+    let node = node(&directory, &provider, &receiver).await?;
+    let admin = node.admin()?;
+    let now = schemas::Timestamp::from_micros(u64::try_from(tests::clock::now_ms()?)? * 1000);
+    let grant = json!({ "provider": "acme", "access_token": "set-up-token", "expires_at": now.plus_seconds(3600) });
+    admin.add_upstream_with(&json!({ "name": "short", "dialect": "openai", "base_url": upstream.openai_url(), "grant": grant })).await?;
+    let (_, expiring) = receiver.told("credential_expiring", 1).await?;
+    ensure!(expiring["data"]["text"].as_str().is_some_and(|text| text.contains("Upstream short of tenant default")), "{expiring}");
+
+    admin.add_upstream("fixed", "openai", &upstream.openai_url(), "sk-the-first").await?;
+    upstream.refuse("sk-the-second");
+    upstream.refuse("sk-the-third");
+    admin.post("/upstreams/fixed/rotations", &json!({ "credential": "sk-the-second" })).await?.success()?;
+    let (_, stuck) = receiver.told("rotation_stuck", 1).await?;
+    ensure!(stuck["data"]["text"].as_str().is_some_and(|text| text.contains("refused the new credential")), "{stuck}");
+    ensure!(!stuck.to_string().contains("sk-the"), "{stuck}");
+
+    // Another rotation is another story: the first is told no more.
+    admin.post("/upstreams/fixed/rotations", &json!({ "credential": "sk-the-third" })).await?.success()?;
+    let (_, over) = receiver.told("recovered", 1).await?;
+    ensure!(over["data"]["subject"] == stuck["data"]["subject"], "{over}");
     Ok(())
 }

@@ -17,6 +17,10 @@ pub enum Kind {
     Test,
     /// The provider of an upstream's account wants a login.
     LoginRequired,
+    /// The token of an upstream's account ends within a day, and nothing renews it.
+    CredentialExpiring,
+    /// A rotation of an upstream's credential does not go on, or was given up.
+    RotationStuck,
     /// What was told before is over.
     Recovered,
 }
@@ -27,6 +31,8 @@ impl Kind {
         match self {
             Self::Test => "test",
             Self::LoginRequired => "login_required",
+            Self::CredentialExpiring => "credential_expiring",
+            Self::RotationStuck => "rotation_stuck",
             Self::Recovered => "recovered",
         }
     }

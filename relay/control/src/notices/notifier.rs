@@ -113,7 +113,7 @@ impl Notifier {
             *known = told::load(coordination, &self.data, &channel.name).await.map(|told| (lease.term, told));
         }
         let Some((_, told)) = known else { return true };
-        let standing = standing(&self.models.routes(), channel);
+        let standing = standing(&self.models.routes(), channel, (self.clock)());
         let over: Vec<_> = told.iter().filter(|(id, _)| !standing.contains_key(*id)).map(|(id, told)| (id.clone(), told.clone())).collect();
         let new: Vec<_> = standing.into_iter().filter(|(id, _)| !told.contains_key(id)).collect();
         let mut is_well = true;

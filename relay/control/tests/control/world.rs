@@ -14,6 +14,7 @@ use bytes::Bytes;
 use control::backup::BackupSources;
 use control::founding::{self, Foundation, FoundingError, Sources};
 use control::health::{LogHealth, NodeHealth, Trust};
+use control::notices::{Notifier, NotifierParts};
 use control::oauth::{Logins, LoginsParts, Providers, TokenClient};
 use control::policies::{PolicyLoader, PolicyLoaderParts, PolicyModules};
 use control::{
@@ -230,6 +231,15 @@ impl World {
             root_keys,
             staleness_max: Duration::from_secs(900),
             leaks: self.leaks.clone(),
+            notifier: Notifier::new(NotifierParts {
+                channels: vec![],
+                models: models.clone(),
+                coordination: Arc::new(self.registry.clone()),
+                clock: self.clock(),
+                allow_private: true,
+                data: data.path().to_owned(),
+            })
+            .unwrap(),
             stop: Arc::new(move || stopped.store(true, Ordering::SeqCst)),
             ready: watch::channel(true).1,
             openapi_json: "{}".into(),
