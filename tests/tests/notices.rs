@@ -14,6 +14,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
+use tests::world::CREDENTIAL;
 use tests::{Launch, Node, ScriptedUpstream, TokenEndpoint, wait};
 use tokio::net::TcpListener;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -86,7 +87,11 @@ async fn node(directory: &tempfile::TempDir, provider: &TokenEndpoint, receiver:
     std::fs::set_permissions(&secret, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
     let channel =
         format!("\n[notices.channels.ops]\nform = \"webhook\"\nurl = \"{}\"\nsecret_file = \"{}\"\n", receiver.address, secret.display());
-    Launch::new(&directory.path().join("data")).with_config(&(provider.config() + &channel)).start().await
+    Launch::new(&directory.path().join("data"))
+        .with("KEYRELAY_ACCOUNTS_TEST_INTERVAL", "1s")
+        .with_config(&(provider.config() + &channel))
+        .start()
+        .await
 }
 
 #[tokio::test]
@@ -167,5 +172,27 @@ async fn a_rotation_that_is_given_up_and_a_token_that_nothing_renews_are_told_un
     admin.post("/upstreams/fixed/rotations", &json!({ "credential": "sk-the-third" })).await?.success()?;
     let (_, over) = receiver.told("recovered", 1).await?;
     ensure!(over["data"]["subject"] == stuck["data"]["subject"], "{over}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_credential_that_the_provider_rejects_in_test_calls_by_the_clock_is_told_until_it_is_taken_again() -> Result<()> {
+    let (directory, upstream) = (tempfile::tempdir()?, ScriptedUpstream::start().await?);
+    let (provider, receiver) = (TokenEndpoint::start(3600).await?, Receiver::start().await?);
+    let node = node(&directory, &provider, &receiver).await?;
+    let admin = node.admin()?;
+    upstream.refuse(CREDENTIAL);
+    let added = admin.add_upstream("fixed", "openai", &upstream.openai_url(), CREDENTIAL).await?;
+    let (_, rejected) = receiver.told("credential_rejected", 1).await?;
+    ensure!(rejected["data"]["subject"] == added["upstream"]["id"] && !rejected.to_string().contains(CREDENTIAL), "{rejected}");
+    let history = admin.get("/upstreams/fixed/tests").await?.success()?;
+    ensure!(history["last"]["fault"] == "rejected" && history["errors"][0]["status"] == 401, "{history}");
+    ensure!(history["rejected_since"] == rejected["timestamp"], "{history}");
+
+    upstream.take(CREDENTIAL);
+    receiver.told("recovered", 1).await?;
+    receiver.told("credential_rejected", 1).await?;
+    let history = admin.get("/upstreams/fixed/tests").await?.success()?;
+    ensure!(history["last"]["fault"].is_null() && history["rejected_since"].is_null(), "{history}");
     Ok(())
 }

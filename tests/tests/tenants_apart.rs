@@ -53,6 +53,7 @@ fn rows() -> Vec<(&'static str, Asked)> {
         ("GET /upstreams", get("/upstreams", 200)),
         ("GET /upstreams/{id}", get("/upstreams/$upstream", 404)),
         ("GET /upstreams/{id}", get("/upstreams/bravo-upstream", 404)),
+        ("GET /upstreams/{id}/tests", get("/upstreams/$upstream/tests", 404)),
         ("GET /providers", get("/providers", 200)),
         ("GET /logins/{id}", get("/logins/$login", 404)),
         ("GET /pools", get("/pools", 200)),

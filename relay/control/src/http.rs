@@ -112,6 +112,7 @@ fn routes() -> OpenApiRouter<App> {
         .routes(routes!(upstreams::disable))
         .routes(routes!(upstreams::enable))
         .routes(routes!(upstreams::test))
+        .routes(routes!(upstreams::tests))
         .routes(routes!(upstreams::rotations::rotate, upstreams::rotations::list))
         .routes(routes!(upstreams::rotations::show))
         .routes(routes!(upstreams::rotations::advance))

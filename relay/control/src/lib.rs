@@ -28,6 +28,7 @@ mod rotations;
 mod secrets;
 mod tenants;
 pub mod transfer;
+mod upstream_tests;
 mod writer;
 
 use std::sync::Arc;
@@ -45,6 +46,7 @@ pub use rebuilds::Rebuilds;
 pub use root_key::{Rewrapping, RewrappingState, RootKeyWatch, RootKeyWatchParts};
 pub use rotations::Rotations;
 pub use secrets::{SUCCESSOR_OWNER, successor_address};
+pub use upstream_tests::UpstreamTests;
 pub use writer::Writer;
 
 /// Where the time comes from: the system's clock in a node, a hand-moved one in tests.

@@ -46,6 +46,7 @@ pub struct Config {
     pub control: Control,
     pub oauth: Oauth,
     pub rotation: Rotation,
+    pub accounts: Accounts,
     pub notices: Notices,
     pub projector: Projector,
     /// The effective value of every setting and where it came from, secrets hidden.
@@ -159,6 +160,13 @@ pub struct Rotation {
     pub providers: KeyProviders,
 }
 
+/// The upstreams' accounts.
+#[derive(Debug, Clone)]
+pub struct Accounts {
+    /// How old the last test call of an upstream may be; none where nothing is tested by the clock.
+    pub test_interval: Option<Duration>,
+}
+
 /// Where operators are told what they should hear of.
 #[derive(Debug, Clone)]
 pub struct Notices {
@@ -188,6 +196,7 @@ impl Config {
             control: Control::read(&mut from),
             oauth: Oauth::read(&mut from),
             rotation: Rotation::read(&mut from),
+            accounts: Accounts { test_interval: from.optional("accounts.test_interval") },
             notices: Notices::read(&mut from),
             projector: Projector::read(&mut from),
             settings: Vec::new(),

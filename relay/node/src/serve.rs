@@ -23,7 +23,7 @@ use control::oauth::{Logins, LoginsParts, TokenClient};
 use control::refresh::{OauthProviders, RefreshTimes, Refresher, RefresherParts};
 use control::{
     App, AppParts, Clock, Commands, CommandsParts, CredentialRotations, ExpirySweeper, LeakIntake, Metrics, ProbeOutcome, Rebuilds,
-    RootKeyWatch, RootKeyWatchParts, RotationNotes, RotationScheduler, Rotations,
+    RootKeyWatch, RootKeyWatchParts, RotationNotes, RotationScheduler, Rotations, UpstreamTests,
 };
 use event_log::artefacts::Snapshots;
 use event_log::{EventLog, ReadError};
@@ -239,6 +239,13 @@ impl Node {
             providers: self.config.oauth.providers.clone(),
             tokens: TokenClient::new(self.config.relay.allow_private_upstreams).context("the client for providers of accounts")?,
         });
+        let tests = Arc::new(UpstreamTests {
+            probe: probe(&gateway),
+            models: self.models.clone(),
+            coordination: coordination.clone(),
+            clock: self.clock.clone(),
+            interval: self.config.accounts.test_interval,
+        });
         let notifier = Notifier::new(NotifierParts {
             channels: self.config.notice_channels()?,
             models: self.models.clone(),
@@ -263,7 +270,6 @@ impl Node {
             clock: self.clock.clone(),
             metrics: control_metrics.clone(),
             registry: Arc::new(registry),
-            probe: probe(&gateway),
             rotations: rotations.clone(),
             cluster_id: cluster.id,
             owner_token_hash: cluster.owner_token_hash,
@@ -273,6 +279,7 @@ impl Node {
             root_keys: root_keys.clone(),
             staleness_max: self.config.relay.staleness_max,
             leaks: self.leaks,
+            tests: tests.clone(),
             notifier: notifier.clone(),
             stop: tasks.stopper(),
             ready: is_ready.clone(),
@@ -344,6 +351,7 @@ impl Node {
             tasks.tracker.spawn(sweeper.run(tasks.close.clone()));
             tasks.tracker.spawn(RotationScheduler(rotations).run(tasks.close.clone()));
             tasks.tracker.spawn(refresher.run());
+            tasks.tracker.spawn(tests.run(tasks.close.clone()));
             tasks.tracker.spawn(notifier.run(tasks.close.clone()));
             tasks.tracker.spawn(logins.sweep_until(tasks.close.clone()));
             tasks.tracker.spawn(upkeep::sweep_vault(vault.clone(), self.models.clone(), self.clock.clone(), tasks.close.clone()));

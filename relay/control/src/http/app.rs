@@ -17,7 +17,7 @@ use crate::backup::BackupSources;
 use crate::notices::Notifier;
 use crate::oauth::Logins;
 use crate::policies::PolicyModules;
-use crate::{Clock, Commands, CredentialRotations, Health, LeakIntake, Metrics, Rebuilds, RootKeyWatch};
+use crate::{Clock, Commands, CredentialRotations, Health, LeakIntake, Metrics, Rebuilds, RootKeyWatch, UpstreamTests};
 
 /// Asks an upstream for its models with its credential; the composition root connects it to the data plane's client.
 pub type Probe = Arc<dyn Fn(UpstreamId) -> futures_util::future::BoxFuture<'static, ProbeOutcome> + Send + Sync>;
@@ -57,7 +57,6 @@ pub struct AppParts {
     pub clock: Clock,
     pub metrics: Metrics,
     pub registry: Arc<Registry>,
-    pub probe: Probe,
     /// Takes rotations of credentials forward.
     pub rotations: Arc<CredentialRotations>,
     pub cluster_id: ClusterId,
@@ -74,6 +73,8 @@ pub struct AppParts {
     pub staleness_max: Duration,
     /// Who may report that a client key was found in the open; none where nobody may.
     pub leaks: Option<Arc<LeakIntake>>,
+    /// Tests upstreams, and remembers.
+    pub tests: Arc<UpstreamTests>,
     /// Tells operators what they should hear of.
     pub notifier: Arc<Notifier>,
     /// For a node that leaves the cluster.

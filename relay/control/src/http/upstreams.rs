@@ -23,6 +23,7 @@ use super::conventions::{Caller, Mutation, Nothing, Page, Params, Reason, named_
 use super::error::{ApiError, MutationProblems, ReadProblems};
 use super::grants::{Entered, GrantView, NewGrant, entered, grant_view};
 use super::keys::{FactView, fact_view, seal_text};
+use crate::upstream_tests::TestHistory;
 use crate::{ExecuteError, Receipt};
 
 const PRIORITY_DEFAULT: u32 = 50;
@@ -362,9 +363,18 @@ pub(super) async fn remove(
     params(("id" = String, Path, description = "Id or name")), responses((status = 200, body = TestResult), ReadProblems))]
 pub(super) async fn test(State(app): State<App>, caller: Caller, Path(id): Path<String>) -> Result<Json<TestResult>, ApiError> {
     let id = find(&app, &caller.tenant, &id)?.upstream.id;
-    let outcome = (app.probe)(id).await;
+    let outcome = app.tests.test(id).await;
     let ok = outcome.status.is_some_and(|status| (200..300).contains(&status));
     Ok(Json(TestResult { ok, status: outcome.status, elapsed_ms: outcome.elapsed_ms, error: outcome.error }))
+}
+
+/// What the last test calls of an upstream came to: by the clock, see `accounts.test_interval`, and by hand. It is soft state, which a single machine
+/// forgets with its process.
+#[utoipa::path(get, path = "/upstreams/{id}/tests", tag = "upstreams", operation_id = "show_upstream_tests",
+    params(("id" = String, Path, description = "Id or name")), responses((status = 200, body = TestHistory), ReadProblems))]
+pub(super) async fn tests(State(app): State<App>, caller: Caller, Path(id): Path<String>) -> Result<Json<TestHistory>, ApiError> {
+    let id = find(&app, &caller.tenant, &id)?.upstream.id;
+    Ok(Json(app.tests.history(id).await))
 }
 
 async fn execute<T>(app: &App, mutation: &Mutation<T>, id: UpstreamId, command: UpstreamCommand) -> Result<UpstreamAnswer, ApiError> {

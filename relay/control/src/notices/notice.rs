@@ -19,6 +19,8 @@ pub enum Kind {
     LoginRequired,
     /// The token of an upstream's account ends within a day, and nothing renews it.
     CredentialExpiring,
+    /// The provider of an upstream rejects its credential in test calls.
+    CredentialRejected,
     /// A rotation of an upstream's credential does not go on, or was given up.
     RotationStuck,
     /// What was told before is over.
@@ -32,6 +34,7 @@ impl Kind {
             Self::Test => "test",
             Self::LoginRequired => "login_required",
             Self::CredentialExpiring => "credential_expiring",
+            Self::CredentialRejected => "credential_rejected",
             Self::RotationStuck => "rotation_stuck",
             Self::Recovered => "recovered",
         }

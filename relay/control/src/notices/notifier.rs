@@ -17,9 +17,10 @@ use super::channel::Channel;
 use super::delivery::{self, Delivery, Outcome};
 use super::notice::{Kind, Notice};
 use super::standing::{recovered, standing};
-use super::told::{self, AllTold};
+use super::told::{self, AllTold, Told};
 use crate::Clock;
 use crate::oauth::TokenClient;
+use crate::upstream_tests;
 
 /// How often it is looked what there is to tell.
 const INTERVAL: Duration = Duration::from_secs(2);
@@ -113,8 +114,14 @@ impl Notifier {
             *known = told::load(coordination, &self.data, &channel.name).await.map(|told| (lease.term, told));
         }
         let Some((_, told)) = known else { return true };
-        let standing = standing(&self.models.routes(), channel, (self.clock)());
-        let over: Vec<_> = told.iter().filter(|(id, _)| !standing.contains_key(*id)).map(|(id, told)| (id.clone(), told.clone())).collect();
+        // Where nobody knows which credentials are rejected, those that were told stand.
+        let rejected = upstream_tests::rejected(coordination).await;
+        let standing = standing(&self.models.routes(), rejected.as_deref().unwrap_or_default(), channel, (self.clock)());
+        let is_over = |id: &String, told: &Told| {
+            let is_unknown = told.kind == Kind::CredentialRejected && rejected.is_none();
+            !is_unknown && !standing.contains_key(id)
+        };
+        let over: Vec<_> = told.iter().filter(|(id, told)| is_over(id, told)).map(|(id, told)| (id.clone(), told.clone())).collect();
         let new: Vec<_> = standing.into_iter().filter(|(id, _)| !told.contains_key(id)).collect();
         let mut is_well = true;
         for (id, found) in new {

@@ -10,6 +10,7 @@ use schemas::credential::rotation::{EndCause, Rotation, RotationStep};
 use super::channel::Channel;
 use super::notice::{Kind, Notice};
 use super::told::Told;
+use crate::upstream_tests::Rejected;
 
 /// The most that is told of at once through a channel; the rest waits until some of it is over.
 pub(super) const STANDING_MAX: usize = 150;
@@ -19,9 +20,11 @@ const STEP_SECONDS_MAX: u64 = 15 * 60;
 const STAGED_SECONDS_MAX: u64 = 24 * 3600;
 
 /// What stands that a channel takes, by the ids of its notices.
-pub(super) fn standing(routes: &Routes, channel: &Channel, now: Timestamp) -> BTreeMap<String, Standing> {
+pub(super) fn standing(routes: &Routes, rejected: &[Rejected], channel: &Channel, now: Timestamp) -> BTreeMap<String, Standing> {
     let enabled = routes.upstreams.iter().filter(|route| route.upstream.is_enabled());
-    let found = enabled.flat_map(|route| [login_required(route), expiring(route, now), rotation_stuck(route, now)]).flatten();
+    let found = enabled
+        .flat_map(|route| [login_required(route), expiring(route, now), credential_rejected(route, rejected), rotation_stuck(route, now)])
+        .flatten();
     let taken = found.filter(|standing| channel.takes(standing.notice.kind, standing.notice.tenant.as_ref()));
     taken.map(|standing| (standing.notice.id.clone(), standing)).take(STANDING_MAX).collect()
 }
@@ -59,6 +62,13 @@ fn expiring(route: &Route, now: Timestamp) -> Option<Standing> {
     let is_ending = matches!(grant.status(now), GrantStatus::Expiring | GrantStatus::Expired);
     let text = format!("its token ends at {ends} and cannot be refreshed. Log in again, or enter another.");
     (is_ending && !grant.is_refreshable).then(|| of(route, Kind::CredentialExpiring, &text, ends))
+}
+
+/// A credential that the provider does not take. A grant that needs a login is told as that.
+fn credential_rejected(route: &Route, rejected: &[Rejected]) -> Option<Standing> {
+    let found = rejected.iter().find(|found| found.upstream == route.upstream.id && found.tenant == route.upstream.tenant)?;
+    let text = format!("its provider rejects its credential in test calls since {}.", found.since);
+    login_required(route).is_none().then(|| of(route, Kind::CredentialRejected, &text, found.since))
 }
 
 /// A rotation that does not go on, or that ended without its new secret.

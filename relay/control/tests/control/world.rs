@@ -19,7 +19,7 @@ use control::oauth::{Logins, LoginsParts, Providers, TokenClient};
 use control::policies::{PolicyLoader, PolicyLoaderParts, PolicyModules};
 use control::{
     App, AppParts, Clock, Commands, CommandsParts, CredentialRotations, LeakIntake, Metrics, ProbeOutcome, Rebuilds, RootKeyWatch,
-    RootKeyWatchParts, RotationNotes,
+    RootKeyWatchParts, RotationNotes, UpstreamTests,
 };
 use event_log::decisions::{DecisionLog, DecisionStream};
 use event_log::usage::{UsageLog, UsageStream};
@@ -208,7 +208,6 @@ impl World {
             clock: self.clock(),
             metrics,
             registry: Arc::new(names),
-            probe: Arc::new(|_| Box::pin(async { unreached() })),
             rotations: Arc::new(CredentialRotations {
                 commands: commands.clone(),
                 models: models.clone(),
@@ -231,6 +230,13 @@ impl World {
             root_keys,
             staleness_max: Duration::from_secs(900),
             leaks: self.leaks.clone(),
+            tests: Arc::new(UpstreamTests {
+                probe: Arc::new(|_| Box::pin(async { unreached() })),
+                models: models.clone(),
+                coordination: Arc::new(self.registry.clone()),
+                clock: self.clock(),
+                interval: None,
+            }),
             notifier: Notifier::new(NotifierParts {
                 channels: vec![],
                 models: models.clone(),

@@ -36,6 +36,8 @@ pub(super) enum UpstreamsCommand {
     Login(Box<login::Login>),
     /// Ask an upstream for its models with its credential; exit code 1 if that fails
     Test { id: String },
+    /// Show what the last test calls of an upstream came to
+    Tests { id: String },
     /// Give an upstream its next credential while requests go on, or see and steer a rotation that is under way
     Rotate(rotate::Rotate),
 }
@@ -126,6 +128,14 @@ const FIELDS: [Field; 14] = [
     ("created", "/created_at"),
     ("version", "/version"),
 ];
+const LAST_FIELDS: [Field; 5] = [
+    ("tested", "/last/at"),
+    ("status", "/last/status"),
+    ("fault", "/last/fault"),
+    ("milliseconds", "/last/elapsed_ms"),
+    ("rejected since", "/rejected_since"),
+];
+const ERROR_FIELDS: [Field; 4] = [("at", "/at"), ("fault", "/fault"), ("status", "/status"), ("milliseconds", "/elapsed_ms")];
 const TEST_FIELDS: [Field; 4] = [("ok", "/ok"), ("status", "/status"), ("milliseconds", "/elapsed_ms"), ("error", "/error")];
 
 pub(super) async fn run(
@@ -162,6 +172,13 @@ pub(super) async fn run(
             let result = act(client, &id, "test", json!({})).await?;
             output.answer(&result, |result| render::block(result, &TEST_FIELDS))?;
             if result["ok"] == true { Ok(()) } else { Err(Failure::Findings) }
+        }
+        UpstreamsCommand::Tests { id } => {
+            let history = client.send(Call::get(&["upstreams", &id, "tests"])).await?;
+            output.answer(&history, |history| {
+                let last = render::block(history, &LAST_FIELDS);
+                format!("{last}\n{}", render::table(rows(history, "errors"), &ERROR_FIELDS))
+            })
         }
         UpstreamsCommand::Rotate(rotate) => rotate::run(rotate, client, environment, output).await,
     }

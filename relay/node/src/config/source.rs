@@ -10,8 +10,8 @@ use zeroize::Zeroizing;
 use super::value::Value;
 
 /// The sections; a setting is in one of them, or is `data`.
-const SECTIONS: [&str; 12] =
-    ["relay", "admin", "log", "nats", "vault", "policy", "control", "oauth", "rotation", "notices", "projector", "usage"];
+const SECTIONS: [&str; 13] =
+    ["relay", "admin", "log", "nats", "vault", "policy", "control", "oauth", "rotation", "accounts", "notices", "projector", "usage"];
 /// The settings that are tables of tables by name, and stand in the file only.
 const TABLES: [&str; 4] = ["oauth.providers", "rotation.providers", "rotation.schedules", "notices.channels"];
 /// Variables of the command line that happen to begin like a section.
