@@ -25,6 +25,7 @@ mod rebuilds;
 pub mod refresh;
 mod root_key;
 mod rotations;
+pub mod secret_sources;
 mod secrets;
 mod tenants;
 pub mod transfer;
