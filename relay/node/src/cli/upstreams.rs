@@ -2,6 +2,7 @@
 
 mod login;
 mod rotate;
+mod secret_source;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

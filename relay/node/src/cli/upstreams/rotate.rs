@@ -3,9 +3,11 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::Args;
 use http::Method;
+use schemas::Timestamp;
 use serde_json::{Map, Value, json};
 
 use super::super::client::{Call, Client};
@@ -13,6 +15,7 @@ use super::super::failure::Failure;
 use super::super::output::Output;
 use super::super::render::{self, Field};
 use super::super::resource::{read_secret, rows};
+use super::secret_source::{self, Found};
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Rotate {
@@ -21,6 +24,9 @@ pub(in crate::cli) struct Rotate {
     /// The new credential in a file, or on standard input with '-'; else KEYRELAY_CREDENTIAL is taken, and without that it is ordered from its provider
     #[arg(long, value_name = "FILE")]
     credential_file: Option<PathBuf>,
+    /// Take the new credential from where you keep it, and do nothing if it is in use: vault:MOUNT/PATH#FIELD or aws:NAME#FIELD@STAGE
+    #[arg(long, value_name = "SECRET", conflicts_with = "credential_file")]
+    credential_from: Option<String>,
     /// Do nothing unless the credential in use is at least this old
     #[arg(long, value_name = "AGE")]
     if_older_than: Option<String>,
@@ -58,7 +64,7 @@ pub(in crate::cli) struct Rotate {
 /// What to do with a rotation that is there, instead of beginning one.
 #[derive(Debug, Args)]
 #[group(multiple = false, conflicts_with_all = [
-    "credential_file", "if_older_than", "if_due", "compromise", "grace", "window", "unused_after", "reason",
+    "credential_file", "credential_from", "if_older_than", "if_due", "compromise", "grace", "window", "unused_after", "reason",
 ])]
 struct Steering {
     /// Show the rotations of the upstream, newest first
@@ -117,8 +123,17 @@ pub(super) async fn run(
     }
     let verb = [(advance, "advance"), (abort, "abort"), (rollback, "rollback")].into_iter().find_map(|(is, verb)| is.then_some(verb));
     let Some(verb) = verb else {
-        let answer = client.send(Call::new(Method::POST, &["upstreams", &id, "rotations"]).body(rotate.body(environment)?.into())).await?;
-        return shown(&answer, output);
+        let found = match &rotate.credential_from {
+            Some(reference) => Some(secret_source::read(reference, environment, now()).await?),
+            None => None,
+        };
+        let is_from_source = found.is_some();
+        let path = ["upstreams", &id, "rotations"];
+        let call = Call::new(Method::POST, &path).body(rotate.body(environment, found)?.into());
+        return match client.send(call).await {
+            Err(Failure::Refused(problem)) if is_from_source && problem.code == "same_secret" => shown(&json!({ "due": false }), output),
+            answer => shown(&answer?, output),
+        };
     };
     let rotation = match rotation {
         Some(rotation) => rotation,
@@ -129,6 +144,13 @@ pub(super) async fn run(
         body["force"] = true.into();
     }
     shown(&client.send(Call::new(Method::POST, &["upstreams", &id, "rotations", &rotation, verb]).body(body)).await?, output)
+}
+
+/// The command line has no node whose clock it could take.
+#[expect(clippy::disallowed_methods, reason = "a command is a composition root of its own")]
+fn now() -> Timestamp {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Timestamp::from_micros(u64::try_from(since.as_micros()).unwrap_or(u64::MAX))
 }
 
 async fn show(client: &Client, id: &str, rotation: Option<String>, output: &mut Output) -> Result<(), Failure> {
@@ -167,12 +189,14 @@ fn shown(answer: &Value, output: &mut Output) -> Result<(), Failure> {
 }
 
 impl Rotate {
-    fn body(self, environment: &BTreeMap<String, String>) -> anyhow::Result<Map<String, Value>> {
+    fn body(self, environment: &BTreeMap<String, String>, found: Option<Found>) -> anyhow::Result<Map<String, Value>> {
         let from_environment = || environment.get("KEYRELAY_CREDENTIAL").filter(|secret| !secret.is_empty()).cloned();
-        let credential = match self.credential_file {
-            Some(file) => Some(read_secret(&file)?.trim().to_owned()),
-            None => from_environment(),
+        let credential = match (&found, self.credential_file) {
+            (Some(found), _) => Some(found.secret.value.to_string()),
+            (None, Some(file)) => Some(read_secret(&file)?.trim().to_owned()),
+            (None, None) => from_environment(),
         };
+        let rotation = self.rotation.or_else(|| found.map(|found| found.rotation.to_string()));
         let members = [
             ("credential", credential.map(Value::from)),
             ("if_older_than", self.if_older_than.map(Value::from)),
@@ -181,7 +205,7 @@ impl Rotate {
             ("grace", self.grace.map(Value::from)),
             ("window", self.window.map(Value::from)),
             ("unused_after", self.unused_after.map(Value::from)),
-            ("rotation_id", self.rotation.map(Value::from)),
+            ("rotation_id", rotation.map(Value::from)),
             ("reason", self.reason.map(Value::from)),
         ];
         Ok(members.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect())
