@@ -1,13 +1,14 @@
 //! A credential that lives in a KV store is taken from there by `upstreams rotate --credential-from`. The store is a stand-in: it answers what the
 //! documents of Vault and OpenBao say about the one request that is made, and nothing else.
+#![expect(clippy::disallowed_methods, reason = "the stand-in ends with the runtime of its test")]
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context as _, Result, ensure};
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -43,20 +44,20 @@ async fn kv_stand_in(secrets: Secrets) -> Result<String> {
 
 fn answer(secrets: &Secrets, request: &Request<Incoming>) -> Response<Full<Bytes>> {
     let is_known = request.headers().get("x-vault-token").is_some_and(|token| token == TOKEN);
-    let found = secrets.lock().unwrap().get(request.uri().path()).cloned();
+    let found = secrets.lock().unwrap_or_else(PoisonError::into_inner).get(request.uri().path()).cloned();
     let (status, body) = match found {
-        _ if !is_known => (403, json!({ "errors": ["permission denied"] })),
-        None => (404, json!({ "errors": [] })),
-        Some(body) => (200, body),
+        _ if !is_known => (StatusCode::FORBIDDEN, json!({ "errors": ["permission denied"] })),
+        None => (StatusCode::NOT_FOUND, json!({ "errors": [] })),
+        Some(body) => (StatusCode::OK, body),
     };
     let mut response = Response::new(Full::new(Bytes::from(body.to_string())));
-    *response.status_mut() = http::StatusCode::from_u16(status).unwrap();
+    *response.status_mut() = status;
     response
 }
 
 fn put(secrets: &Secrets, version: u32, api_key: &str) {
     let body = json!({ "data": { "data": { "api_key": api_key, "owner": "ada" }, "metadata": { "version": version } } });
-    secrets.lock().unwrap().insert("/v1/kv/data/llm/openai".to_owned(), body);
+    secrets.lock().unwrap_or_else(PoisonError::into_inner).insert("/v1/kv/data/llm/openai".to_owned(), body);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

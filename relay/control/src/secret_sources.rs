@@ -83,5 +83,6 @@ fn pick(object: &serde_json::Map<String, serde_json::Value>, field: Option<&str>
 }
 
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a fixture may panic")]
 #[path = "secret_sources/tests.rs"]
 mod tests;

@@ -186,6 +186,7 @@ pub(super) fn authority(url: &Url) -> Option<String> {
 }
 
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a fixture may panic")]
 mod tests {
     use super::{Unsafe, check};
 

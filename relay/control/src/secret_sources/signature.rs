@@ -51,6 +51,7 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a fixture may panic")]
 mod tests {
     use super::{AwsKeys, Signed};
     use zeroize::Zeroizing;
