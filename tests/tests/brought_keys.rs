@@ -78,7 +78,13 @@ async fn a_secret_must_fit_be_strong_or_allowed_and_be_nobody_elses() -> Result<
         let body = json!({ "name": "moved", "expires": "never", "secret": secret, "allow_weak": allow_weak });
         async move { admin.post("/keys", &body).await }
     };
-    for secret in ["x".repeat(15), "x".repeat(513), "sixteen and a space".to_owned(), format!("sk-kr-{}", "a".repeat(85))] {
+    for secret in [
+        "x".repeat(15),
+        "x".repeat(513),
+        " a space before it is not carried".to_owned(),
+        "nor is one behind it, as in this ".to_owned(),
+        format!("sk-kr-{}", "a".repeat(85)),
+    ] {
         create(secret, true).await?.expect(400)?;
     }
     let weak = create("password12345678".into(), false).await?;
@@ -86,6 +92,8 @@ async fn a_secret_must_fit_be_strong_or_allowed_and_be_nobody_elses() -> Result<
     ensure!(weak.json()?["code"] == "weak_secret", "{}", weak.text());
     create("password12345678".into(), true).await?.success()?;
     world.relay.chat("password12345678", "as the operator wished").await?.success()?;
+    create("four words and 3 spaces".into(), true).await?.success()?;
+    world.relay.chat("four words and 3 spaces", "a header carries spaces that are inside").await?.success()?;
 
     let first = create(BROUGHT.into(), false).await?.success()?;
     let taken = create(BROUGHT.into(), false).await?;

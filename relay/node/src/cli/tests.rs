@@ -159,7 +159,7 @@ fn what_makes_no_sense_is_a_usage_error() {
         ("policy bind 0123abcd --pool p --canary-percent 100", ErrorKind::ValueValidation),
         ("audit verify d --cluster-key 12", ErrorKind::ValueValidation),
         ("usage show --group-by colour", ErrorKind::InvalidValue),
-        ("doctor", ErrorKind::InvalidSubcommand),
+        ("heal", ErrorKind::InvalidSubcommand),
     ] {
         assert_eq!(parse(&format!("keyrelay {line}")).unwrap_err(), kind, "{line}");
     }
