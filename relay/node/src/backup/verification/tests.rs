@@ -238,8 +238,8 @@ fn what_a_node_can_go_on_without_is_a_warning_with_its_cure() {
                 *bytes.last_mut().unwrap() ^= 1;
             }
         }
-        let warnings = world.warnings();
-        assert!(warnings.len() == 1 && warnings[0].contains("does not open"), "{field}: {warnings:?}");
+        // What is there and was changed is damage, whatever it is needed for.
+        world.is_found("does not open");
     }
 }
 
