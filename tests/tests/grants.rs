@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
-use tests::{Admin, Behaviour, Launch, Node, ScriptedUpstream, TokenEndpoint, wait};
+use tests::{Admin, Behaviour, Launch, Node, ScriptedUpstream, TokenEndpoint, World, wait};
 
 fn later(seconds: u64) -> Result<String> {
     let now = u64::try_from(tests::clock::now_ms()?)?;
@@ -56,6 +56,26 @@ async fn a_grant_is_shown_as_bearer_and_a_request_that_meets_its_end_goes_out_wi
     ensure!((provider.redemptions(), provider.second_redemptions()) == (1, 0));
     let metrics = admin.metrics().await?;
     ensure!(metrics.contains("keyrelay_refreshes_total{outcome=\"refreshed\"} 1"), "{metrics}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_session_cookie_is_refused_wherever_a_credential_is_entered() -> Result<()> {
+    let world = World::start().await?;
+    let cookie = "sessionKey=sk-ant-sid01-of-a-person";
+    let new =
+        |field: &str, secret: Value| json!({ "name": "web", "dialect": "openai", "base_url": world.upstream.openai_url(), field: secret });
+    let asked = [
+        world.admin.post("/upstreams", &new("credential", json!(cookie))).await?,
+        world.admin.post("/upstreams", &new("grant", json!({ "provider": "acme", "access_token": cookie }))).await?,
+        world.admin.post("/upstreams/openai/rotations", &json!({ "credential": cookie })).await?,
+        world.admin.call(http::Method::PATCH, "/api/v1/upstreams/openai", &[], &json!({ "credential": cookie })).await?,
+    ];
+    for answer in asked {
+        answer.expect(400)?;
+        ensure!(answer.text().contains("session cookie") && !answer.text().contains("of-a-person"), "{}", answer.text());
+    }
+    world.admin.post("/upstreams", &new("credential", json!("sk-ant-oat01-a-set-up-token"))).await?.expect(201)?;
     Ok(())
 }
 

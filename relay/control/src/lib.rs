@@ -27,6 +27,7 @@ mod root_key;
 mod rotations;
 pub mod secret_sources;
 mod secrets;
+mod session_cookie;
 mod tenants;
 pub mod transfer;
 mod upstream_tests;

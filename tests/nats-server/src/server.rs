@@ -88,15 +88,25 @@ impl Server {
 
     /// Ends the process with SIGKILL.
     pub fn kill(&mut self) -> Result<()> {
+        if let Some(process) = &mut self.process {
+            process.kill()?;
+        }
+        self.reap()
+    }
+
+    /// Waits for a process that is told to end. The guard stands until it has ended, for this process may itself end at any moment; and the
+    /// number is given back only then, so that it never means another one to the guard.
+    fn reap(&mut self) -> Result<()> {
+        if self.process.is_some() {
+            waitid(WaitId::Pid(self.pid()?), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT)?;
+        }
         self.dismiss_guard()?;
         if let Some(mut process) = self.process.take() {
-            process.kill()?;
             process.wait()?;
         }
         Ok(())
     }
 
-    /// Before the process ends, so that its number never means another one to the guard.
     fn dismiss_guard(&mut self) -> Result<()> {
         if let Some(mut guard) = self.guard.take() {
             guard.kill()?;
@@ -107,12 +117,8 @@ impl Server {
 
     /// Asks the process to end, and waits for that.
     pub fn stop(&mut self) -> Result<()> {
-        self.dismiss_guard()?;
         self.signal(Signal::TERM)?;
-        if let Some(mut process) = self.process.take() {
-            process.wait()?;
-        }
-        Ok(())
+        self.reap()
     }
 
     /// The number of the running process.

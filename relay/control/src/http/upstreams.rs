@@ -23,6 +23,7 @@ use super::conventions::{Caller, Mutation, Nothing, Page, Params, Reason, named_
 use super::error::{ApiError, MutationProblems, ReadProblems};
 use super::grants::{Entered, GrantView, NewGrant, entered, grant_view};
 use super::keys::{FactView, fact_view, seal_text};
+use crate::session_cookie::{self, is_session_cookie};
 use crate::upstream_tests::TestHistory;
 use crate::{ExecuteError, Receipt};
 
@@ -45,6 +46,9 @@ impl std::fmt::Debug for SecretText {
 impl<'de> Deserialize<'de> for SecretText {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = Zeroizing::new(String::deserialize(deserializer)?);
+        if is_session_cookie(&text) {
+            return Err(serde::de::Error::custom(session_cookie::REFUSED));
+        }
         let fits = (1..=CREDENTIAL_BYTES_MAX).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic());
         if fits { Ok(Self(text)) } else { Err(serde::de::Error::custom("a credential is 1 to 8192 visible ASCII characters")) }
     }

@@ -9,6 +9,7 @@ use zeroize::Zeroizing;
 
 use super::{Import, Outcome, Pass, PrepareError, Prepared, Step};
 use crate::http::{canonical_base_url, secret_address};
+use crate::session_cookie::{self, is_session_cookie};
 use crate::transfer::line::UpstreamLine;
 
 impl Import {
@@ -26,6 +27,9 @@ impl Import {
         let secret = line.credential.as_ref().map(|text| self.text("upstream", line.id, "credential", text)).transpose()?;
         if secret.as_ref().is_some_and(|secret| secret.is_empty() || !secret.bytes().all(|b| b.is_ascii_graphic())) {
             return Err(PrepareError::line("bad_credential", "a credential is visible ASCII characters"));
+        }
+        if secret.as_ref().is_some_and(|secret| is_session_cookie(secret)) {
+            return Err(PrepareError::line("bad_credential", session_cookie::REFUSED));
         }
         let held = before.map(|upstream| self.live_credential(upstream)).transpose()?.flatten();
         let kept = held.as_ref().filter(|credential| {
