@@ -81,8 +81,9 @@ fn wrong(about: &'static str, found: impl Into<String>, cure: impl Into<String>)
 pub(super) async fn run(client: &Client, output: &mut Output) -> Result<(), Failure> {
     let ready = client.readiness().await?;
     let mut findings = readiness(&ready);
-    findings.extend(nodes(&list(client, "nodes", None).await?));
-    findings.extend(root_keys(&client.send(Call::get(&["root-key"])).await?, serve::clock()()));
+    let members = list(client, "nodes", None).await?;
+    findings.extend(nodes(&members));
+    findings.extend(root_keys(&client.send(Call::get(&["root-key"])).await?, &members, serve::clock()()));
     findings.extend(upstreams(&ready["upstreams"]));
     let report = Report::of(findings);
     output.answer(&report, Report::text)?;
@@ -102,13 +103,16 @@ fn readiness(ready: &Value) -> Vec<Finding> {
         _ => wrong("node", format!("not ready: {} {}", reasons.join(", "), shown(&ready["reason"])), "see its log"),
     }];
     findings.push(match (ready["log"]["connected"].as_bool(), ready["log"]["trust"].as_str()) {
-        (_, Some(trust)) if trust != "trusted" => wrong(
+        // Before what is thought of it: that is not known before it was compared again.
+        (Some(false), _) => {
+            wrong("log", format!("cannot be reached for {} s", ready["stale_seconds"]), "look at the NATS servers and the way to them")
+        }
+        (_, Some("trusted")) => good("log", format!("connected, at {}", ready["position"])),
+        (_, trust) => wrong(
             "log",
-            format!("{trust}: {}", shown(&ready["log"]["trust_reason"])),
+            format!("{}: {}", trust.unwrap_or("unknown"), shown(&ready["log"]["trust_reason"])),
             "nothing is written to it before an operator looks; see `keyrelay log verify`",
         ),
-        (Some(true), _) => good("log", format!("connected, at {}", ready["position"])),
-        _ => wrong("log", format!("cannot be reached for {} s", ready["stale_seconds"]), "look at the NATS servers and the way to them"),
     });
     findings.push(match ready["sync"].as_str() {
         Some("embedded" | "verified") => good("durability", "every record is on disk before it is told"),
@@ -160,11 +164,14 @@ fn nodes(page: &Value) -> Vec<Finding> {
 }
 
 /// Whether the root key could be lost, and whether a change of it is under way or forgotten.
-fn root_keys(answer: &Value, now: Timestamp) -> Vec<Finding> {
+fn root_keys(answer: &Value, members: &Value, now: Timestamp) -> Vec<Finding> {
     let mut findings = Vec::new();
+    // One that is away has told nothing, and is told of as such.
+    let live: Vec<&Value> =
+        members["nodes"].as_array().into_iter().flatten().filter(|node| node["live"] == true).map(|node| &node["id"]).collect();
     for key in answer["root_keys"].as_array().into_iter().flatten() {
         let (name, age) = (brief(&key["commitment"]), days_since(&key["since"], now));
-        let missing = key["missing_on"].as_array().map_or(0, Vec::len);
+        let missing = key["missing_on"].as_array().into_iter().flatten().filter(|node| live.contains(node)).count();
         match key["state"].as_str() {
             Some("active") => {
                 findings.push(copy(&name, days_since(&key["backed_up_at"], now)));
@@ -268,7 +275,7 @@ mod tests {
     fn the_record_of_a_root_keys_copy_ages() {
         let of = |backed_up_at: Value| {
             let key = json!({ "commitment": "fbb57374bc67bdc8", "state": "active", "since": "2026-01-01T00:00:00Z", "backed_up_at": backed_up_at, "missing_on": [] });
-            root_keys(&json!({ "root_keys": [key], "rewrap": { "state": "idle" } }), now()).remove(0)
+            root_keys(&json!({ "root_keys": [key], "rewrap": { "state": "idle" } }), &Value::Null, now()).remove(0)
         };
         assert_eq!(of(Value::Null).state, State::Warning);
         assert_eq!(of(json!("2026-10-30T00:00:00Z")).state, State::Good);
@@ -282,8 +289,11 @@ mod tests {
         let key = |state: &str, missing: &[&str]| json!({ "commitment": "aa", "state": state, "since": "2026-01-01T00:00:00Z", "backed_up_at": "2026-10-31T00:00:00Z", "missing_on": missing });
         let answer = json!({ "root_keys": [key("active", &["node_b"]), key("decrypt_only", &[]), key("announced", &["node_b"]), key("destroyed", &[])],
             "rewrap": { "state": "done", "damaged": 1, "at_fault": ["default/credential/00/secret/1"] } });
-        let found = root_keys(&answer, now());
+        let page = |live: bool| json!({ "nodes": [{ "id": "node_b", "live": live }] });
+        let found = root_keys(&answer, &page(true), now());
         assert_eq!(states(&found), [State::Good, State::Wrong, State::Warning, State::Warning, State::Wrong]);
+        let found = root_keys(&answer, &page(false), now());
+        assert_eq!(states(&found), [State::Good, State::Warning, State::Wrong], "a node that is away has told nothing");
     }
 
     #[test]
@@ -297,6 +307,8 @@ mod tests {
         assert_eq!(states(&readiness(&ready("unverified", "trusted", true))), [State::Good, State::Good, State::Warning]);
         assert_eq!(states(&readiness(&ready("embedded", "frozen", true)))[1], State::Wrong);
         assert_eq!(states(&readiness(&ready("embedded", "trusted", false))), [State::Warning, State::Wrong, State::Good]);
+        let away = readiness(&ready("unverified", "unknown", false));
+        assert!(away[1].found.starts_with("cannot be reached"), "{}", away[1].found);
     }
 
     #[test]
