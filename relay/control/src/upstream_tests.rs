@@ -160,7 +160,9 @@ impl UpstreamTests {
         let is_tested = |route: &&Arc<Route>| route.upstream.is_enabled() && route.credential.is_some();
         let tested: Vec<Arc<Route>> = routes.upstreams.iter().filter(is_tested).cloned().collect();
         let looked = stream::iter(tested).map(|route| self.look_at(route, interval).boxed()).buffer_unordered(TESTS_AT_ONCE);
-        let rejected: Vec<_> = looked.filter_map(std::future::ready).take(REJECTED_MAX).collect().await;
+        // All are tested, however many of them are rejected.
+        let mut rejected: Vec<_> = looked.filter_map(std::future::ready).collect().await;
+        rejected.truncate(REJECTED_MAX);
         let text = serde_json::to_vec(&rejected).expect("ids and times are JSON");
         if let Err(error) = self.coordination.put(REJECTED, Bytes::from(text), KEPT).await {
             tracing::debug!(error = &error as &dyn std::error::Error, "which credentials are rejected could not be told");
